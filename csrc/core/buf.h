@@ -1,0 +1,31 @@
+/*
+ * A growable byte buffer. `{0}` is a valid empty one. Growth doubles; detach hands the memory to the caller (cog_free).
+ * Every append either happens whole or leaves the buffer as it was.
+ */
+#ifndef COG_BUF_H
+#define COG_BUF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/status.h"
+
+struct cog_buf {
+    unsigned char *data;
+    size_t size;     /* bytes in use */
+    size_t capacity; /* bytes allocated */
+};
+
+enum cog_status cog_buf_reserve(struct cog_buf *buf, size_t more); /* room for `more` bytes beyond size */
+enum cog_status cog_buf_append(struct cog_buf *buf, const void *bytes, size_t size);
+enum cog_status cog_buf_append_zeros(struct cog_buf *buf, size_t size);
+enum cog_status cog_buf_extend(struct cog_buf *buf, size_t size, unsigned char **where); /* uninitialised room */
+enum cog_status cog_buf_append_u8(struct cog_buf *buf, uint8_t value);
+enum cog_status cog_buf_append_u16(struct cog_buf *buf, uint16_t value); /* little-endian, all of them */
+enum cog_status cog_buf_append_u32(struct cog_buf *buf, uint32_t value);
+enum cog_status cog_buf_append_u64(struct cog_buf *buf, uint64_t value);
+void cog_buf_reset(struct cog_buf *buf);   /* size 0, memory kept */
+void cog_buf_release(struct cog_buf *buf); /* frees; the buffer is empty and usable again */
+unsigned char *cog_buf_detach(struct cog_buf *buf, size_t *size); /* NULL for a never-used buffer */
+
+#endif
