@@ -1,0 +1,44 @@
+/*
+ * Expand and compress one chunk: zstd with reused contexts, and the two byte filters. Knows no container.
+ *
+ * A `struct cog_codec` holds the contexts; it may be used by one thread at a time. Everything here is bounded by the sizes
+ * the caller gives: nothing is allocated for a declared length before it was checked.
+ */
+#ifndef COG_CODEC_H
+#define COG_CODEC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/status.h"
+
+enum cog_codec_id { COG_CODEC_STORED = 0, COG_CODEC_ZSTD = 1 };
+enum cog_filter_id { COG_FILTER_NONE = 0, COG_FILTER_SHUFFLE = 1, COG_FILTER_BITSHUFFLE = 2 };
+
+struct cog_codec; /* reusable contexts and scratch */
+
+enum cog_status cog_codec_new(struct cog_codec **out);
+void cog_codec_free(struct cog_codec *codec);
+
+/* Largest result of compressing `size` bytes. */
+size_t cog_codec_bound(size_t size);
+
+/* One zstd frame: content size present, no checksum, window = the size of the input. `*written` bytes in `out`. */
+enum cog_status cog_codec_compress(struct cog_codec *codec, int level, const void *in, size_t in_size,
+                                   void *out, size_t out_capacity, size_t *written);
+
+/* Exactly one frame of exactly `raw_size` bytes with nothing after it, or COG_ERR_DAMAGED. */
+enum cog_status cog_codec_expand(struct cog_codec *codec, const void *in, size_t in_size, void *out, size_t raw_size);
+
+/* Apply or undo a filter on one chunk; `in` and `out` do not overlap. element_size >= 1. */
+enum cog_status cog_filter_apply(uint8_t filter, uint8_t element_size, const void *in, void *out, size_t size);
+enum cog_status cog_filter_undo(uint8_t filter, uint8_t element_size, const void *in, void *out, size_t size);
+
+/*
+ * Is it worth a try? False for known compressed formats (by magic bytes) and where a quick pass over three 4 KiB samples
+ * gains nothing; costs 1-2 us on incompressible data.
+ */
+bool cog_codec_worth_trying(struct cog_codec *codec, const void *data, size_t size);
+
+#endif
