@@ -1,0 +1,1 @@
+"""The tiers: where entries live."""

@@ -1,0 +1,39 @@
+/*
+ * The extension module `cogcache._core`: its state and the list of what is in it.
+ *
+ * A family of functions or a type lives in one py_<thing>.c, which offers one function
+ * `int cog_py_add_<thing>(PyObject *module)`: it adds its functions, types and constants to the
+ * module and returns 0, or -1 with an exception set. Declare it here and name it in the table in
+ * py_module.c; nothing else has to know. Python objects that the family must find again go into
+ * COG_PY_STATE, so that traversing and clearing cannot forget one.
+ */
+#ifndef COG_PY_MODULE_H
+#define COG_PY_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+/* Every object the module holds on to: X(C type, name). All are NULL until their adder sets them. */
+#define COG_PY_STATE(X)
+
+/* The module state; one per module object. Valid from exec until the module is freed. */
+struct cog_py_state {
+#define COG_PY_MEMBER(type, name) type *name;
+    COG_PY_STATE(COG_PY_MEMBER)
+#undef COG_PY_MEMBER
+    char unused; /* an empty struct is not C11 */
+};
+
+/* The definition, for PyType_GetModuleByDef in slots that receive no defining class. */
+extern struct PyModuleDef cog_py_module;
+
+/* The state of `module`, which is `cogcache._core`. Borrowed; never NULL. */
+struct cog_py_state *cog_py_state_of(PyObject *module);
+
+/*
+ * The state behind `type`, a heap type made with PyType_FromModuleAndSpec for this module, or a
+ * subclass of one. Borrowed; NULL with TypeError set when `type` is not ours.
+ */
+struct cog_py_state *cog_py_state_of_type(PyTypeObject *type);
+
+#endif
