@@ -1,0 +1,82 @@
+"""Every exception and warning that cogcache raises itself.
+
+::
+
+    Exception
+    └── CogcacheError
+        ├── ConfigError            (also ValueError)    a setting that cannot be: names the field, its limits, the fix
+        ├── KeyTypeError           (also TypeError)     a key parameter of a type that keys cannot hold; has ``path``
+        ├── ValueTypeError         (also TypeError)     a value of a type that no codec knows; has ``path``
+        ├── ClosedError            (also RuntimeError)  the cache was closed before this call
+        ├── RecursiveComputeError  (also RuntimeError)  a computation asked for the very key that it computes
+        ├── MissingExtraError      (also ImportError)   names the optional extra to install
+        └── IncompleteError        (also OSError)       a stream ended before its declared size
+    UserWarning
+    └── CogcacheWarning            a misuse or a change of state that does not fail the call
+
+A fault of a tier, of the disk, of an entry or of a source file is none of these: it is a miss or an answer ``False``
+with a reason, and is counted.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClosedError",
+    "CogcacheError",
+    "CogcacheWarning",
+    "ConfigError",
+    "IncompleteError",
+    "KeyTypeError",
+    "MissingExtraError",
+    "RecursiveComputeError",
+    "ValueTypeError",
+]
+
+
+class CogcacheError(Exception):
+    """The root of all errors of this package."""
+
+
+class ConfigError(CogcacheError, ValueError):
+    """A configuration that cannot work; the message names the field and what it accepts."""
+
+
+class _PathTypeError(CogcacheError, TypeError):
+    """A type error that knows where inside the argument the offender sits."""
+
+    path: str
+
+    def __init__(self, message: str, path: str = "$") -> None:
+        super().__init__(message, path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class KeyTypeError(_PathTypeError):
+    """A key parameter has a type that keys cannot hold; ``path`` says where, such as ``$.params.sizes[2]``."""
+
+
+class ValueTypeError(_PathTypeError):
+    """A value has a type that the codec does not know; ``path`` says where, such as ``$.frames[3].meta``."""
+
+
+class ClosedError(CogcacheError, RuntimeError):
+    """The cache or backend was closed before this call."""
+
+
+class RecursiveComputeError(CogcacheError, RuntimeError):
+    """A computation asked, inside itself, for the key that it is computing: it would wait for itself."""
+
+
+class MissingExtraError(CogcacheError, ImportError):
+    """An optional dependency is missing; the message names the extra to install."""
+
+
+class IncompleteError(CogcacheError, OSError):
+    """A stream ended before the size that it had declared; nothing of it was stored."""
+
+
+class CogcacheWarning(UserWarning):
+    """Something is probably not as meant, yet the call went on."""
