@@ -1,0 +1,182 @@
+"""Types of the C extension. Only this package imports it; users import ``cogcache``."""
+
+from collections.abc import Buffer, Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, final
+
+# --- keys (py_hash.c, py_key.c) ----------------------------------------------------------------------------------
+
+KEY_VERSION: Final[int]
+
+def encode_key(profile: str, source: bytes, artifact: str, params: Mapping[str, Any], /) -> bytes: ...
+def raw_key(text: str, /) -> bytes: ...
+def encode_key_value(value: Any, /) -> bytes: ...
+def hash128(data: Buffer, /) -> bytes: ...
+def hash64(data: Buffer, seed: int = 0, /) -> int: ...
+
+# --- plain msgpack documents (py_value.c): metadata and the like, no parts -----------------------------------------
+
+def pack(value: Any, /) -> bytes: ...
+def unpack(data: Buffer, /) -> Any: ...
+
+# --- values and containers (py_value.c, py_entry.c) ----------------------------------------------------------------
+
+class DamagedError(Exception):
+    """The bytes fail a checksum or a rule of the format."""
+
+class ForeignError(Exception):
+    """Another key or another major version: a plain miss."""
+
+class UnsupportedError(Exception):
+    """The value or part needs something that this build or process does not know; args[0] is the reason word."""
+
+class PartInfo(NamedTuple):
+    number: int
+    kind: str  # "array", "blob", "frame", "entry", "doc" or "0x85"
+    name: str
+    raw_size: int
+    stored_size: int
+    codec: int
+    filter: int
+    chunk_size: int
+    chunk_count: int
+
+@final
+class Draft:
+    """A value on its way into an entry: walked and borrowed, not yet hashed, compressed or laid out.
+
+    The walk happens here, under the GIL, and raises ``ValueTypeError`` with the path of what cannot be stored. Composing
+    (checksums, compression) happens in ``compose`` or inside a put, without the GIL. Buffers over 4 KiB are borrowed until
+    then: they must not change before the put has ended.
+    """
+
+    key: bytes
+    raw_bytes: int  # bytes of all parts before compression
+    def __init__(
+        self,
+        value: Any,
+        key: bytes,
+        *,
+        meta: Mapping[int | str, Any],
+        refreshed_ms: int,
+        ttl_ms: int | None,  # None = never expires
+        stale_ms: int | None = 0,
+        compress: bool = True,
+        level: int = 1,
+        token: int = 0,
+    ) -> None: ...
+    def compose(self) -> Image: ...
+
+@final
+class Image:
+    """A finished container in memory, in pieces; immutable."""
+
+    key: bytes
+    token: int
+    raw_bytes: int
+    def __len__(self) -> int: ...
+    def tobytes(self) -> bytes: ...
+    def pieces(self) -> list[memoryview]: ...
+
+@final
+class Entry:
+    """One generation of one entry, opened for reading: from memory, from the store, or through a read function.
+
+    Everything returned has passed its checksum. ``DamagedError`` may come from any read of a part.
+    """
+
+    key: bytes
+    digest: bytes
+    token: int
+    length: int  # bytes of the container
+    disk_bytes: int  # blocks on disk; = length in memory
+    meta: dict[int | str, Any]  # decoded on first use, the same dict each time
+    created_ms: int
+    cost_ms: int
+    refreshed_ms: int
+    ttl_ms: int | None
+    stale_ms: int | None
+    expires_ms: int | None
+    miss: str | None  # with ANY_AGE: why it would have been a miss
+    mapped: bool
+    @staticmethod
+    def from_bytes(data: Buffer, key: bytes | None = None, /) -> Entry: ...
+    @staticmethod
+    def from_reader(size: int, read: Callable[[int, int], Buffer], key: bytes | None = None, /) -> Entry: ...
+    def parts(self) -> list[PartInfo]: ...
+    def find(self, kind: str, name: str, /) -> PartInfo | None: ...
+    def read(self, number: int, start: int = 0, stop: int | None = None, /) -> bytes: ...
+    def value(
+        self,
+        *,
+        mode: Literal["cow", "view", "copy"] = "cow",
+        max_bytes: int = ...,
+        frames: bool | Sequence[Any] = True,
+    ) -> Any: ...
+    def is_expired(self, now_ms: int, /) -> bool: ...
+    def verify(self) -> None: ...
+    def tobytes(self) -> bytes: ...
+
+# --- the filesystem store (py_store.c) -------------------------------------------------------------------------------
+
+GET_NO_TOUCH: Final[int]
+GET_INDEX_ONLY: Final[int]
+GET_ANY_AGE: Final[int]
+
+class Listed(NamedTuple):
+    digest: bytes
+    disk_bytes: int
+    source: int
+    mtime_ms: int
+
+@final
+class Store:
+    """The filesystem tier of one root. Every method blocks (the GIL is released); see ``submit`` for the loop's way."""
+
+    root: str
+    closed: bool
+    def __init__(
+        self,
+        base_path: str | bytes,
+        *,
+        max_bytes: int = 0,
+        min_free_bytes: int | None = None,
+        max_files: int = 0,
+        policy: str = "lru",
+        durability: Literal["none", "data", "full"] = "none",
+        access: Literal["rw", "ro", "auto"] = "rw",
+        group_shared: bool = False,
+        no_map: bool = False,
+        table_less: bool = False,
+        touch_seconds: int | None = None,
+        plain_posix: bool = False,
+    ) -> None: ...
+    def get_value(self, key: bytes, miss: Any, slow: Any, /) -> Any:
+        """The inline hit: the decoded value, ``miss``, or ``slow`` where answering might block."""
+    def get(self, key: bytes, flags: int = 0, /) -> Entry | None: ...
+    def get_digest(self, digest: bytes, flags: int = 0, /) -> Entry | None: ...
+    def why_missed(self) -> str: ...  # reason word of this thread's last miss
+    def put(self, what: Draft | Image, /, *, source: int = 0, kind: int = 0) -> str | None:
+        """``None`` when stored, else the reason word ("no-space", "too-large", "read-only", "busy", "io-error")."""
+    def delete(self, key: bytes, /) -> bool: ...
+    def delete_entry(self, entry: Entry, /) -> bool: ...
+    def refresh(self, key: bytes, ttl_ms: int | None, /) -> bool: ...
+    def invalidate_tags(self, tags: Sequence[str], /) -> None: ...
+    def tag_version(self, tag: str, /) -> int: ...
+    def list_shard(self, shard: int, source: int = 0, /) -> list[Listed]: ...
+    def sweep(self, force: bool = False, /) -> int: ...
+    def stats(self) -> dict[str, int | bool]: ...
+    def now_ms(self) -> int: ...
+    def set_clock_offset(self, offset_ms: int, /) -> None: ...
+    def submit(self, channel: Channel, future: Any, operation: str, /, *args: Any, **kwargs: Any) -> None:
+        """Run the method named ``operation`` in the C pool; its result arrives through ``channel`` on ``future``."""
+    def close(self) -> None: ...
+
+@final
+class Channel:
+    """Where finished jobs arrive for one event loop: a descriptor to watch and a function that delivers what is there."""
+
+    pending: int
+    def __init__(self) -> None: ...
+    def fileno(self) -> int: ...
+    def drain(self) -> int: ...
+    def close(self) -> None: ...
