@@ -2,8 +2,8 @@
 
 Where zstd and xxHash are found, first answer wins:
 
-1. ``COGCACHE_ZSTD_INCLUDEDIR``, ``COGCACHE_ZSTD_LIBDIR``, ``COGCACHE_XXHASH_INCLUDEDIR`` and
-   ``COGCACHE_XXHASH_LIBDIR``;
+1. ``COGCACHE_ZSTD_INCLUDEDIR``, ``COGCACHE_ZSTD_LIBDIR``, ``COGCACHE_XXHASH_INCLUDEDIR``
+   (of xxHash only the header is used: nothing is linked);
 2. ``pkg-config`` (or what ``PKG_CONFIG`` names);
 3. the compiler's own search path, with ``CPPFLAGS``, ``CFLAGS`` and ``LDFLAGS``.
 
@@ -38,21 +38,21 @@ How to get everything a build needs:
   brew   brew install pkgconf zstd xxhash
   conda  conda install -c conda-forge c-compiler pkg-config zstd xxhash
 Elsewhere on this machine? Say where:
-  COGCACHE_ZSTD_INCLUDEDIR=... COGCACHE_ZSTD_LIBDIR=...
-  COGCACHE_XXHASH_INCLUDEDIR=... COGCACHE_XXHASH_LIBDIR=..."""
+  COGCACHE_ZSTD_INCLUDEDIR=... COGCACHE_ZSTD_LIBDIR=... COGCACHE_XXHASH_INCLUDEDIR=..."""
 
 
 @dataclass
 class Library:
     """A C library the core is linked with, and once located, the flags that find it."""
 
-    name: str  # the -l name, and upper-cased the middle of its environment variables
+    name: str  # upper-cased, the middle of its environment variables
     package: str  # as pkg-config knows it
     header: str
     version_macro: str
     minimum: int  # the least value of version_macro
     minimum_text: str
-    function: str  # one that every usable build exports
+    use: str  # a call that links with every usable build
+    link: list[str]  # the -l names; none for a header that brings its code
     include_dirs: list[str] = field(default_factory=list)
     library_dirs: list[str] = field(default_factory=list)
     found_by: str = "the compiler's search path"
@@ -93,11 +93,19 @@ class Library:
         too_old = f"#if {self.version_macro} < {self.minimum}\n#error too old\n#endif\n"
         if not compiler.accepts(include + too_old, flags):
             return f"{self.package}: older than {self.minimum_text}; {where}"
-        libs = [*(f"-L{path}" for path in self.library_dirs), f"-l{self.name}"]
-        call = f"int main(void) {{ return (int)({self.function}() == 0); }}\n"
-        if not compiler.accepts(include + call, flags, libs):
-            return f"{self.package}: headers found, but -l{self.name} does not link; {where}"
+        libs = [f"-L{path}" for path in self.library_dirs] + [f"-l{name}" for name in self.link]
+        call = f"int main(void) {{ return (int)({self.use} == 0); }}\n"
+        if not compiler.accepts("#define XXH_INLINE_ALL\n" + include + call, flags, libs):
+            return f"{self.package}: headers found, but a program does not link; {where}"
         return None
+
+    def header_miss(self) -> str | None:
+        """Without a compiler: say that the header is in none of the usual places."""
+        self.locate()
+        folders = self.include_dirs or ["/usr/include", "/usr/local/include"]
+        if any(Path(folder, self.header).exists() for folder in folders):
+            return None
+        return f"{self.header} of {self.package}: not found; looked in {', '.join(folders)}"
 
     @property
     def overridden(self) -> bool:
@@ -113,7 +121,8 @@ LIBRARIES = [
         version_macro="ZSTD_VERSION_NUMBER",
         minimum=10400,
         minimum_text="1.4.0",
-        function="ZSTD_versionNumber",
+        use="ZSTD_versionNumber()",
+        link=["zstd"],
     ),
     Library(
         name="xxhash",
@@ -122,7 +131,8 @@ LIBRARIES = [
         version_macro="XXH_VERSION_NUMBER",
         minimum=800,
         minimum_text="0.8.0",
-        function="XXH_versionNumber",
+        use="XXH3_64bits(0, 0)",
+        link=[],
     ),
 ]
 
@@ -151,14 +161,16 @@ class Compiler:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "probe.c")
             path.write_text(source)
-            stage = ["-o", str(path.with_suffix("")), *libs] if libs else ["-fsyntax-only"]
+            output = ["-o", str(path.with_suffix(""))]
+            stage = ["-fsyntax-only"] if libs is None else [*output, *libs]
             answer = run([*self.command, *environment, *flags, str(path), *stage])
         return answer is not None and answer.returncode == 0
 
     def misses(self) -> list[str]:
         """Return a line for each thing that a build needs and this machine lacks."""
-        if not self.accepts("int main(void) { return 0; }\n", [], ["-lc"]):
-            return [f"a C compiler: `{shlex.join(self.command)}` does not build a program (CC)"]
+        if not self.accepts("int main(void) { return 0; }\n", [], []):
+            found = [f"a C compiler: `{shlex.join(self.command)}` does not build a program (CC)"]
+            return found + [line for library in LIBRARIES if (line := library.header_miss())]
         found = [library.miss(self) for library in LIBRARIES]
         python = sysconfig.get_path("include")
         if not self.accepts("#include <Python.h>\n", [f"-I{python}"]):
@@ -191,7 +203,7 @@ def configure(extension: Extension) -> None:
     for library in LIBRARIES:
         extension.include_dirs += library.include_dirs
         extension.library_dirs += library.library_dirs
-        extension.libraries.append(library.name)
+        extension.libraries += library.link
     if switched_on("COGCACHE_DEBUG"):
         # Python's own flags carry NDEBUG; ours come later and win.
         compile_args += ["-O0", "-g3", "-UNDEBUG"]

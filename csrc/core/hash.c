@@ -3,12 +3,14 @@
 #include <stdint.h>
 
 #include "core/alloc.h"
+#include "core/hash_wide.h"
 
 /* The header alone: nothing to link, and short inputs (keys, names) are hashed without a call. */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-/* XXH3_state_t wants 64-byte alignment, more than an allocator promises; `block` is what was really allocated. */
+/* XXH3_state_t wants 64-byte alignment, more than an allocator promises; `block` is what was really
+ * allocated. */
 struct cog_hasher {
     XXH3_state_t state;
     void *block;
@@ -18,6 +20,8 @@ enum { STATE_ALIGNMENT = 64 };
 
 uint64_t cog_hash64(const void *data, size_t size, uint64_t seed)
 {
+    if (COG_HASH_WIDE(size))
+        return cog_hash64_wide(data, size, seed);
     return XXH3_64bits_withSeed(data, size, seed);
 }
 
@@ -32,7 +36,10 @@ static void store_canonical(XXH128_hash_t hash, struct cog_digest *out)
 
 void cog_hash128(const void *data, size_t size, struct cog_digest *out)
 {
-    store_canonical(XXH3_128bits(data, size), out);
+    if (COG_HASH_WIDE(size))
+        cog_hash128_wide(data, size, out->bytes);
+    else
+        store_canonical(XXH3_128bits(data, size), out);
 }
 
 enum cog_status cog_hasher_new(struct cog_hasher **out)
@@ -54,7 +61,9 @@ enum cog_status cog_hasher_new(struct cog_hasher **out)
 
 void cog_hasher_update(struct cog_hasher *hasher, const void *data, size_t size)
 {
-    if (size)
+    if (COG_HASH_WIDE(size))
+        cog_hash128_update_wide(&hasher->state, data, size);
+    else if (size)
         (void)XXH3_128bits_update(&hasher->state, data, size);
 }
 
