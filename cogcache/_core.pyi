@@ -1,7 +1,9 @@
 """Types of the C extension. Only this package imports it; users import ``cogcache``."""
 
-from collections.abc import Buffer, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, final
+
+from typing_extensions import Buffer
 
 # --- keys (py_hash.c, py_key.c) ----------------------------------------------------------------------------------
 

@@ -1,0 +1,86 @@
+# The two commands are `make demo` and `make test`; plain `make` lists them all. Whatever they need
+# and this machine lacks, .ci/setup installs (Debian, Ubuntu) or names.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint bench docs wheel clean
+SHELL := /bin/sh
+
+BIN := .venv/bin
+CSRC := $(wildcard csrc/core/*.[ch] csrc/python/*.[ch])
+C_FILES := $(CSRC) $(wildcard tests/c/*.[ch])
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+VIDEO ?=
+SECONDS ?= 20
+
+help: ## list what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1#\2/p' Makefile | column -t -s '#' 2>/dev/null || \
+		sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1    \2/p' Makefile
+
+venv: .venv/built ## set up .venv with cogcache built in it and the tools for development
+
+demo: .venv/demo ## run the real pipeline on a real video, cold and warm (VIDEO=path for your own)
+	@$(BIN)/python docs/examples/ingest_video.py $(VIDEO)
+
+test: .venv/built ## build and run every test
+	@$(MAKE) --no-print-directory -s -C tests/c check
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: .venv/built ## check style, types, stubs, layout and warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest cogcache._core
+	$(BIN)/basedpyright
+	@$(MAKE) --no-print-directory -s -C tests/c warnings
+	COGCACHE_WERROR=1 $(BIN)/python setup.py -q build --build-base build/lint
+
+bench: .venv/built ## measure hit and put beside plain files, aiofiles, diskcache and joblib
+	@$(BIN)/python -m benchmarks
+
+docs: .venv/built .venv/docs ## build the documentation into docs/_build
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
+wheel: .venv/created .venv/wheel ## build the sdist and a self-contained wheel into dist
+	@rm -rf dist build/wheel && mkdir -p build
+	@$(BIN)/python -m build --outdir build/wheel . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	@mkdir -p dist && mv build/wheel/*.tar.gz dist/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl \
+		>build/auditwheel.log 2>&1 || { cat build/auditwheel.log; exit 1; }
+	@ls dist/*
+
+clean: ## remove everything that was built, .venv included
+	rm -rf .venv build dist docs/_build .demo *.egg-info .*_cache .hypothesis cogcache/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up. Each stamp names what it was made from, so that the second run does nothing.
+.venv/created: .ci/setup .ci/python
+	@.ci/setup
+	@python=$$(.ci/python) && echo "Making .venv with $$python" && "$$python" -m venv --clear .venv
+	@$(PIP) install --upgrade pip "setuptools>=77" wheel
+	@touch $@
+
+.venv/dev: .venv/created pyproject.toml
+	@echo "Installing the tools for development"
+	@$(call INSTALL_EXTRA,dev)
+	@touch $@
+
+.venv/built: .venv/dev setup.py cogcache/__init__.py $(CSRC)
+	@echo "Building cogcache"
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv/demo: .venv/built docs/examples/install.py $(wildcard docs/examples/requirements/*)
+	@$(BIN)/python docs/examples/install.py
+	@touch $@
+
+.venv/docs .venv/wheel: .venv/dev
+	@$(call INSTALL_EXTRA,$(@F))
+	@touch $@
+
+# The requirements of an extra, and of the package itself, without building the package.
+INSTALL_EXTRA = $(BIN)/python -c 'import tomllib; \
+	project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*project["dependencies"], *project["optional-dependencies"]["$1"], sep="\n")' \
+	>.venv/$1.txt && $(PIP) install --requirement .venv/$1.txt
