@@ -1,0 +1,130 @@
+"""Small value types shared by every layer: durations, and what lookups and stores report."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from cogcache.exceptions import ConfigError
+
+Duration = float | int | timedelta | str
+"""Seconds, a ``timedelta`` or text such as ``"7d"`` or ``"1d12h"``; 0 means never ends, ``None`` the default."""
+
+NEVER_MS = (1 << 48) - 1
+"""The freshness slot's word for "no end"; only this module and the tiers ever see it."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_TERM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
+
+
+def duration_seconds(value: Duration, field: str = "ttl") -> float:
+    """Turn a duration into seconds.
+
+    Args:
+        value: Seconds as a number, a ``timedelta``, or text made of numbers with the units ``ms s m h d w``.
+        field: The name used in error messages.
+
+    Raises:
+        TypeError: ``value`` is none of these types.
+        ConfigError: It is negative, not finite, or text that cannot be read. (A ``ValueError``.)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta | str):
+        raise TypeError(
+            f"{field} must be seconds, a timedelta or text like '7d', not {type(value).__name__}"
+        )
+    if isinstance(value, str):
+        seconds = _parse_duration(value, field)
+    elif isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    else:
+        seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ConfigError(f"{field} must be finite; use 0 for an entry that never expires")
+    if seconds < 0:
+        raise ConfigError(
+            f"{field} must not be negative (got {value!r}); use 0 for an entry that never expires"
+        )
+    return seconds
+
+
+def _parse_duration(text: str, field: str) -> float:
+    at, total = 0, 0.0
+    stripped = text.strip()
+    try:
+        return float(stripped)
+    except ValueError:
+        pass
+    while at < len(stripped):
+        term = _TERM.match(stripped, at)
+        if term is None:
+            raise ConfigError(
+                f"{field}: cannot read {text!r}; write it like '90s', '15m', '7d' or '1d12h'"
+            )
+        total += float(term.group(1)) * _UNITS[term.group(2)]
+        at = term.end()
+    if not stripped:
+        raise ConfigError(f"{field}: an empty text is no duration; write it like '90s' or '7d'")
+    return total
+
+
+def duration_ms(value: Duration | None, default_ms: int | None, field: str = "ttl") -> int | None:
+    """A life in milliseconds: ``None`` in takes the default, ``None`` out means that it never ends."""
+    if value is None:
+        return default_ms
+    seconds = duration_seconds(value, field)
+    if seconds == 0:
+        return None
+    return min(max(1, round(seconds * 1000)), NEVER_MS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What a look-up found, and why not if it did not.
+
+    Attributes:
+        hit: Whether a live value was found.
+        value: The value, ``None`` on a miss (a stored ``None`` has ``hit`` true).
+        tier: Name of the tier that answered, ``None`` on a miss.
+        age_seconds: Since the entry's life began or was last refreshed.
+        expires_at: Unix seconds of its end, ``None`` for never.
+        stored_bytes: Size of the entry as it is stored.
+        seconds_saved: What computing it once took, if that was recorded.
+        reason: On a miss, one word for the cause: ``absent``, ``expired``, ``tag-invalidated``, ``damaged``,
+            ``unavailable``, ``unsupported``, ``source-missing`` ...; ``hit`` otherwise.
+    """
+
+    hit: bool
+    value: Any = None
+    tier: str | None = None
+    age_seconds: float | None = None
+    expires_at: float | None = None
+    stored_bytes: int = 0
+    seconds_saved: float = 0.0
+    reason: str = "hit"
+
+    def __bool__(self) -> bool:
+        return self.hit
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    """What became of a value that was to be stored.
+
+    Attributes:
+        stored: Whether at least one tier has it.
+        reason: ``stored``, or the first tier's word for why not: ``no-space``, ``too-large``, ``read-only``,
+            ``busy``, ``io-error``, ``source-changed``, ``source-missing``, ``failed-result`` ...
+        tiers: Names of the tiers that have it.
+        stored_bytes: Size of the entry as stored.
+    """
+
+    stored: bool
+    reason: str = "stored"
+    tiers: tuple[str, ...] = ()
+    stored_bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return self.stored

@@ -1,0 +1,313 @@
+"""Configuration: frozen dataclasses, checked where they are made, and their dict form.
+
+A dict is forgiving (an unknown name is dropped with a warning that names the nearest one, so that shared keys never break
+construction), a dataclass is strict (an unknown name is an error). Neither is ever changed by the cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from cogcache._types import Duration, duration_seconds
+from cogcache.exceptions import CogcacheWarning, ConfigError
+
+SMALLEST_SIZE_MB = 17
+POLICIES = ("lru", "lfu", "fifo", "cost")
+_FORMATS = ("pickle", "json", "msgpack")
+
+_ConfigType = TypeVar("_ConfigType")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """A hint for an unknown name: ``"; did you mean 'x'?"``, or the choices when nothing is near."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
+
+
+def choice(value: object, field_name: str, known: Sequence[str]) -> None:
+    """Raise ``ConfigError`` with the choices unless ``value`` is one of ``known``."""
+    if value not in known:
+        raise ConfigError(f"{field_name}: unknown value {value!r}{nearest(value, known)}")
+
+
+def number(value: object, field_name: str, *, least: float = 0, none: bool = False) -> None:
+    """Raise ``ConfigError`` unless ``value`` is a finite number of at least ``least`` (or ``None`` where allowed)."""
+    if value is None and none:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{field_name} must be a number, not {type(value).__name__} ({value!r})")
+    if value != value or value in (float("inf"), float("-inf")) or value < least:
+        raise ConfigError(
+            f"{field_name} must be a finite number of at least {least:g}, not {value!r}"
+        )
+    if value > 1 << 50:
+        raise ConfigError(f"{field_name} is absurdly large: {value!r}")
+
+
+def _flag(value: object, field_name: str) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{field_name} must be True or False, not {value!r}")
+
+
+def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
+    """Turn the TypeError of an unknown keyword into a ConfigError that names the nearest one."""
+    plain: Callable[..., None] = cls.__init__
+    names = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+
+    @functools.wraps(plain)
+    def __init__(self: Any, *args: Any, **named: Any) -> None:
+        for name in named:
+            if name not in names:
+                raise ConfigError(f"{cls.__name__}: unknown option {name!r}{nearest(name, names)}")
+        plain(self, *args, **named)
+
+    cls.__init__ = __init__  # type: ignore[method-assign,assignment]
+    return cls
+
+
+class BackendConfig:
+    """What every tier's configuration has; derive a dataclass from it and declare the fields that the tier takes.
+
+    Attributes:
+        backend_type: Name under which the tier is registered.
+        enabled: A disabled tier is skipped.
+        priority: Lower numbers are asked first; equal ones keep the order of the list.
+        enable_compression: ``None`` takes the manager's setting.
+        serialization_format: Accepted for older configurations; there is one codec, so it has no effect.
+    """
+
+    backend_type: str = ""
+    enabled: bool = True
+    priority: int = 0
+    enable_compression: bool | None = None
+    serialization_format: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the common fields; a derived class calls this from its own."""
+        _flag(self.enabled, "enabled")
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise ConfigError(f"priority must be a whole number, not {self.priority!r}")
+        if self.enable_compression is not None:
+            _flag(self.enable_compression, "enable_compression")
+        note_serialization_format(self.serialization_format)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as a plain dict."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+@_strict
+@dataclass(frozen=True)
+class FilesystemCacheConfig(BackendConfig):
+    """A tier of files under one directory, shared by any number of processes.
+
+    Attributes:
+        base_path: The directory; ``~`` and ``$VARIABLES`` are expanded. Everything lies under ``<base_path>/v1/``.
+        max_size_mb: Hard limit of everything on disk there, in units of 10**6 bytes (at least 17); ``None`` means that
+            only ``min_free_mb`` bounds it.
+        eviction_policy: ``lru``, ``lfu``, ``fifo`` or ``cost`` (keeps what is dear to compute per byte and age).
+        priority: See ``BackendConfig``.
+        shared: ``"group"`` shares the directory with its group (modes 02770 and 0660).
+        read_only: ``True`` never writes, ``"auto"`` only reads where it cannot write, ``False`` refuses to start there.
+        min_free_mb: Free space that stays on the file system; ``None`` is the smaller of 5 % and 2 GiB.
+        max_files: Number of entries, soft by the writes in flight; ``None`` is no limit.
+        durability: ``none`` (a crash of the machine may lose entries, never corrupt them), ``data`` (what is visible is
+            whole on disk) or ``full`` (what was acknowledged is there).
+        single_flight: ``"process"``; computing once per host comes with a later release.
+        touch_seconds: How often the use of one entry is recorded; ``None`` is 60, 0 records every use.
+        enable_ttl: ``False`` ignores lives: nothing expires.
+        cleanup_on_startup: Sweep expired entries in the background after the first call.
+        metadata_format: Accepted for older configurations; metadata lies in the entry itself.
+    """
+
+    backend_type: str = field(default="filesystem", kw_only=True)
+    base_path: str | os.PathLike[str] = "~/.cache/cogniverse/pipeline"
+    max_size_mb: float | None = None
+    eviction_policy: str = "lru"
+    priority: int = 0
+    enabled: bool = field(default=True, kw_only=True)
+    enable_compression: bool | None = field(default=None, kw_only=True)
+    serialization_format: str | None = field(default=None, kw_only=True)
+    shared: Literal[False, "group"] = field(default=False, kw_only=True)
+    read_only: bool | Literal["auto"] = field(default=False, kw_only=True)
+    min_free_mb: float | None = field(default=None, kw_only=True)
+    max_files: int | None = field(default=None, kw_only=True)
+    durability: Literal["none", "data", "full"] = field(default="none", kw_only=True)
+    single_flight: Literal["process"] = field(default="process", kw_only=True)
+    touch_seconds: int | None = field(default=None, kw_only=True)
+    enable_ttl: bool = field(default=True, kw_only=True)
+    cleanup_on_startup: bool = field(default=True, kw_only=True)
+    metadata_format: str = field(default="json", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.base_path, str | os.PathLike) or not os.fspath(self.base_path):
+            raise ConfigError(f"base_path must be the path of a directory, not {self.base_path!r}")
+        if isinstance(os.fspath(self.base_path), bytes):
+            raise ConfigError("base_path must be text; use os.fsdecode() for a path of bytes")
+        if "\0" in os.fspath(self.base_path):
+            raise ConfigError("base_path must not contain a NUL character")
+        number(self.max_size_mb, "max_size_mb", none=True)
+        if self.max_size_mb is not None and self.max_size_mb < SMALLEST_SIZE_MB:
+            raise ConfigError(
+                f"max_size_mb must be at least {SMALLEST_SIZE_MB} (tables and quarantine need room), not {self.max_size_mb!r}"
+            )
+        choice(self.eviction_policy, "eviction_policy", POLICIES)
+        if self.shared is not False and self.shared != "group":
+            raise ConfigError(f"shared must be False or 'group', not {self.shared!r}")
+        if self.read_only not in (True, False, "auto"):
+            raise ConfigError(f"read_only must be True, False or 'auto', not {self.read_only!r}")
+        number(self.min_free_mb, "min_free_mb", none=True)
+        number(self.max_files, "max_files", least=1, none=True)
+        choice(self.durability, "durability", ("none", "data", "full"))
+        choice(self.single_flight, "single_flight", ("process",))
+        number(self.touch_seconds, "touch_seconds", none=True)
+        _flag(self.enable_ttl, "enable_ttl")
+        _flag(self.cleanup_on_startup, "cleanup_on_startup")
+
+    @property
+    def expanded_path(self) -> str:
+        """``base_path`` with ``~`` and variables expanded."""
+        return os.path.expandvars(os.path.expanduser(os.fspath(self.base_path)))
+
+
+@_strict
+@dataclass(frozen=True)
+class StructuredFilesystemConfig(FilesystemCacheConfig):
+    """The upstream name of ``FilesystemCacheConfig``; the same tier."""
+
+    backend_type: str = field(default="structured_filesystem", kw_only=True)
+
+
+@_strict
+@dataclass(frozen=True)
+class MemoryCacheConfig(BackendConfig):
+    """A tier in this process' memory. It keeps encoded entries, so that nobody can change a value for others.
+
+    Attributes:
+        max_size_mb: Bound of the encoded entries, in units of 10**6 bytes; least recently used ones go first.
+        priority: See ``BackendConfig``.
+    """
+
+    backend_type: str = field(default="memory", kw_only=True)
+    max_size_mb: float = 256
+    priority: int = 0
+    enabled: bool = field(default=True, kw_only=True)
+    enable_compression: bool | None = field(default=None, kw_only=True)
+    serialization_format: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number(self.max_size_mb, "max_size_mb", least=0.001)
+
+
+@_strict
+@dataclass(frozen=True)
+class S3CacheConfig(BackendConfig):
+    """A tier in an S3 bucket. **The tier itself does not exist yet**: a manager refuses it with a ``ConfigError``.
+
+    The class is here so that configurations can be written down; set ``enabled=False`` to carry one along.
+    """
+
+    backend_type: str = field(default="s3", kw_only=True)
+    bucket: str = ""
+    prefix: str = "artifacts"
+    priority: int = 1
+    endpoint_url: str | None = None
+    access_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+    region: str | None = None
+    lifecycle_expiration_days: int | None = None
+    enabled: bool = field(default=True, kw_only=True)
+    enable_compression: bool | None = field(default=None, kw_only=True)
+    serialization_format: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.bucket, str) or not self.bucket:
+            raise ConfigError(f"bucket must be the name of an S3 bucket, not {self.bucket!r}")
+
+
+S3CacheBackendConfig = S3CacheConfig
+
+
+@_strict
+@dataclass(frozen=True)
+class CacheConfig:
+    """Configuration of a ``CacheManager``.
+
+    Attributes:
+        backends: The tiers, as configurations or dicts (``{"backend_type": ..., ...}``), in any order.
+        default_ttl: Life of an entry whose set names none; ``None`` and 0 mean that it never expires.
+        enable_stats: Count hits, misses, sets and deletes.
+        enable_compression: For tiers that do not say otherwise.
+        serialization_format: Accepted for older configurations; there is one codec, so it has no effect.
+    """
+
+    backends: Sequence[BackendConfig | Mapping[str, Any]]
+    default_ttl: Duration | None = 3600
+    enable_stats: bool = True
+    enable_compression: bool = True
+    serialization_format: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.backends, str | bytes | Mapping) or not isinstance(
+            self.backends, Sequence
+        ):
+            raise ConfigError(
+                f"backends must be a list of tier configurations, not {type(self.backends).__name__}"
+            )
+        if self.default_ttl is not None:
+            duration_seconds(self.default_ttl, "default_ttl")
+        _flag(self.enable_stats, "enable_stats")
+        _flag(self.enable_compression, "enable_compression")
+        note_serialization_format(self.serialization_format)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> CacheConfig:
+        """Read the dict form; unknown names are dropped with a warning that names the nearest one."""
+        return cls(**known_options(cls, options))
+
+
+_format_noted = False
+
+
+def note_serialization_format(value: object) -> None:
+    """Check ``serialization_format`` and say once per process that it has no effect."""
+    global _format_noted
+    if value is None:
+        return
+    choice(value, "serialization_format", _FORMATS)
+    if not _format_noted:
+        _format_noted = True
+        warnings.warn(
+            f"serialization_format={value!r} has no effect: cogcache stores every value with its one codec, without pickle",
+            CogcacheWarning,
+            stacklevel=5,
+        )
+
+
+def known_options(
+    cls: type, options: Mapping[str, Any], ignored: Iterable[str] = ()
+) -> dict[str, Any]:
+    """A copy of ``options`` without the names that ``cls`` does not have; each of those is warned about."""
+    names = {f.name for f in dataclasses.fields(cls) if f.init}
+    kept: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in names:
+            kept[name] = value
+        elif name not in ignored:
+            warnings.warn(
+                f"{cls.__name__}: unknown option {name!r} is ignored{nearest(name, names)}",
+                CogcacheWarning,
+                stacklevel=3,
+            )
+    return kept
