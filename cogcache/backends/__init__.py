@@ -1,1 +1,1 @@
-"""The tiers: where entries live."""
+"""Tiers: the contract in ``base``, one module for each kind."""

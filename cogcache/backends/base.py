@@ -1,0 +1,422 @@
+"""The contract of a tier, and what every tier gets for free on top of it.
+
+A tier keeps *entries*: finished containers, found by the canonical encoding of their key. Five methods are the whole of
+what a new one must do (``read``, ``write``, ``discard``, ``scan``, ``aclose``); values, lives, tags, patterns, listing and
+counting are built here from those. ``cogcache.testing.BackendConformance`` says whether a tier keeps the contract.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, ClassVar
+
+from cogcache import _core
+from cogcache._types import Duration, duration_ms
+from cogcache.config import BackendConfig, known_options, nearest
+from cogcache.exceptions import ConfigError
+from cogcache.keys import Key, key_bytes
+
+logger = logging.getLogger("cogcache")
+
+PRODUCER = "cogcache"
+
+META_CREATED, META_COST, META_TAGS, META_CONTENT_TYPE, META_USER = 1, 2, 3, 4, 5
+META_PRODUCER, META_ARTIFACT, META_CONTENT_DIGEST, META_SOURCE = 6, 7, 8, 9
+META_STALE_IF_ERROR, META_PARTIAL, META_FULL_PARAMS = 10, 11, 12
+
+_META_NAMES = {
+    META_COST: "cost_ms",
+    META_CONTENT_TYPE: "content_type",
+    META_USER: "user",
+    META_PRODUCER: "producer",
+    META_ARTIFACT: "artifact",
+    META_CONTENT_DIGEST: "content_digest",
+    META_SOURCE: "source",
+    META_STALE_IF_ERROR: "stale_if_error_ms",
+    META_PARTIAL: "partial",
+    META_FULL_PARAMS: "full_params",
+}
+
+
+class CacheBackend(ABC):
+    """One tier of a cache.
+
+    Entry level (what a tier implements): every ``key`` is the canonical encoding, as ``Entry.key`` has it. Value level
+    (what it inherits): every key is a string or a ``Key``.
+
+    Attributes:
+        CONFIG_CLASS: The dataclass of its configuration; the registry refuses a tier without one.
+        config: As given.
+        name: Its name in statistics; the manager makes it unique.
+        priority: Lower numbers are asked first.
+        enable_compression: Whether documents and blobs are compressed on the way in; all entries stay readable.
+    """
+
+    CONFIG_CLASS: ClassVar[type[Any] | None] = None
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.name: str = type(self).__name__
+        self.priority: int = getattr(config, "priority", 0)
+        wanted = getattr(config, "enable_compression", None)
+        self.enable_compression: bool = True if wanted is None else wanted
+        self._clock_offset_ms = 0
+        self._tag_versions: dict[str, int] = {}
+        self.counters: dict[str, int] = {
+            name: 0 for name in ("hits", "misses", "sets", "deletes", "evictions", "damaged", "errors", "refused")
+        }
+
+    # --- entry level: what a tier must do ------------------------------------------------------------------------
+
+    @abstractmethod
+    async def read(self, key: bytes) -> _core.Entry | None:
+        """The entry of this key, or ``None``. It may be expired or invalidated: ``fetch`` looks at that.
+
+        Raises:
+            _core.DamagedError: The bytes are not whole; ``fetch`` then discards them.
+            OSError: The tier cannot answer now; ``fetch`` counts that apart from a miss.
+        """
+
+    @abstractmethod
+    async def write(self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0) -> str | None:
+        """Keep an entry under ``what.key``, replacing an older one whole; ``None``, or one word for why not.
+
+        Args:
+            what: A value to be composed or a finished image.
+            source: Hash of the source's URI, 0 if there is none; helps to find the entries of one source.
+            kind: Hash of profile and artifact.
+        """
+
+    @abstractmethod
+    async def discard(self, key: bytes) -> bool:
+        """Forget the entry of this key; whether there was one."""
+
+    @abstractmethod
+    def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
+        """Every entry, in no order, expired ones too; with ``source``, at least all of that source."""
+
+    async def aclose(self) -> None:
+        """Finish what is under way and let go of everything; may be called twice."""
+
+    # --- entry level: what a tier may do better ------------------------------------------------------------------
+
+    def get_inline(self, key: bytes, miss: object, slow: object) -> Any:
+        """A value without waiting: the value, ``miss``, or ``slow`` where only ``fetch`` can tell."""
+        return slow
+
+    async def fetch(self, key: bytes) -> _core.Entry | str:
+        """The live entry of this key, or one word for why there is none. Counts; never raises for a fault of the tier."""
+        try:
+            entry = await self.read(key)
+        except _core.DamagedError as error:
+            self.counters["damaged"] += 1
+            logger.warning("%s: set aside a damaged entry: %s", self.name, error)
+            await self._forget_damaged(key)
+            return "damaged"
+        except _core.ForeignError:
+            return "absent"
+        except OSError as error:
+            self.counters["errors"] += 1
+            logger.warning("%s: cannot read: %s", self.name, error)
+            return "unavailable"
+        return "absent" if entry is None else self._why_dead(entry) or entry
+
+    async def load(self, entry: _core.Entry, **options: Any) -> Any:
+        """Decode the value of a fetched entry; a tier with workers does the large copies there."""
+        return entry.value(**options)
+
+    async def invalidate_tags(self, tags: Iterable[str]) -> None:
+        """Make every entry captured before now that carries one of these tags a miss."""
+        now_us = self.now_ms() * 1000
+        for tag in tags:
+            self._tag_versions[tag] = max(now_us, self._tag_versions.get(tag, 0) + 1)
+
+    def tag_version(self, tag: str) -> int:
+        """The version (microseconds) that an entry with this tag must have been captured at or after."""
+        return self._tag_versions.get(tag, 0)
+
+    async def refresh(self, key: bytes, ttl_ms: int | None) -> bool:
+        """Begin the life of an entry anew; never shortens it. False when the tier has no live entry or cannot."""
+        return False
+
+    async def usage(self) -> dict[str, Any]:
+        """What the tier holds now: ``size_bytes``, ``total_files`` and whatever else it knows."""
+        size = files = 0
+        async for entry in self.scan():
+            size += entry.disk_bytes
+            files += 1
+        return {"size_bytes": size, "total_files": files}
+
+    # --- the clock -----------------------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Unix milliseconds by this tier's clock."""
+        return time.time_ns() // 1_000_000 + self._clock_offset_ms
+
+    def set_clock_offset(self, offset_ms: int) -> None:
+        """Shift the clock of this tier, for tests of lives."""
+        self._clock_offset_ms = offset_ms
+
+    # --- value level ---------------------------------------------------------------------------------------------
+
+    async def get(self, key: str | Key, default: Any = None) -> Any:
+        """The value of ``key``, or ``default``. Every hit is a fresh decode."""
+        found = await self.fetch(key_bytes(key))
+        if isinstance(found, str):
+            self.counters["misses"] += 1
+            return default
+        try:
+            value = await self.load(found)
+        except (_core.DamagedError, _core.UnsupportedError) as error:
+            await self.value_failed(found, error)
+            self.counters["misses"] += 1
+            return default
+        self.counters["hits"] += 1
+        return value
+
+    async def set(self, key: str | Key, value: Any, ttl: Duration | None = None) -> bool:
+        """Keep ``value``; ``ttl`` ``None`` or 0 means that it never expires.
+
+        Raises:
+            ValueTypeError: The value, or something inside it, cannot be stored; names the path.
+        """
+        draft = self.draft(key_bytes(key), value, ttl_ms=duration_ms(ttl, None))
+        return await self.put(draft)
+
+    async def delete(self, key: str | Key) -> bool:
+        """Forget ``key``; whether there was an entry."""
+        removed = await self.discard(key_bytes(key))
+        self.counters["deletes"] += removed
+        return removed
+
+    async def exists(self, key: str | Key) -> bool:
+        """Whether a live entry of ``key`` is here."""
+        return not isinstance(await self.fetch(key_bytes(key)), str)
+
+    async def put(self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0) -> bool:
+        """``write`` with counting; True when it was stored."""
+        reason = await self.write(what, source=source, kind=kind)
+        self.counters["sets" if reason is None else "refused"] += 1
+        return reason is None
+
+    def draft(
+        self,
+        key: bytes,
+        value: Any,
+        *,
+        ttl_ms: int | None,
+        meta: Mapping[int | str, Any] | None = None,
+    ) -> _core.Draft:
+        """Make a draft of ``value`` with this tier's clock and compression."""
+        now = self.now_ms()
+        return _core.Draft(
+            value,
+            key,
+            meta={META_CREATED: now, META_PRODUCER: PRODUCER, **(meta or {})},
+            refreshed_ms=now,
+            ttl_ms=ttl_ms,
+            compress=self.enable_compression,
+        )
+
+    async def clear(self, pattern: str | None = None) -> int:
+        """Forget what matches and say how many that were.
+
+        ``None`` and ``"*"`` are everything; ``"a:b:*"`` is whatever lies under the whole segments ``a`` and ``b``;
+        a pattern without ``*`` is exactly one key.
+        """
+        matcher = KeyPattern(pattern)
+        if matcher.exact is not None:
+            return int(await self.delete(matcher.exact))
+        removed = 0
+        async for entry in self.scan():
+            if matcher.matches(str(Key.from_encoded(entry.key))):
+                removed += await self.discard_entry(entry)
+        self.counters["deletes"] += removed
+        return removed
+
+    async def discard_entry(self, entry: _core.Entry) -> bool:
+        """Forget exactly this generation of an entry; a tier that can tell generations apart overrides it."""
+        return await self.discard(entry.key)
+
+    async def cleanup_expired(self) -> int:
+        """Remove entries whose life is over or whose tags were invalidated; how many."""
+        removed = 0
+        async for entry in self.scan():
+            if self._why_dead(entry) is not None:
+                removed += await self.discard_entry(entry)
+        return removed
+
+    async def get_metadata(self, key: str | Key) -> dict[str, Any] | None:
+        """What is known of an entry without touching its value, or ``None``. See ``describe_entry``."""
+        found = await self.fetch(key_bytes(key))
+        return None if isinstance(found, str) else describe_entry(found)
+
+    async def iter_keys(
+        self, pattern: str | None = None, include_metadata: bool = False
+    ) -> AsyncIterator[tuple[str, dict[str, Any] | None]]:
+        """The keys of live entries that match, one after another; see ``clear`` for patterns."""
+        matcher = KeyPattern(pattern)
+        async for entry in self.scan():
+            if self._why_dead(entry) is None and matcher.matches(text := str(Key.from_encoded(entry.key))):
+                yield text, describe_entry(entry) if include_metadata else None
+
+    async def list_keys(
+        self, pattern: str | None = None, include_metadata: bool = False
+    ) -> list[tuple[str, dict[str, Any] | None]]:
+        """The keys of live entries that match, sorted, each with its metadata or ``None``."""
+        found = [pair async for pair in self.iter_keys(pattern, include_metadata)]
+        return sorted(found, key=lambda pair: pair[0])
+
+    async def get_stats(self) -> dict[str, Any]:
+        """Counters of this process and what the tier holds now."""
+        return {**self.counters, **await self.usage()}
+
+    # --- shared by the tiers -------------------------------------------------------------------------------------
+
+    def _why_dead(self, entry: _core.Entry) -> str | None:
+        if entry.is_expired(self.now_ms()):
+            return "expired"
+        for name, version in entry.meta.get(META_TAGS) or ():
+            if version < self.tag_version(name):
+                return "tag-invalidated"
+        return None
+
+    async def value_failed(self, entry: _core.Entry, error: Exception) -> str:
+        """A value could not be decoded: count it, forget it if it is damaged, and give the reason word."""
+        if isinstance(error, _core.UnsupportedError):
+            return str(error.args[0]) if error.args else "unsupported"
+        self.counters["damaged"] += 1
+        logger.warning("%s: set aside a damaged entry: %s", self.name, error)
+        await self._forget_damaged(entry.key)
+        return "damaged"
+
+    async def _forget_damaged(self, key: bytes) -> None:
+        try:
+            await self.discard(key)
+        except OSError as error:
+            logger.warning("%s: cannot remove a damaged entry: %s", self.name, error)
+
+
+class KeyPattern:
+    """Which printed keys a ``clear`` or a listing means; compared segment by segment between the colons."""
+
+    def __init__(self, pattern: str | None) -> None:
+        if pattern is not None and not isinstance(pattern, str):
+            raise TypeError(f"pattern must be a string or None, not {type(pattern).__name__}")
+        if pattern == "":
+            raise ValueError("pattern must not be empty; use None or '*' for everything")
+        self.exact: str | None = None
+        self._everything = pattern is None or pattern == "*"
+        self._open_end = False
+        self._segments: list[str] = []
+        if pattern is None or self._everything:
+            return
+        if "*" not in pattern:
+            self.exact = pattern
+            return
+        body = pattern[:-1] if pattern.endswith("*") else pattern
+        self._open_end = pattern.endswith("*")
+        self._segments = body.removesuffix(":").split(":")
+        if any("*" in segment and segment != "*" for segment in self._segments):
+            raise ValueError(
+                f"pattern {pattern!r}: '*' stands for whole segments between colons, as in 'a:*' or 'a:*:c'; "
+                "write %2A for a literal star"
+            )
+
+    def matches(self, text: str) -> bool:
+        """Whether a printed key is meant."""
+        if self._everything:
+            return True
+        if self.exact is not None:
+            return text == self.exact
+        segments = text.split(":")
+        if len(segments) < len(self._segments) or (not self._open_end and len(segments) != len(self._segments)):
+            return False
+        return all(want in ("*", got) for want, got in zip(self._segments, segments, strict=False))
+
+
+def describe_entry(entry: _core.Entry) -> dict[str, Any]:
+    """What an entry says of itself, as plain data.
+
+    ``key``, ``created_at`` and ``expires_at`` (Unix seconds, ``None`` = never), ``ttl`` (seconds), ``size_bytes`` (as
+    stored), ``raw_bytes``, ``format``, ``tags``, ``parts``, the known fields that were set, and under ``extra`` every
+    field that a newer version may have written.
+    """
+    meta = entry.meta
+    parts = entry.parts()
+    described: dict[str, Any] = {
+        "key": str(Key.from_encoded(entry.key)),
+        "created_at": entry.created_ms / 1000,
+        "expires_at": None if entry.expires_ms is None else entry.expires_ms / 1000,
+        "ttl": None if entry.ttl_ms is None else entry.ttl_ms / 1000,
+        "size_bytes": entry.length,
+        "raw_bytes": sum(part.raw_size for part in parts),
+        "format": "cogcache",
+        "tags": [name for name, _ in meta.get(META_TAGS) or ()],
+        "parts": len(parts),
+    }
+    for number, name in _META_NAMES.items():
+        if number in meta:
+            described[name] = meta[number]
+    extra = {k: v for k, v in meta.items() if k not in _META_NAMES and k not in (META_CREATED, META_TAGS)}
+    if extra:
+        described["extra"] = extra
+    return described
+
+
+class CacheBackendRegistry:
+    """The kinds of tiers that a configuration can name."""
+
+    _classes: ClassVar[dict[str, type[CacheBackend]]] = {}
+
+    @classmethod
+    def register(cls, name: str, backend: type[CacheBackend]) -> None:
+        """Offer a kind of tier under ``name``, replacing an older one."""
+        if not (isinstance(backend, type) and issubclass(backend, CacheBackend)):
+            raise TypeError(f"a tier must be a subclass of CacheBackend, not {backend!r}")
+        cls._classes[name] = backend
+
+    @classmethod
+    def list_backends(cls) -> list[str]:
+        """The registered names, sorted."""
+        return sorted(cls._classes)
+
+    @classmethod
+    def create(cls, config: BackendConfig | Mapping[str, Any], **shared: Any) -> CacheBackend:
+        """Make a tier from its configuration; ``shared`` fills in what a dict form does not say.
+
+        Raises:
+            ConfigError: An unknown kind (the choices are named), one that does not exist yet, or a tier without
+                ``CONFIG_CLASS``. (A ``ValueError``.)
+        """
+        if isinstance(config, Mapping):
+            kind = config.get("backend_type")
+            backend = cls._find(kind)
+            options = {**{k: v for k, v in shared.items() if v is not None}, **config}
+            made = backend.CONFIG_CLASS(**known_options(backend.CONFIG_CLASS, options, ignored=_SHARED_KEYS))  # type: ignore[misc,arg-type]
+            return backend(made)
+        if not hasattr(config, "backend_type"):
+            raise ConfigError(f"a tier is configured by a BackendConfig or a dict, not {type(config).__name__}")
+        return cls._find(config.backend_type)(config)
+
+    @classmethod
+    def _find(cls, kind: object) -> type[CacheBackend]:
+        backend = cls._classes.get(kind) if isinstance(kind, str) else None
+        if backend is None:
+            if kind in _NOT_YET:
+                raise ConfigError(
+                    f"backend_type {kind!r}: this tier does not exist yet in this version of cogcache; "
+                    "leave it out or set enabled=False"
+                )
+            raise ConfigError(f"backend_type: unknown value {kind!r}{nearest(kind, cls._classes)}")
+        if backend.CONFIG_CLASS is None:
+            raise ConfigError(f"{backend.__name__} must name its configuration dataclass in CONFIG_CLASS")
+        return backend
+
+
+_NOT_YET = ("s3", "redis")
+# Keys of a manager's dict form that people also put into a tier's; silently not the tier's business.
+_SHARED_KEYS = ("default_ttl", "enable_stats", "enable_compression", "serialization_format")

@@ -1,0 +1,101 @@
+"""A tier in the memory of this process: encoded entries, least recently used ones out first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+from cogcache import _core
+from cogcache.backends.base import CacheBackend
+from cogcache.config import MemoryCacheConfig
+
+ENTRY_OVERHEAD = 512  # bytes charged for the objects around an entry: measured at about 430 on CPython 3.11
+INLINE_LIMIT = 256 * 1024  # raw bytes that are decoded without leaving the event loop's thread
+
+
+class MemoryCacheBackend(CacheBackend):
+    """Entries in memory, bounded in bytes. Values are decoded anew at every hit, so nobody can change another's."""
+
+    CONFIG_CLASS: ClassVar[type[Any]] = MemoryCacheConfig
+
+    def __init__(self, config: MemoryCacheConfig) -> None:
+        super().__init__(config)
+        self._limit = int(config.max_size_mb * 1_000_000)
+        self._entries: OrderedDict[bytes, _core.Entry] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()  # several event loops may share the tier
+
+    async def read(self, key: bytes) -> _core.Entry | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+        return entry
+
+    async def write(self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0) -> str | None:
+        image = what.compose() if isinstance(what, _core.Draft) else what
+        size = len(image) + ENTRY_OVERHEAD
+        if size > self._limit:
+            return "too-large"
+        entry = _core.Entry.from_bytes(image.tobytes(), image.key)
+        with self._lock:
+            self._drop(image.key)
+            while self._entries and self._size + size > self._limit:
+                self._drop(next(iter(self._entries)))
+                self.counters["evictions"] += 1
+            self._entries[image.key] = entry
+            self._size += size
+        return None
+
+    async def discard(self, key: bytes) -> bool:
+        with self._lock:
+            return self._drop(key)
+
+    async def discard_entry(self, entry: _core.Entry) -> bool:
+        with self._lock:
+            kept = self._entries.get(entry.key)
+            return kept is not None and kept.token == entry.token and self._drop(entry.key)
+
+    async def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
+        with self._lock:
+            entries = list(self._entries.values())
+        for entry in entries:
+            yield entry
+
+    def get_inline(self, key: bytes, miss: object, slow: object) -> Any:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                self.counters["misses"] += 1
+                return miss
+            if entry.length > INLINE_LIMIT or self._why_dead(entry) is not None:
+                return slow
+            self._entries.move_to_end(key)
+        try:
+            value = entry.value()
+        except (_core.DamagedError, _core.UnsupportedError):
+            return slow
+        self.counters["hits"] += 1
+        return value
+
+    async def usage(self) -> dict[str, Any]:
+        with self._lock:
+            return {"size_bytes": self._size, "total_files": len(self._entries), "limit_bytes": self._limit}
+
+    async def aclose(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            self._size = 0
+
+    def _drop(self, key: bytes) -> bool:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return False
+        self._size -= entry.length + ENTRY_OVERHEAD
+        return True
+
+    def __reduce__(self) -> Any:
+        """A copy in another process begins empty: only the configuration travels."""
+        return type(self), (self.config,)
