@@ -31,7 +31,7 @@ enum {
     COG_KEY_VERSION = 1, /* a constant of its own: neither container, nor library, nor chunk size */
     COG_KEY_SIZE_MAX = 65536, /* bytes of a whole encoding */
     COG_KEY_RAW_MAX = 65000,  /* UTF-8 bytes of a raw string key */
-    COG_KEY_DEPTH_MAX = 32,   /* lists and maps inside one parameter value */
+    COG_KEY_DEPTH_MAX = 32,   /* nested lists and maps, the parameter map among them */
     COG_KEY_INLINE_MAX = 64,  /* longer values are folded to their digest */
     COG_KEY_LONG_MAX =
         983040, /* encoded bytes of all folded values of a key: they must fit the metadata */

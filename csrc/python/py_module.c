@@ -2,6 +2,8 @@
 
 /* What the module consists of, in the order in which it is added; ends with NULL. */
 static int (*const cog_py_adders[])(PyObject *module) = {
+    cog_py_add_hash,
+    cog_py_add_key,
     NULL,
 };
 

@@ -36,4 +36,8 @@ struct cog_py_state *cog_py_state_of(PyObject *module);
  */
 struct cog_py_state *cog_py_state_of_type(PyTypeObject *type);
 
+/* What each family adds; see its file. */
+int cog_py_add_hash(PyObject *module);
+int cog_py_add_key(PyObject *module);
+
 #endif
