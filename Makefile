@@ -8,7 +8,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 CSRC := $(wildcard csrc/core/*.[ch] csrc/python/*.[ch])
 C_FILES := $(CSRC) $(wildcard tests/c/*.[ch])
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 VIDEO ?=
 SECONDS ?= 20
 
@@ -57,7 +57,8 @@ clean: ## remove everything that was built, .venv included
 # Set-up. Each stamp names what it was made from, so that the second run does nothing.
 .venv/created: .ci/setup .ci/python
 	@.ci/setup
-	@python=$$(.ci/python) && echo "Making .venv with $$python" && "$$python" -m venv --clear .venv
+	@$(BIN)/python -c '' 2>/dev/null || { python=$$(.ci/python) && \
+		echo "Making .venv with $$python" && "$$python" -m venv --clear .venv; }
 	@$(PIP) install --upgrade pip "setuptools>=77" wheel
 	@touch $@
 
