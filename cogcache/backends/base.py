@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cogcache import _core
@@ -48,6 +48,7 @@ class CacheBackend(ABC):
     (what it inherits): every key is a string or a ``Key``.
 
     Attributes:
+        runs_inline: Its coroutines never suspend while ``cogcache._inline`` is on, so ``sync`` needs no loop.
         CONFIG_CLASS: The dataclass of its configuration; the registry refuses a tier without one.
         config: As given.
         name: Its name in statistics; the manager makes it unique.
@@ -56,6 +57,7 @@ class CacheBackend(ABC):
     """
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = None
+    runs_inline: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -107,8 +109,11 @@ class CacheBackend(ABC):
         """A value without waiting: the value, ``miss``, or ``slow`` where only ``fetch`` can tell."""
         return slow
 
-    async def fetch(self, key: bytes) -> _core.Entry | str:
-        """The live entry of this key, or one word for why there is none. Counts; never raises for a fault of the tier."""
+    async def fetch(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str:
+        """The live entry of this key, or one word for why there is none. Never raises for a fault of the tier.
+
+        With ``index_only`` the value's bytes need not be brought along: metadata, existence, reading by part.
+        """
         try:
             entry = await self.read(key)
         except _core.DamagedError as error:
@@ -127,6 +132,14 @@ class CacheBackend(ABC):
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
         """Decode the value of a fetched entry; a tier with workers does the large copies there."""
         return entry.value(**options)
+
+    async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` of one part, every chunk that they touch verified."""
+        return entry.read(part, start, stop)
+
+    def get_many_inline(self, keys: Sequence[bytes], miss: object, slow: object) -> list[Any]:
+        """``get_inline`` of many keys in one call, in their order."""
+        return [self.get_inline(key, miss, slow) for key in keys]
 
     async def invalidate_tags(self, tags: Iterable[str]) -> None:
         """Make every entry captured before now that carries one of these tags a miss."""
@@ -194,7 +207,7 @@ class CacheBackend(ABC):
 
     async def exists(self, key: str | Key) -> bool:
         """Whether a live entry of ``key`` is here."""
-        return not isinstance(await self.fetch(key_bytes(key)), str)
+        return not isinstance(await self.fetch(key_bytes(key), index_only=True), str)
 
     async def put(self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0) -> bool:
         """``write`` with counting; True when it was stored."""
@@ -251,7 +264,7 @@ class CacheBackend(ABC):
 
     async def get_metadata(self, key: str | Key) -> dict[str, Any] | None:
         """What is known of an entry without touching its value, or ``None``. See ``describe_entry``."""
-        found = await self.fetch(key_bytes(key))
+        found = await self.fetch(key_bytes(key), index_only=True)
         return None if isinstance(found, str) else describe_entry(found)
 
     async def iter_keys(

@@ -1,0 +1,159 @@
+"""Serving asynchronous code in the calling thread, for ``cache.sync``.
+
+While *inline* is on (a context variable), every awaitable of this package is ready at once: local tiers block in the calling
+thread instead of asking their workers. So a coroutine can be driven with one ``send`` and no event loop, which costs
+nothing beside the hit itself. Coroutines of tiers that must wait for a network run on one background loop instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+_inline: ContextVar[bool] = ContextVar("cogcache_inline", default=False)
+
+
+def is_inline() -> bool:
+    """Whether the current call is to block in this thread rather than to await."""
+    return _inline.get()
+
+
+@contextlib.contextmanager
+def not_inline() -> Iterator[None]:
+    """Around the caller's own code: whatever it starts is not part of the inline call."""
+    token = _inline.set(False)
+    try:
+        yield
+    finally:
+        _inline.reset(token)
+
+
+def run_inline(work: Coroutine[Any, Any, _T]) -> _T:
+    """Drive a coroutine to its end in this thread.
+
+    Raises:
+        RuntimeError: It wanted to wait for an event loop, which is a fault of this package.
+    """
+    token = _inline.set(True)
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+    finally:
+        _inline.reset(token)
+    work.close()
+    raise RuntimeError("an inline call tried to wait for an event loop")
+
+
+class _BackgroundLoop:
+    """One event loop in a daemon thread, made when first needed, forgotten after a fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._loop = None
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=loop.run_forever, name="cogcache-sync", daemon=True).start()
+                self._loop = loop
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop:
+            work.close()
+            raise RuntimeError("cache.sync was called on its own event loop; await the method instead")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+_background = _BackgroundLoop()
+
+
+class SyncFacade:
+    """The methods of an asynchronous object, blocking.
+
+    Everything that is awaited, iterated or entered asynchronously there is called, iterated or entered plainly here.
+    Local tiers answer in the calling thread; others through one background loop.
+    """
+
+    def __init__(self, target: Any, runs_inline: Callable[[], bool]) -> None:
+        self._target = target
+        self._runs_inline = runs_inline
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return run_inline(work) if self._runs_inline() else _background.run(work)
+
+    def _iterate(self, items: AsyncIterator[_T]) -> Iterator[_T]:
+        async def step() -> tuple[bool, Any]:
+            try:
+                return True, await anext(items)
+            except StopAsyncIteration:
+                return False, None
+
+        while True:
+            more, item = self._run(step())
+            if not more:
+                return
+            yield item
+
+    @contextlib.contextmanager
+    def _enter(self, manager: Any) -> Iterator[Any]:
+        value = self._run(manager.__aenter__())
+        try:
+            yield self._face(value)
+        except BaseException as error:
+            if not self._run(manager.__aexit__(type(error), error, error.__traceback__)):
+                raise
+        else:
+            self._run(manager.__aexit__(None, None, None))
+
+    def _face(self, value: Any) -> Any:
+        return value.sync if isinstance(getattr(value, "sync", None), SyncFacade) else value
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._target, name)
+        if not callable(member):
+            return member
+
+        def call(*args: Any, **named: Any) -> Any:
+            result = member(*args, **named)
+            if inspect.iscoroutine(result):
+                return self._face(self._run(result))
+            if hasattr(result, "__aenter__"):
+                return self._enter(result)
+            if hasattr(result, "__anext__"):
+                return self._iterate(result)
+            return result
+
+        call.__name__ = name
+        call.__doc__ = member.__doc__
+        return call
+
+    def __dir__(self) -> list[str]:
+        return [name for name in dir(self._target) if not name.startswith("_")]
+
+    def __repr__(self) -> str:
+        return f"<sync face of {self._target!r}>"
+
+    def __enter__(self) -> SyncFacade:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._target.aclose())
