@@ -79,7 +79,9 @@ class _BackgroundLoop:
             running = None
         if running is self._loop:
             work.close()
-            raise RuntimeError("cache.sync was called on its own event loop; await the method instead")
+            raise RuntimeError(
+                "cache.sync was called on its own event loop; await the method instead"
+            )
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 

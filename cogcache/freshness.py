@@ -93,7 +93,9 @@ class Flights(Generic[_T]):
             await self._drive(key, flight, work)
         return flight.outcome.result()  # a follower's thread waits here for the leader's
 
-    async def _drive(self, key: bytes, flight: _Flight[_T], work: Callable[[], Awaitable[_T]]) -> None:
+    async def _drive(
+        self, key: bytes, flight: _Flight[_T], work: Callable[[], Awaitable[_T]]
+    ) -> None:
         token = _computing.set(_computing.get() | {key})
         try:
             result = await work()
@@ -137,7 +139,9 @@ async def call_compute(compute: Callable[[], Any], executor: Executor | None) ->
     )
     if is_inline():
         if is_async:
-            raise TypeError("under .sync the computation must be a plain function, not a coroutine function")
+            raise TypeError(
+                "under .sync the computation must be a plain function, not a coroutine function"
+            )
         with not_inline():
             result = compute()
         if inspect.isawaitable(result):

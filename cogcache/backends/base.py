@@ -68,7 +68,17 @@ class CacheBackend(ABC):
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
         self.counters: dict[str, int] = {
-            name: 0 for name in ("hits", "misses", "sets", "deletes", "evictions", "damaged", "errors", "refused")
+            name: 0
+            for name in (
+                "hits",
+                "misses",
+                "sets",
+                "deletes",
+                "evictions",
+                "damaged",
+                "errors",
+                "refused",
+            )
         }
 
     # --- entry level: what a tier must do ------------------------------------------------------------------------
@@ -83,7 +93,9 @@ class CacheBackend(ABC):
         """
 
     @abstractmethod
-    async def write(self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0) -> str | None:
+    async def write(
+        self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
+    ) -> str | None:
         """Keep an entry under ``what.key``, replacing an older one whole; ``None``, or one word for why not.
 
         Args:
@@ -273,7 +285,9 @@ class CacheBackend(ABC):
         """The keys of live entries that match, one after another; see ``clear`` for patterns."""
         matcher = KeyPattern(pattern)
         async for entry in self.scan():
-            if self._why_dead(entry) is None and matcher.matches(text := str(Key.from_encoded(entry.key))):
+            if self._why_dead(entry) is None and matcher.matches(
+                text := str(Key.from_encoded(entry.key))
+            ):
                 yield text, describe_entry(entry) if include_metadata else None
 
     async def list_keys(
@@ -346,7 +360,9 @@ class KeyPattern:
         if self.exact is not None:
             return text == self.exact
         segments = text.split(":")
-        if len(segments) < len(self._segments) or (not self._open_end and len(segments) != len(self._segments)):
+        if len(segments) < len(self._segments) or (
+            not self._open_end and len(segments) != len(self._segments)
+        ):
             return False
         return all(want in ("*", got) for want, got in zip(self._segments, segments, strict=False))
 
@@ -374,7 +390,9 @@ def describe_entry(entry: _core.Entry) -> dict[str, Any]:
     for number, name in _META_NAMES.items():
         if number in meta:
             described[name] = meta[number]
-    extra = {k: v for k, v in meta.items() if k not in _META_NAMES and k not in (META_CREATED, META_TAGS)}
+    extra = {
+        k: v for k, v in meta.items() if k not in _META_NAMES and k not in (META_CREATED, META_TAGS)
+    }
     if extra:
         described["extra"] = extra
     return described
@@ -409,10 +427,14 @@ class CacheBackendRegistry:
             kind = config.get("backend_type")
             backend = cls._find(kind)
             options = {**{k: v for k, v in shared.items() if v is not None}, **config}
-            made = backend.CONFIG_CLASS(**known_options(backend.CONFIG_CLASS, options, ignored=_SHARED_KEYS))  # type: ignore[misc,arg-type]
+            made = backend.CONFIG_CLASS(
+                **known_options(backend.CONFIG_CLASS, options, ignored=_SHARED_KEYS)
+            )  # type: ignore[misc,arg-type]
             return backend(made)
         if not hasattr(config, "backend_type"):
-            raise ConfigError(f"a tier is configured by a BackendConfig or a dict, not {type(config).__name__}")
+            raise ConfigError(
+                f"a tier is configured by a BackendConfig or a dict, not {type(config).__name__}"
+            )
         return cls._find(config.backend_type)(config)
 
     @classmethod
@@ -426,7 +448,9 @@ class CacheBackendRegistry:
                 )
             raise ConfigError(f"backend_type: unknown value {kind!r}{nearest(kind, cls._classes)}")
         if backend.CONFIG_CLASS is None:
-            raise ConfigError(f"{backend.__name__} must name its configuration dataclass in CONFIG_CLASS")
+            raise ConfigError(
+                f"{backend.__name__} must name its configuration dataclass in CONFIG_CLASS"
+            )
         return backend
 
 

@@ -11,7 +11,9 @@ from cogcache import _core
 from cogcache.backends.base import CacheBackend
 from cogcache.config import MemoryCacheConfig
 
-ENTRY_OVERHEAD = 512  # bytes charged for the objects around an entry: measured at about 430 on CPython 3.11
+ENTRY_OVERHEAD = (
+    512  # bytes charged for the objects around an entry: measured at about 430 on CPython 3.11
+)
 INLINE_LIMIT = 256 * 1024  # raw bytes that are decoded without leaving the event loop's thread
 
 
@@ -35,7 +37,9 @@ class MemoryCacheBackend(CacheBackend):
                 self._entries.move_to_end(key)
         return entry
 
-    async def write(self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0) -> str | None:
+    async def write(
+        self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
+    ) -> str | None:
         image = what.compose() if isinstance(what, _core.Draft) else what
         size = len(image) + ENTRY_OVERHEAD
         if size > self._limit:
@@ -83,7 +87,11 @@ class MemoryCacheBackend(CacheBackend):
 
     async def usage(self) -> dict[str, Any]:
         with self._lock:
-            return {"size_bytes": self._size, "total_files": len(self._entries), "limit_bytes": self._limit}
+            return {
+                "size_bytes": self._size,
+                "total_files": len(self._entries),
+                "limit_bytes": self._limit,
+            }
 
     async def aclose(self) -> None:
         with self._lock:

@@ -1,0 +1,101 @@
+"""Reading ranges of one part of one generation of an entry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from cogcache import _core
+
+if TYPE_CHECKING:
+    from cogcache.backends.base import CacheBackend
+
+STREAM_PIECE = 1 << 20  # bytes of one step of ``stream``
+_CONTENT_TYPES = {"frame": "image/jpeg"}
+
+
+class Reader:
+    """A pinned generation: whatever happens to the key, it reads the bytes that it was opened on.
+
+    Attributes:
+        size: Bytes of the part.
+        content_type: As it was stored with, else ``"application/octet-stream"``.
+        etag: Changes with every write of the key; strong, quoted, fit for HTTP.
+        created: Unix seconds of the write.
+        parts: Names of all parts of the entry.
+        part: Name of the part that ``read`` reads.
+    """
+
+    def __init__(
+        self, tier: CacheBackend, entry: _core.Entry, part: str, number: int, size: int
+    ) -> None:
+        self._tier = tier
+        self._entry = entry
+        self._number = number
+        self._inline: bytes | None = None
+        self.part = part
+        self.size = size
+        self.etag = f'"{entry.token:016x}-{part}"'
+        self.created = entry.created_ms / 1000
+        self.parts = tuple(_part_name(p) for p in entry.parts())
+        stored = entry.meta.get(4)
+        self.content_type = stored if isinstance(stored, str) else "application/octet-stream"
+
+    @classmethod
+    async def open(cls, tier: CacheBackend, entry: _core.Entry, part: str | None) -> Reader:
+        """Open ``part`` of an entry; ``None`` means the bytes of a value that is bytes.
+
+        Raises:
+            ValueError: There is no such part, or the value is not bytes.
+        """
+        parts = {_part_name(p): p for p in entry.parts()}
+        if part is not None:
+            if part not in parts:
+                raise ValueError(
+                    f"the entry has no part {part!r}; it has: {', '.join(parts) or 'none'}"
+                )
+            return cls(tier, entry, part, parts[part].number, parts[part].raw_size)
+        value_parts = [p for p in parts.values() if p.kind != "doc"]
+        if not value_parts or (len(value_parts) == 1 and value_parts[0].kind == "blob"):
+            if value_parts:
+                one = value_parts[0]
+                if entry.value_type() in ("bytes", "bytearray"):
+                    return cls(tier, entry, _part_name(one), one.number, one.raw_size)
+            else:
+                value = await tier.load(entry)
+                if isinstance(value, bytes | bytearray):
+                    reader = cls(tier, entry, "doc", 0, len(value))
+                    reader._inline = bytes(value)
+                    return reader
+        raise ValueError(
+            f"the value is not bytes, so a part must be named; it has: {', '.join(parts) or 'none'}"
+        )
+
+    async def read(self, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes ``start`` to ``stop`` (half open, within the size); every chunk is verified before any byte is given out.
+
+        Raises:
+            ValueError: The range does not lie within ``size``.
+            _core.DamagedError: The stored bytes are damaged.
+        """
+        end = self.size if stop is None else stop
+        if not 0 <= start <= end <= self.size:
+            raise ValueError(
+                f"the range {start}..{end} does not lie within the part's {self.size} bytes"
+            )
+        if self._inline is not None:
+            return self._inline[start:end]
+        return await self._tier.read_part(self._entry, self._number, start, end)
+
+    async def stream(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """The same range in pieces of at most 1 MiB, in order."""
+        end = self.size if stop is None else stop
+        at = start
+        while at < end:
+            piece = await self.read(at, min(at + STREAM_PIECE, end))
+            at += len(piece)
+            yield piece
+
+
+def _part_name(part: _core.PartInfo) -> str:
+    return f"{part.kind}/{part.name}" if part.name else part.kind
