@@ -1,0 +1,46 @@
+/*
+ * The Python types around a container: Draft (a value on its way in), Image (a finished container),
+ * Entry (an opened one), and what the binding of the store needs of them.
+ */
+#ifndef COG_PY_ENTRY_H
+#define COG_PY_ENTRY_H
+
+#include "python/py_value.h"
+
+/*
+ * What a put needs to know about a Draft or an Image. Pointers stay valid while the Python object
+ * lives; a store job keeps a reference to it until it has ended (dropped under the GIL).
+ */
+struct cog_py_put {
+    const unsigned char *key;
+    size_t key_size;
+    const struct cog_draft *draft; /* compose it first (no GIL needed), or ... */
+    const struct cog_image *image; /* ... put this; exactly one of the two is set */
+    double cost_seconds;
+    uint64_t expires_ms; /* 0 = never */
+};
+/* 0, or -1 with TypeError set when `what` is neither. */
+int cog_py_put_of(struct cog_py_state *state, PyObject *what, struct cog_py_put *out);
+/* Tell a Draft how long its container became (Draft.stored_bytes). */
+void cog_py_draft_stored(PyObject *draft, uint64_t length);
+
+/*
+ * An Entry around an object of the store. Takes `object` over in every case, also when it fails.
+ * `store` (may be NULL) is kept alive; `on_damage` (may be NULL) is called under the GIL, with
+ * `store`, when a later read finds damage.
+ */
+PyObject *cog_py_entry_from_object(struct cog_py_state *state, struct cog_object *object,
+                                   PyObject *store,
+                                   void (*on_damage)(PyObject *store, struct cog_object *object));
+/* Begin to load the value of `entry` (an Entry): fills what the caller of cog_load_document() must
+ * set. */
+int cog_py_entry_load(PyObject *entry, enum cog_value_mode mode, struct cog_load *load);
+/* After a load: remember that the map was given away, report damage to the store. */
+void cog_py_entry_loaded(PyObject *entry, const struct cog_load *load, enum cog_status status);
+/* Entry.value(): all steps, releasing the GIL where it pays. */
+PyObject *cog_py_entry_value(PyObject *entry, enum cog_value_mode mode, uint64_t max_bytes,
+                             PyObject *frames);
+
+int cog_py_add_entry(PyObject *module);
+
+#endif
