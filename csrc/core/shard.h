@@ -115,6 +115,14 @@ uint64_t cog_shard_bytes(uint32_t capacity);
 /* Largest capacity whose region fits `bytes`: a power of two, or 0 when not even the least fits. */
 uint32_t cog_shard_capacity_in(uint64_t bytes);
 
+/* A row and its recency, copied out of the table. */
+struct cog_sampled {
+    struct cog_row row;
+    uint64_t hot;
+};
+/* Copy a slot (masked) out or in as it is. */
+void cog_shard_get(const struct cog_shard *shard, uint32_t slot, struct cog_sampled *out);
+void cog_shard_set(struct cog_shard *shard, uint32_t slot, const struct cog_sampled *in);
 /* Empty every slot; next_count goes on. */
 void cog_shard_clear(struct cog_shard *shard);
 /* Slot of the digest, or COG_SHARD_NONE. */
@@ -138,11 +146,6 @@ uint32_t cog_shard_flaws(const struct cog_shard *shard);
 bool cog_shard_touch(const struct cog_shard *shard, const struct cog_digest *digest, uint64_t now,
                      uint64_t least_age, uint32_t limit_probes);
 
-/* A resident that a sample saw. */
-struct cog_sampled {
-    struct cog_row row;
-    uint64_t hot;
-};
 /*
  * Copy the live rows of `width` consecutive slots from `start` on (masked), at most `room` of them.
  * Safe without the lock. Returns how many.
