@@ -1,0 +1,315 @@
+"""The artifacts and what is in their keys: one table, read by every method, by ``docs/keys.md`` and by the tests.
+
+A parameter is encoded *always* (its default too, so that leaving it out and naming it are one key) or *when set*: only
+when it differs from its neutral default, so that a parameter added by a later release changes no key of an earlier one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cogcache.exceptions import KeyTypeError
+from cogcache.keys import Key, Keyframes
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Final = _Required()
+"""In a parameter table: the caller must name it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument that changes what an artifact is.
+
+    Attributes:
+        argument: Its name in Python.
+        printed: Its name in keys.
+        default: Its default, or ``REQUIRED``.
+        when_set: Encoded only when it differs from the default.
+    """
+
+    argument: str
+    printed: str
+    default: Any = REQUIRED
+    when_set: bool = False
+
+
+_REVISION = Parameter("revision", "revision", None, when_set=True)
+_PARAMS = Parameter("params", "params", None, when_set=True)
+_IMAGE_CODEC = Parameter("image_codec", "image_codec", "jpeg:95", when_set=True)
+_FREE = (_REVISION, _PARAMS)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A kind of result.
+
+    Attributes:
+        name: As in keys.
+        parameters: What its key depends on beside the source.
+        failed: Whether a value is the trace of a failure, which is never kept.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    failed: Callable[[Any], bool] = field(default=lambda value: False)
+
+    def arguments(self) -> dict[str, Parameter]:
+        """Its parameters by argument name."""
+        return {parameter.argument: parameter for parameter in self.parameters}
+
+
+def has_error(value: Any) -> bool:
+    """A result that carries its own failure: a mapping whose ``error`` is set."""
+    return isinstance(value, Mapping) and bool(value.get("error"))
+
+
+def _failed_descriptions(value: Any) -> bool:
+    # A batch that failed as a whole leaves no text although it was asked for some; a video without keyframes has none to ask for.
+    if has_error(value):
+        return True
+    return (
+        isinstance(value, Mapping)
+        and "descriptions" in value
+        and not value["descriptions"]
+        and not value.get("complete", False)
+    )
+
+
+def _failed_keyframes(value: Any) -> bool:
+    return has_error(value)
+
+
+ARTIFACTS: Final[Mapping[str, Artifact]] = {
+    artifact.name: artifact
+    for artifact in (
+        Artifact(
+            "keyframes",
+            (
+                Parameter("strategy", "strategy", "similarity"),
+                Parameter("threshold", "threshold", None),
+                Parameter("fps", "fps", None),
+                Parameter("max_frames", "max_frames", 3000),
+                _IMAGE_CODEC,
+                *_FREE,
+            ),
+            _failed_keyframes,
+        ),
+        Artifact(
+            "transcript",
+            (Parameter("model_size", "model", "base"), Parameter("language", "lang", None), *_FREE),
+            has_error,
+        ),
+        Artifact(
+            "descriptions",
+            (
+                Parameter("model_name", "model"),
+                Parameter("batch_size", "batch_size", 500),
+                Parameter("keyframes", "keyframes", None),
+                Parameter("prompt", "prompt", None, when_set=True),
+                *_FREE,
+            ),
+            _failed_descriptions,
+        ),
+        Artifact(
+            "embeddings",
+            (
+                Parameter("model_name", "model"),
+                Parameter("keyframes", "keyframes", None),
+                Parameter("inputs", "inputs", None, when_set=True),
+                *_FREE,
+            ),
+            has_error,
+        ),
+        Artifact(
+            "segment_frames",
+            (
+                Parameter("segment_id", "segment_id"),
+                Parameter("start_time", "start_time"),
+                Parameter("end_time", "end_time"),
+                Parameter("sampling_fps", "sampling_fps", 2.0),
+                Parameter("max_frames", "max_frames", 12),
+                _IMAGE_CODEC,
+                *_FREE,
+            ),
+            has_error,
+        ),
+        Artifact(
+            "segmentation",
+            (
+                Parameter("strategy", "strategy"),
+                Parameter("segment_seconds", "seg"),
+                Parameter("overlap_seconds", "overlap"),
+                Parameter("fps", "fps"),
+                Parameter("max_frames", "max_frames"),
+                Parameter("transcript", "transcript", None),
+                *_FREE,
+            ),
+            has_error,
+        ),
+    )
+}
+
+
+def artifact_of(name: str) -> Artifact:
+    """The artifact called ``name``.
+
+    Raises:
+        ValueError: There is none; names the nearest.
+    """
+    try:
+        return ARTIFACTS[name]
+    except (KeyError, TypeError):
+        raise ValueError(f"unknown artifact {name!r}{_nearest(str(name), ARTIFACTS)}") from None
+
+
+def key_params(
+    name: str, named: Mapping[str, Any], parent: Callable[[Mapping[str, Any]], Key]
+) -> dict[str, Any]:
+    """What the key of an artifact holds, from the arguments of a call.
+
+    Args:
+        name: The artifact.
+        named: The arguments by their Python names; those left out have their defaults.
+        parent: Gives the key of the keyframes with the given arguments, of the same source and profile.
+
+    Raises:
+        TypeError: An argument that the artifact does not have (the nearest is named), a missing one, a wrong type.
+        ValueError: Arguments that contradict each other.
+    """
+    artifact = artifact_of(name)
+    known = artifact.arguments()
+    for argument in named:
+        if argument not in known:
+            raise TypeError(f"{name}: unknown argument {argument!r}{_nearest(argument, known)}")
+    values = {
+        argument: named.get(argument, parameter.default) for argument, parameter in known.items()
+    }
+    missing = [argument for argument, value in values.items() if value is REQUIRED]
+    if missing:
+        raise TypeError(f"{name}: missing argument {missing[0]!r}")
+    if "keyframes" in values:
+        values["keyframes"] = _keyframes_digest(name, values["keyframes"], parent)
+    if name == "keyframes":
+        _settle_strategy(values)
+    elif name == "transcript":
+        values["language"] = "auto" if values["language"] is None else values["language"]
+    if values.get("inputs") is not None:
+        values["inputs"] = _input_digests(name, values["inputs"])
+    if "transcript" in values:
+        values["transcript"] = _digest_or_none(name, "transcript", values["transcript"])
+    if values["params"] is not None and not isinstance(values["params"], Mapping):
+        raise KeyTypeError(
+            f"{name}: params must be a mapping of names to values, not {type(values['params']).__name__}",
+            "$.params",
+        )
+    return {
+        parameter.printed: values[argument]
+        for argument, parameter in known.items()
+        if argument in values
+        and not (parameter.when_set and _is_neutral(values[argument], parameter.default))
+    }
+
+
+def named_keyframes(keyframes: Keyframes) -> dict[str, Any]:
+    """The arguments of ``get_keyframes`` that a ``Keyframes`` stands for."""
+    return {
+        argument: getattr(keyframes, argument)
+        for argument in ARTIFACTS["keyframes"].arguments()
+        if hasattr(keyframes, argument)
+    }
+
+
+def _settle_strategy(values: dict[str, Any]) -> None:
+    strategy, threshold, fps = values["strategy"], values["threshold"], values["fps"]
+    if strategy == "similarity":
+        if fps is not None:
+            raise ValueError(
+                "keyframes: fps belongs to strategy='fps'; strategy='similarity' takes threshold"
+            )
+        values["threshold"] = 0.999 if threshold is None else threshold
+        del values["fps"]
+    elif strategy == "fps":
+        if threshold is not None:
+            raise ValueError(
+                "keyframes: threshold belongs to strategy='similarity'; strategy='fps' takes fps"
+            )
+        values["fps"] = 1.0 if fps is None else fps
+        del values["threshold"]
+    else:
+        if not isinstance(strategy, str) or not strategy:
+            raise ValueError(f"keyframes: strategy must be a name, not {strategy!r}")
+        if threshold is not None or fps is not None:
+            raise ValueError(
+                f"keyframes: put the settings of strategy={strategy!r} into params={{...}}"
+            )
+        del values["threshold"], values["fps"]
+
+
+def _keyframes_digest(name: str, value: Any, parent: Callable[[Mapping[str, Any]], Key]) -> str:
+    if value is None:
+        return parent({}).digest.hex()
+    if isinstance(value, Keyframes):
+        return parent(named_keyframes(value)).digest.hex()
+    digest = _digest_or_none(name, "keyframes", value)
+    assert digest is not None
+    return digest
+
+
+def _digest_or_none(name: str, argument: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, Key):
+        return value.digest.hex()
+    raise KeyTypeError(
+        f"{name}: {argument} must be a Key, not {type(value).__name__}", f"$.{argument}"
+    )
+
+
+def _input_digests(name: str, inputs: Any) -> dict[str, str]:
+    if not isinstance(inputs, Mapping):
+        raise KeyTypeError(
+            f"{name}: inputs must map names to Keys, not {type(inputs).__name__}", "$.inputs"
+        )
+    digests = {}
+    for label, key in inputs.items():
+        if not isinstance(key, Key):
+            raise KeyTypeError(
+                f"{name}: inputs[{label!r}] must be a Key, not {type(key).__name__}",
+                f"$.inputs.{label}",
+            )
+        digests[label] = key.digest.hex()
+    return digests
+
+
+def _is_neutral(value: Any, default: Any) -> bool:
+    return value is default or (type(value) is type(default) and value == default)
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def signature_of(name: str) -> inspect.Signature:
+    """The arguments of an artifact as a signature, for documentation and tests."""
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                parameter.argument,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty
+                if parameter.default is REQUIRED
+                else parameter.default,
+            )
+            for parameter in artifact_of(name).parameters
+        ]
+    )
