@@ -4,17 +4,22 @@
 
     Exception
     └── CogcacheError
-        ├── ConfigError            (also ValueError)    a setting that cannot be: names the field, its limits, the fix
-        ├── KeyTypeError           (also TypeError)     a key parameter of a type that keys cannot hold; has ``path``
-        ├── ValueTypeError         (also TypeError)     a value of a type that no codec knows; has ``path``
+        ├── ConfigError            (also ValueError)    a setting that cannot be: names the field,
+        its limits, the fix
+        ├── KeyTypeError           (also TypeError)     a key parameter of a type that keys cannot
+        hold; has ``path``
+        ├── ValueTypeError         (also TypeError)     a value of a type that no codec knows; has
+        ``path``
         ├── ClosedError            (also RuntimeError)  the cache was closed before this call
-        ├── RecursiveComputeError  (also RuntimeError)  a computation asked for the very key that it computes
+        ├── RecursiveComputeError  (also RuntimeError)  a computation asked for the very key that
+        it computes
         ├── MissingExtraError      (also ImportError)   names the optional extra to install
         └── IncompleteError        (also OSError)       a stream ended before its declared size
     UserWarning
     └── CogcacheWarning            a misuse or a change of state that does not fail the call
 
-A fault of a tier, of the disk, of an entry or of a source file is none of these: it is a miss or an answer ``False``
+A fault of a tier, of the disk, of an entry or of a source file is none of these: it is a miss or
+an answer ``False``
 with a reason, and is counted.
 """
 
@@ -55,11 +60,15 @@ class _PathTypeError(CogcacheError, TypeError):
 
 
 class KeyTypeError(_PathTypeError):
-    """A key parameter has a type that keys cannot hold; ``path`` says where, such as ``$.params.sizes[2]``."""
+    """A key parameter has a type that keys cannot hold; ``path`` says where, such as
+    ``$.params.sizes[2]``.
+    """
 
 
 class ValueTypeError(_PathTypeError):
-    """A value has a type that the codec does not know; ``path`` says where, such as ``$.frames[3].meta``."""
+    """A value has a type that the codec does not know; ``path`` says where, such as
+    ``$.frames[3].meta``.
+    """
 
 
 class ClosedError(CogcacheError, RuntimeError):
@@ -67,7 +76,9 @@ class ClosedError(CogcacheError, RuntimeError):
 
 
 class RecursiveComputeError(CogcacheError, RuntimeError):
-    """A computation asked, inside itself, for the key that it is computing: it would wait for itself."""
+    """A computation asked, inside itself, for the key that it is computing: it would wait for
+    itself.
+    """
 
 
 class MissingExtraError(CogcacheError, ImportError):
