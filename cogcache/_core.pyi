@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, NamedTuple, final
 
 from typing_extensions import Buffer
 
-# --- keys (py_hash.c, py_key.c) ----------------------------------------------------------------------------------
+# --- keys (py_hash.c, py_key.c) -------------------------------------------------------------------
 
 KEY_VERSION: Final[int]
 
@@ -17,7 +17,9 @@ def encode_key(
     folded: dict[tuple[str | int, ...], bytes] | None = None,
     /,
 ) -> bytes:
-    """The canonical encoding; ``folded`` receives the full encodings of values over 64 bytes by their path."""
+    """The canonical encoding; ``folded`` receives the full encodings of values over 64 bytes by
+    their path.
+    """
 
 def raw_key(text: str, /) -> bytes: ...
 def encode_key_value(value: Any, /) -> bytes: ...
@@ -30,12 +32,12 @@ class Hasher128:
     def update(self, data: Buffer, /) -> None: ...
     def digest(self) -> bytes: ...
 
-# --- plain msgpack documents (py_value.c): metadata and the like, no parts -----------------------------------------
+# --- plain msgpack documents (py_value.c): metadata and the like, no parts ------------------------
 
 def pack(value: Any, /) -> bytes: ...
 def unpack(data: Buffer, /) -> Any: ...
 
-# --- values and containers (py_value.c, py_entry.c) ----------------------------------------------------------------
+# --- values and containers (py_value.c, py_entry.c) -----------------------------------------------
 
 class DamagedError(Exception):
     """The bytes fail a checksum or a rule of the format."""
@@ -44,7 +46,9 @@ class ForeignError(Exception):
     """Another key or another major version: a plain miss."""
 
 class UnsupportedError(Exception):
-    """The value or part needs something that this build or process does not know; args[0] is the reason word."""
+    """The value or part needs something that this build or process does not know; args[0] is the
+    reason word.
+    """
 
 class PartInfo(NamedTuple):
     number: int
@@ -59,11 +63,13 @@ class PartInfo(NamedTuple):
 
 @final
 class Draft:
-    """A value on its way into an entry: walked and borrowed, not yet hashed, compressed or laid out.
+    """A value on its way into an entry: walked and borrowed, not yet hashed, compressed or laid
+    out.
 
-    The walk happens here, under the GIL, and raises ``ValueTypeError`` with the path of what cannot be stored. Composing
-    (checksums, compression) happens in ``compose`` or inside a put, without the GIL. Buffers over 4 KiB are borrowed until
-    then: they must not change before the put has ended.
+    The walk happens here, under the GIL, and raises ``ValueTypeError`` with the path of what cannot
+    be stored. Composing (checksums, compression) happens in ``compose`` or inside a put, without
+    the GIL. Buffers over 4 KiB are borrowed until then: they must not change before the put has
+    ended.
     """
 
     key: bytes
@@ -96,7 +102,8 @@ class Image:
 
 @final
 class Entry:
-    """One generation of one entry, opened for reading: from memory, from the store, or through a read function.
+    """One generation of one entry, opened for reading: from memory, from the store, or through a
+    read function.
 
     Everything returned has passed its checksum. ``DamagedError`` may come from any read of a part.
     """
@@ -135,7 +142,7 @@ class Entry:
     def verify(self) -> None: ...
     def tobytes(self) -> bytes: ...
 
-# --- the filesystem store (py_store.c) -------------------------------------------------------------------------------
+# --- the filesystem store (py_store.c) ------------------------------------------------------------
 
 GET_NO_TOUCH: Final[int]
 GET_INDEX_ONLY: Final[int]
@@ -149,7 +156,9 @@ class Listed(NamedTuple):
 
 @final
 class Store:
-    """The filesystem tier of one root. Every method blocks (the GIL is released); see ``submit`` for the loop's way."""
+    """The filesystem tier of one root. Every method blocks (the GIL is released); see ``submit``
+    for the loop's way.
+    """
 
     root: str
     closed: bool
@@ -175,7 +184,9 @@ class Store:
     def get_digest(self, digest: bytes, flags: int = 0, /) -> Entry | None: ...
     def why_missed(self) -> str: ...  # reason word of this thread's last miss
     def put(self, what: Draft | Image, /, *, source: int = 0, kind: int = 0) -> str | None:
-        """``None`` when stored, else the reason word ("no-space", "too-large", "read-only", "busy", "io-error")."""
+        """``None`` when stored, else the reason word ("no-space", "too-large", "read-only", "busy",
+        "io-error").
+        """
     def delete(self, key: bytes, /) -> bool: ...
     def delete_entry(self, entry: Entry, /) -> bool: ...
     def refresh(self, key: bytes, ttl_ms: int | None, /) -> bool: ...
@@ -189,15 +200,33 @@ class Store:
     def submit(
         self, channel: Channel, future: Any, operation: str, /, *args: Any, **kwargs: Any
     ) -> None:
-        """Run the method named ``operation`` in the C pool; its result arrives through ``channel`` on ``future``."""
+        """Run the method named ``operation`` in the C pool; its result arrives through ``channel``
+        on ``future``.
+        """
     def close(self) -> None: ...
+
+# --- the thread pool (py_channel.c) ---------------------------------------------------------------
 
 @final
 class Channel:
-    """Where finished jobs arrive for one event loop: a descriptor to watch and a function that delivers what is there."""
+    """Where finished jobs arrive for one event loop: a descriptor to watch and a function that
+    delivers what is there.
+    """
 
-    pending: int
-    def __init__(self) -> None: ...
+    pending: int  # submitted and not yet delivered
+    closed: bool  # nothing arrives any more: closed, or made before a fork
+    def __new__(cls) -> Channel: ...
     def fileno(self) -> int: ...
-    def drain(self) -> int: ...
+    def drain(self) -> int:
+        """Hand finished jobs to their futures, for about 2 ms at most; how many."""
+    def cancel(self, future: Any, /) -> bool:
+        """Nobody waits for this future any more: a job that has not begun never will, a put that
+        runs publishes nothing unless it already has. Whether it was pending.
+        """
     def close(self) -> None: ...
+
+def drain_pool(seconds: float, /) -> bool:
+    """Wait until no read or write is under way, at most so long; whether that is so."""
+
+def pool_stats() -> dict[str, int]:
+    """``threads``, ``waiting`` and ``running`` now; ``started``, ``jobs`` and ``wakeups`` ever."""

@@ -230,7 +230,21 @@ static struct cog_job *choose_job(void)
         (reads->length == 0 || pool.running[COG_LANE_WRITE] == 0)) {
         return list_pop(writes);
     }
-    return list_pop(reads);
+    if (reads->length > 0) {
+        return list_pop(reads);
+    }
+    return pool.running[COG_LANE_BACKGROUND] == 0 ? list_pop(&pool.waiting[COG_LANE_BACKGROUND])
+                                                  : NULL;
+}
+
+static unsigned count_waiting(void)
+{
+    unsigned count = 0;
+
+    for (unsigned lane = 0; lane < COG_LANE_COUNT; lane++) {
+        count += pool.waiting[lane].length;
+    }
+    return count;
 }
 
 static void wake_owner(struct cog_queue *queue)
@@ -333,10 +347,8 @@ static int start_worker(struct worker *worker)
 /* See that somebody takes what waits: an idle thread, else a new one. 0 or an errno. */
 static int provide_worker(void)
 {
-    unsigned waiting = pool.waiting[COG_LANE_READ].length + pool.waiting[COG_LANE_WRITE].length;
-
     pthread_cond_signal(&pool.work);
-    if (count_workers(WORKER_IDLE) >= waiting) {
+    if (count_workers(WORKER_IDLE) >= count_waiting()) {
         return 0;
     }
     for (unsigned i = 0; i < COG_POOL_THREADS; i++) {
@@ -466,11 +478,16 @@ void cog_pool_retire(void)
 
 void cog_pool_get_stats(struct cog_pool_stats *out)
 {
+    unsigned running = 0;
+
     pool_lock();
+    for (unsigned lane = 0; lane < COG_LANE_COUNT; lane++) {
+        running += pool.running[lane];
+    }
     *out = (struct cog_pool_stats){
         .threads = count_workers(WORKER_IDLE) + count_workers(WORKER_BUSY),
-        .waiting = pool.waiting[COG_LANE_READ].length + pool.waiting[COG_LANE_WRITE].length,
-        .running = pool.running[COG_LANE_READ] + pool.running[COG_LANE_WRITE],
+        .waiting = count_waiting(),
+        .running = running,
         .started = pool.started,
         .jobs = pool.jobs,
         .wakeups = pool.wakeups,

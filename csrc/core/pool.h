@@ -3,7 +3,8 @@
  *
  * One pool per process, bounded to COG_POOL_THREADS. No thread exists before the first job asks for
  * one. Jobs of one lane start in the order in which they came; writes never take the last thread,
- * and reads leave one to writes that wait, so neither can starve the other.
+ * and reads leave one to writes that wait, so neither can starve the other. Background jobs run one
+ * at a time, when nothing else waits, and nobody waits for them at the end of a process.
  *
  * A finished job waits on its queue. The queue has one descriptor (eventfd, or a pipe where there
  * is none) that is readable exactly while something waits there: completions that arrive together
@@ -29,7 +30,7 @@
 
 enum { COG_POOL_THREADS = 4 };
 
-enum cog_lane { COG_LANE_READ = 0, COG_LANE_WRITE, COG_LANE_COUNT };
+enum cog_lane { COG_LANE_READ = 0, COG_LANE_WRITE, COG_LANE_BACKGROUND, COG_LANE_COUNT };
 
 struct cog_queue; /* opaque */
 struct cog_job;
@@ -72,7 +73,7 @@ bool cog_job_is_cancelled(const struct cog_job *job);
 /* Drop the finished jobs that nobody waits for; the number of them. Cheap when there are none. */
 unsigned cog_pool_reap(void);
 
-/* Wait until no job waits or runs, at most `milliseconds`; whether that is so. */
+/* Wait until no read or write waits or runs, at most `milliseconds`; whether that is so. */
 bool cog_pool_drain(uint32_t milliseconds);
 
 /* Send idle threads home and see them gone. They come back with the next job. */

@@ -4,6 +4,7 @@
 static int (*const cog_py_adders[])(PyObject *module) = {
     cog_py_add_hash,
     cog_py_add_key,
+    cog_py_add_channel,
     NULL,
 };
 

@@ -13,8 +13,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-/* Every object the module holds on to: X(C type, name). All are NULL until their adder sets them. */
-#define COG_PY_STATE(X)
+/* Every object the module holds on to: X(C type, name). All are NULL until their adder sets them.
+ */
+#define COG_PY_STATE(X)           \
+    X(PyTypeObject, channel_type) \
+    X(PyObject, str_set_result)   \
+    X(PyObject, str_set_exception)
 
 /* The module state; one per module object. Valid from exec until the module is freed. */
 struct cog_py_state {
@@ -39,5 +43,6 @@ struct cog_py_state *cog_py_state_of_type(PyTypeObject *type);
 /* What each family adds; see its file. */
 int cog_py_add_hash(PyObject *module);
 int cog_py_add_key(PyObject *module);
+int cog_py_add_channel(PyObject *module);
 
 #endif

@@ -319,6 +319,39 @@ static void test_reads_leave_a_thread_to_writes(void)
     cog_queue_close(queue);
 }
 
+static void test_background_jobs_run_alone_and_last(void)
+{
+    struct cog_queue *queue = new_queue();
+    struct gate gate = GATE_CLOSED;
+    struct gate apart = GATE_CLOSED;
+    struct task reads[COG_POOL_THREADS + 1];
+    struct task background[2];
+
+    for (int i = 0; i < COG_POOL_THREADS; i++) {
+        reads[i] = task_of(COG_LANE_READ, &gate);
+        submit(&reads[i], queue);
+    }
+    gate_await(&gate, COG_POOL_THREADS);
+    for (int i = 0; i < 2; i++) {
+        background[i] = task_of(COG_LANE_BACKGROUND, &apart);
+        submit(&background[i], queue);
+    }
+    reads[COG_POOL_THREADS] = task_of(COG_LANE_READ, NULL);
+    submit(&reads[COG_POOL_THREADS], queue);
+    gate_allow(&gate, COG_POOL_THREADS);
+    gate_await(&apart, 1);
+    CHECK(cog_pool_drain(HANG_MS)); /* does not wait for what runs in the background */
+    CHECK_EQ(stats().running, 1);
+    CHECK_EQ(stats().waiting, 1);
+    CHECK(background[0].order > reads[COG_POOL_THREADS].order);
+    gate_allow(&apart, 2);
+    for (int i = 0; i < COG_POOL_THREADS + 3; i++) {
+        await_next(queue);
+    }
+    CHECK(background[1].order > background[0].order);
+    cog_queue_close(queue);
+}
+
 static void test_cancel_before_and_after_the_start(void)
 {
     struct cog_queue *queue = new_queue();
@@ -655,6 +688,7 @@ int main(void)
     RUN(test_jobs_of_a_lane_start_in_order);
     RUN(test_writes_leave_a_thread_to_reads);
     RUN(test_reads_leave_a_thread_to_writes);
+    RUN(test_background_jobs_run_alone_and_last);
     RUN(test_cancel_before_and_after_the_start);
     RUN(test_a_closed_queue_returns_what_does_not_run);
     RUN(test_a_job_without_queue_is_dropped_by_reap);
