@@ -34,46 +34,96 @@ from_planes(size_t width, const unsigned char *restrict planes, size_t stride,
             out[i * width + j] = planes[j * stride + i];
 }
 
+static inline void swap_bits(uint64_t *a, uint64_t *b, unsigned shift, uint64_t mask)
+{
+    uint64_t t = ((*a >> shift) ^ *b) & mask;
+
+    *b ^= t;
+    *a ^= t << shift;
+}
+
+/* Transpose 8 x 8 bytes: byte j of word i becomes byte i of word j. Its own inverse. */
+static inline void transpose_bytes(uint64_t w[8])
+{
+    for (int i = 0; i < 4; i++)
+        swap_bits(&w[i], &w[i + 4], 32, UINT64_C(0x00000000FFFFFFFF));
+    for (int i = 0; i < 8; i += 4) {
+        swap_bits(&w[i], &w[i + 2], 16, UINT64_C(0x0000FFFF0000FFFF));
+        swap_bits(&w[i + 1], &w[i + 3], 16, UINT64_C(0x0000FFFF0000FFFF));
+    }
+    for (int i = 0; i < 8; i += 2)
+        swap_bits(&w[i], &w[i + 1], 8, UINT64_C(0x00FF00FF00FF00FF));
+}
+
+/* Eight bytes of every element, of elements that lie `width` apart, to eight planes. */
+static void to_eight_planes(size_t width, const unsigned char *in, unsigned char *planes,
+                            size_t stride, size_t count)
+{
+    size_t i = 0;
+    uint64_t w[8];
+
+    for (; i + 8 <= count; i += 8) {
+        for (size_t k = 0; k < 8; k++)
+            w[k] = cog_load_le64(in + (i + k) * width);
+        transpose_bytes(w);
+        for (size_t j = 0; j < 8; j++)
+            cog_store_le64(planes + j * stride + i, w[j]);
+    }
+    for (; i < count; i++)
+        for (size_t j = 0; j < 8; j++)
+            planes[j * stride + i] = in[i * width + j];
+}
+
+static void from_eight_planes(size_t width, const unsigned char *planes, size_t stride,
+                              unsigned char *out, size_t count)
+{
+    size_t i = 0;
+    uint64_t w[8];
+
+    for (; i + 8 <= count; i += 8) {
+        for (size_t j = 0; j < 8; j++)
+            w[j] = cog_load_le64(planes + j * stride + i);
+        transpose_bytes(w);
+        for (size_t k = 0; k < 8; k++)
+            cog_store_le64(out + (i + k) * width, w[k]);
+    }
+    for (; i < count; i++)
+        for (size_t j = 0; j < 8; j++)
+            out[i * width + j] = planes[j * stride + i];
+}
+
 static void split(size_t width, const unsigned char *in, unsigned char *planes, size_t stride,
                   size_t count)
 {
-    switch (width) {
-    case 1:
+    if (width == 1)
         memcpy(planes, in, count);
-        break;
-    case 2:
+    else if (width == 2)
         to_planes(2, in, planes, stride, count);
-        break;
-    case 4:
+    else if (width == 4)
         to_planes(4, in, planes, stride, count);
-        break;
-    case 8:
-        to_planes(8, in, planes, stride, count);
-        break;
-    default:
+    else if (width % 8 == 0)
+        for (size_t j = 0; j < width; j += 8)
+            to_eight_planes(width, in + j, planes + j * stride, stride, count);
+    else
         to_planes(width, in, planes, stride, count);
-    }
 }
 
 static void join(size_t width, const unsigned char *planes, size_t stride, unsigned char *out,
                  size_t count)
 {
-    switch (width) {
-    case 1:
+    if (width == 1)
         memcpy(out, planes, count);
-        break;
-    case 2:
+    else if (width == 2)
         from_planes(2, planes, stride, out, count);
-        break;
-    case 4:
+    else if (width == 4)
         from_planes(4, planes, stride, out, count);
-        break;
-    case 8:
+    else if (width == 8)
         from_planes(8, planes, stride, out, count);
-        break;
-    default:
+    else if (width % 8 == 0)
+        for (size_t j = 0; j < width; j += 8)
+            from_eight_planes(width, planes + j * stride, stride, out + j, count);
+    else
         from_planes(width, planes, stride, out, count);
-    }
 }
 
 /* Transpose 8 x 8 bits: bit b of byte k becomes bit k of byte b (Hacker's Delight, section 7-3).

@@ -899,6 +899,9 @@ static enum cog_status deliver(const struct cog_entry *entry, struct helper *hel
     }
     if (to - from == raw)
         return expand_chunk(helper, part, stored, stored_size, target, raw, err);
+    /* No memory for a length that the frame itself does not declare. */
+    if (part->codec == COG_CODEC_ZSTD && !cog_codec_is_frame(stored, stored_size, raw))
+        return damaged(err, "a chunk does not expand");
     status = need_codec(helper);
     if (status != COG_OK)
         return status;

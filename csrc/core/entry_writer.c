@@ -1,13 +1,10 @@
 /* Writing an entry: one forward pass into a sink (entry.h; docs/format.md is the specification). */
-#define _DEFAULT_SOURCE /* getentropy */
-
 #include <string.h>
-#include <sys/random.h>
-#include <unistd.h>
 
 #include "core/alloc.h"
 #include "core/entry.h"
 #include "core/entry_layout.h"
+#include "core/fs.h"
 
 enum {
     INDEX_LEVEL = 3,
@@ -93,8 +90,9 @@ static enum cog_status emit(struct cog_entry_writer *writer, const void *data, s
 static enum cog_status fresh_token(uint64_t *token, struct cog_error *err)
 {
     do {
-        if (getentropy(token, sizeof *token) != 0)
-            return cog_fail(err, COG_ERR_IO, 0, "no random bytes for a write token");
+        int result = cog_fs_system()->random(token, sizeof *token);
+        if (result < 0)
+            return cog_fail(err, COG_ERR_IO, -result, "no random bytes for a write token");
     } while (*token == 0);
     return COG_OK;
 }
