@@ -22,7 +22,7 @@ demo: .venv/demo ## run the real pipeline on a real video, cold and warm (VIDEO=
 	@$(BIN)/python docs/examples/ingest_video.py $(VIDEO)
 
 test: .venv/built ## build and run every test
-	@$(MAKE) --no-print-directory -s -C tests/c check
+	@$(MAKE) --no-print-directory -s -j2 -C tests/c check
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/built ## check style, types, stubs, layout and warnings
@@ -32,7 +32,7 @@ lint: .venv/built ## check style, types, stubs, layout and warnings
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest cogcache._core
 	$(BIN)/basedpyright
-	@$(MAKE) --no-print-directory -s -C tests/c warnings
+	@$(MAKE) --no-print-directory -s -j2 -C tests/c warnings
 	COGCACHE_WERROR=1 $(BIN)/python setup.py -q build --build-base build/lint
 
 bench: .venv/built ## measure hit and put beside plain files, aiofiles, diskcache and joblib
