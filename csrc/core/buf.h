@@ -1,6 +1,6 @@
 /*
- * A growable byte buffer. `{0}` is a valid empty one. Growth doubles; detach hands the memory to the caller (cog_free).
- * Every append either happens whole or leaves the buffer as it was.
+ * A growable byte buffer. `{0}` is a valid empty one. Growth doubles; detach hands the memory to
+ * the caller (cog_free). Every append either happens whole or leaves the buffer as it was.
  */
 #ifndef COG_BUF_H
 #define COG_BUF_H
@@ -16,12 +16,15 @@ struct cog_buf {
     size_t capacity; /* bytes allocated */
 };
 
-enum cog_status cog_buf_reserve(struct cog_buf *buf, size_t more); /* room for `more` bytes beyond size */
+/* room for `more` bytes beyond size */
+enum cog_status cog_buf_reserve(struct cog_buf *buf, size_t more);
 enum cog_status cog_buf_append(struct cog_buf *buf, const void *bytes, size_t size);
 enum cog_status cog_buf_append_zeros(struct cog_buf *buf, size_t size);
-enum cog_status cog_buf_extend(struct cog_buf *buf, size_t size, unsigned char **where); /* uninitialised room */
+/* uninitialised room */
+enum cog_status cog_buf_extend(struct cog_buf *buf, size_t size, unsigned char **where);
 enum cog_status cog_buf_append_u8(struct cog_buf *buf, uint8_t value);
-enum cog_status cog_buf_append_u16(struct cog_buf *buf, uint16_t value); /* little-endian, all of them */
+/* little-endian, all of them */
+enum cog_status cog_buf_append_u16(struct cog_buf *buf, uint16_t value);
 enum cog_status cog_buf_append_u32(struct cog_buf *buf, uint32_t value);
 enum cog_status cog_buf_append_u64(struct cog_buf *buf, uint64_t value);
 void cog_buf_reset(struct cog_buf *buf);   /* size 0, memory kept */

@@ -1,4 +1,5 @@
-/* Little loads and stores of fixed byte order, at any alignment. Compilers make one instruction of each. */
+/* Little loads and stores of fixed byte order, at any alignment. Compilers make one instruction of
+ * each. */
 #ifndef COG_BYTES_H
 #define COG_BYTES_H
 

@@ -42,14 +42,11 @@ double cog_policy_score(enum cog_policy policy, const struct cog_resident *resid
     switch (policy) {
     case COG_POLICY_LFU:
         return (double)resident->uses + 1.0 / (1.0 + idle); /* among equals the one idle longest */
-    case COG_POLICY_FIFO:
-        return -at_least(resident->age_seconds, 0.0);
-    case COG_POLICY_COST:
-        return cost_score(resident);
+    case COG_POLICY_FIFO: return -at_least(resident->age_seconds, 0.0);
+    case COG_POLICY_COST: return cost_score(resident);
     case COG_POLICY_LRU:
     case COG_POLICY_COUNT:
-    default:
-        return -idle;
+    default: return -idle;
     }
 }
 

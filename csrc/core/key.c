@@ -198,13 +198,10 @@ static size_t value_length(const struct cog_buf *out, size_t start)
 
     switch (tag) {
     case COG_KEY_STR:
-    case COG_KEY_BYTES:
-        return encoded - FRAME_SIZE;
+    case COG_KEY_BYTES: return encoded - FRAME_SIZE;
     case COG_KEY_LIST:
-    case COG_KEY_MAP:
-        return encoded;
-    default:
-        return 0;
+    case COG_KEY_MAP: return encoded;
+    default: return 0;
     }
 }
 

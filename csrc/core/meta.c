@@ -66,13 +66,10 @@ static enum cog_status take_field(struct cog_meta *out, int64_t key,
         out->artifact = value->data;
         out->artifact_size = value->size;
         return COG_OK;
-    case COG_META_CONTENT_TYPE:
-        return value->type == COG_MP_STR ? COG_OK : COG_ERR_DAMAGED;
+    case COG_META_CONTENT_TYPE: return value->type == COG_MP_STR ? COG_OK : COG_ERR_DAMAGED;
     case COG_META_USER:
-    case COG_META_FULL_PARAMS:
-        return value->type == COG_MP_MAP ? COG_OK : COG_ERR_DAMAGED;
-    default:
-        return COG_OK;
+    case COG_META_FULL_PARAMS: return value->type == COG_MP_MAP ? COG_OK : COG_ERR_DAMAGED;
+    default: return COG_OK;
     }
 }
 

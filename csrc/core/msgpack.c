@@ -167,9 +167,7 @@ enum cog_status cog_mp_next(struct cog_mp_reader *reader, struct cog_mp_token *t
         return read_bytes(reader, COG_MP_STR, lead & 31, token);
 
     switch (lead) {
-    case 0xc0:
-        token->type = COG_MP_NIL;
-        return COG_OK;
+    case 0xc0: token->type = COG_MP_NIL; return COG_OK;
     case 0xc2:
     case 0xc3:
         token->type = COG_MP_BOOL;
@@ -177,43 +175,33 @@ enum cog_status cog_mp_next(struct cog_mp_reader *reader, struct cog_mp_token *t
         return COG_OK;
     case 0xc4:
     case 0xc5:
-    case 0xc6:
-        return read_sized(reader, COG_MP_BIN, (size_t)1 << (lead - 0xc4), token);
+    case 0xc6: return read_sized(reader, COG_MP_BIN, (size_t)1 << (lead - 0xc4), token);
     case 0xc7:
     case 0xc8:
-    case 0xc9:
-        return read_sized_ext(reader, (size_t)1 << (lead - 0xc7), token);
+    case 0xc9: return read_sized_ext(reader, (size_t)1 << (lead - 0xc7), token);
     case 0xca:
-    case 0xcb:
-        return read_float(reader, lead == 0xca ? 4 : 8, token);
+    case 0xcb: return read_float(reader, lead == 0xca ? 4 : 8, token);
     case 0xcc:
     case 0xcd:
     case 0xce:
-    case 0xcf:
-        return read_unsigned(reader, (size_t)1 << (lead - 0xcc), token);
+    case 0xcf: return read_unsigned(reader, (size_t)1 << (lead - 0xcc), token);
     case 0xd0:
     case 0xd1:
     case 0xd2:
-    case 0xd3:
-        return read_signed(reader, (size_t)1 << (lead - 0xd0), token);
+    case 0xd3: return read_signed(reader, (size_t)1 << (lead - 0xd0), token);
     case 0xd4:
     case 0xd5:
     case 0xd6:
     case 0xd7:
-    case 0xd8:
-        return read_ext(reader, (size_t)1 << (lead - 0xd4), token);
+    case 0xd8: return read_ext(reader, (size_t)1 << (lead - 0xd4), token);
     case 0xd9:
     case 0xda:
-    case 0xdb:
-        return read_sized(reader, COG_MP_STR, (size_t)1 << (lead - 0xd9), token);
+    case 0xdb: return read_sized(reader, COG_MP_STR, (size_t)1 << (lead - 0xd9), token);
     case 0xdc:
-    case 0xdd:
-        return read_sized_container(reader, COG_MP_ARRAY, lead == 0xdc ? 2 : 4, token);
+    case 0xdd: return read_sized_container(reader, COG_MP_ARRAY, lead == 0xdc ? 2 : 4, token);
     case 0xde:
-    case 0xdf:
-        return read_sized_container(reader, COG_MP_MAP, lead == 0xde ? 2 : 4, token);
-    default: /* 0xc1 is the one byte that msgpack never uses */
-        return COG_ERR_DAMAGED;
+    case 0xdf: return read_sized_container(reader, COG_MP_MAP, lead == 0xde ? 2 : 4, token);
+    default: /* 0xc1 is the one byte that msgpack never uses */ return COG_ERR_DAMAGED;
     }
 }
 

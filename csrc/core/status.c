@@ -61,7 +61,8 @@ const char *cog_miss_reason(enum cog_miss miss)
     return (unsigned)miss < COG_MISS_COUNT ? words[miss] : "unknown";
 }
 
-enum cog_status cog_fail(struct cog_error *err, enum cog_status status, int sys_errno, const char *format, ...)
+enum cog_status cog_fail(struct cog_error *err, enum cog_status status, int sys_errno,
+                         const char *format, ...)
 {
     if (err) {
         va_list args;
