@@ -73,19 +73,11 @@ def has_error(value: Any) -> bool:
 
 
 def _failed_descriptions(value: Any) -> bool:
-    # A batch that failed as a whole leaves no text although it was asked for some; a video without keyframes has none to ask for.
-    if has_error(value):
-        return True
-    return (
-        isinstance(value, Mapping)
-        and "descriptions" in value
-        and not value["descriptions"]
-        and not value.get("complete", False)
+    # A batch that failed as a whole leaves no text although it was asked for some. A video without keyframes looks the same:
+    # asking again costs nothing there.
+    return has_error(value) or (
+        isinstance(value, Mapping) and "descriptions" in value and not value["descriptions"]
     )
-
-
-def _failed_keyframes(value: Any) -> bool:
-    return has_error(value)
 
 
 ARTIFACTS: Final[Mapping[str, Artifact]] = {
@@ -101,7 +93,7 @@ ARTIFACTS: Final[Mapping[str, Artifact]] = {
                 _IMAGE_CODEC,
                 *_FREE,
             ),
-            _failed_keyframes,
+            has_error,
         ),
         Artifact(
             "transcript",
@@ -205,7 +197,8 @@ def key_params(
     if values.get("inputs") is not None:
         values["inputs"] = _input_digests(name, values["inputs"])
     if "transcript" in values:
-        values["transcript"] = _digest_or_none(name, "transcript", values["transcript"])
+        if not isinstance(values["transcript"], str):  # a fingerprint of the caller's own
+            values["transcript"] = _digest_or_none(name, "transcript", values["transcript"])
     if values["params"] is not None and not isinstance(values["params"], Mapping):
         raise KeyTypeError(
             f"{name}: params must be a mapping of names to values, not {type(values['params']).__name__}",
@@ -216,15 +209,6 @@ def key_params(
         for argument, parameter in known.items()
         if argument in values
         and not (parameter.when_set and _is_neutral(values[argument], parameter.default))
-    }
-
-
-def named_keyframes(keyframes: Keyframes) -> dict[str, Any]:
-    """The arguments of ``get_keyframes`` that a ``Keyframes`` stands for."""
-    return {
-        argument: getattr(keyframes, argument)
-        for argument in ARTIFACTS["keyframes"].arguments()
-        if hasattr(keyframes, argument)
     }
 
 
@@ -258,7 +242,7 @@ def _keyframes_digest(name: str, value: Any, parent: Callable[[Mapping[str, Any]
     if value is None:
         return parent({}).digest.hex()
     if isinstance(value, Keyframes):
-        return parent(named_keyframes(value)).digest.hex()
+        return parent(value.arguments()).digest.hex()
     digest = _digest_or_none(name, "keyframes", value)
     assert digest is not None
     return digest

@@ -183,6 +183,7 @@ class CacheManager:
             self._count("misses")
             return Lookup(False, reason=reason)
         entry, tier = found.entry, found.tier
+        image = entry.to_image() if tier is not self._first else None  # before the value takes the map
         try:
             value = await tier.load(entry, **options)
         except (_core.DamagedError, _core.UnsupportedError) as error:
@@ -191,8 +192,8 @@ class CacheManager:
             return Lookup(False, reason=reason)
         self._count("hits")
         tier.counters["hits"] += 1
-        if tier is not self._first:
-            await self._promote(found)
+        if image is not None:
+            await self._promote(image, tier)
         return Lookup(
             hit=True,
             value=value,
@@ -627,12 +628,11 @@ class CacheManager:
         self._count("sets")
         return StoreResult(True, "stored", kept, max(_size(w) for w in what.values()))
 
-    async def _promote(self, found: Found) -> None:
+    async def _promote(self, image: _core.Image, below: CacheBackend) -> None:
         """Copy an entry into the tiers above the one that gave it, with its remaining life, version and tags."""
-        above = self.backends[: self.backends.index(found.tier)]
+        above = self.backends[: self.backends.index(below)]
 
         async def copy() -> None:
-            image = found.entry.to_image()
             for tier in above:
                 try:
                     self.counters["promotions"] += await tier.write(image) is None

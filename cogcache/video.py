@@ -1,0 +1,292 @@
+"""One video: its artifacts together, and the cache's methods bound to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cogcache._inline import SyncFacade, is_inline
+from cogcache._types import Lookup, StoreResult
+from cogcache.keys import Key, Keyframes
+from cogcache.sources import SourceRef
+
+if TYPE_CHECKING:
+    from cogcache.explain import Explanation
+    from cogcache.pipeline import PipelineArtifactCache
+
+DEFAULT_VLM = "Qwen/Qwen2-VL-2B-Instruct"
+
+# Flag in a pipeline configuration -> (field of VideoArtifacts, artifact).
+_ENABLED_BY = {
+    "extract_keyframes": ("keyframes", "keyframes"),
+    "transcribe_audio": ("audio_transcript", "transcript"),
+    "generate_descriptions": ("frame_descriptions", "descriptions"),
+    "generate_embeddings": ("embeddings", "embeddings"),
+}
+
+
+@dataclass
+class VideoArtifacts:
+    """The artifacts of one video; ``None`` is one that is missing, anything else (an empty one too) is there.
+
+    Attributes:
+        video_id: Name of the file without its ending.
+        keyframes: Metadata of the keyframes.
+        audio_transcript: Transcript.
+        frame_descriptions: Descriptions of the keyframes.
+        embeddings: Embeddings.
+    """
+
+    video_id: str
+    keyframes: Any = None
+    audio_transcript: Any = None
+    frame_descriptions: Any = None
+    embeddings: Any = None
+
+    def is_complete(self, pipeline_config: Mapping[str, Any]) -> bool:
+        """Whether everything that the configuration enables is there."""
+        return not self.missing(pipeline_config)
+
+    def missing(self, pipeline_config: Mapping[str, Any]) -> list[str]:
+        """The names of the fields that the configuration enables and that are not there."""
+        return [
+            field
+            for flag, (field, _) in _ENABLED_BY.items()
+            if pipeline_config.get(flag, False) and getattr(self, field) is None
+        ]
+
+
+class VideoCache:
+    """The methods of a ``PipelineArtifactCache`` bound to one captured source, with defaults from a configuration.
+
+    Picklable: hand it to workers. Arguments that are left out come from the configuration, then from the artifact's own
+    defaults. Descriptions and embeddings are those of the configuration's keyframes unless told otherwise.
+
+    Attributes:
+        source: What was captured.
+        config: The configuration.
+        cache: The artifact cache.
+        sync: The same methods, blocking.
+    """
+
+    def __init__(self, cache: PipelineArtifactCache, source: SourceRef, config: Mapping[str, Any]) -> None:
+        self.cache = cache
+        self.source = source
+        self.config = dict(config)
+        self.sync: Any = SyncFacade(self, cache.cache._runs_inline)
+
+    # --- what the configuration says -----------------------------------------------------------------------------
+
+    @property
+    def keyframes(self) -> Keyframes:
+        """The keyframes that the configuration means.
+
+        Raises:
+            ValueError: Its ``keyframe_strategy`` is none that can be configured.
+        """
+        strategy = self.config.get("keyframe_strategy", "similarity")
+        max_frames = self.config.get("max_frames_per_video", 3000)
+        if strategy == "similarity":
+            return Keyframes(threshold=self.config.get("keyframe_threshold"), max_frames=max_frames)
+        if strategy == "fps":
+            return Keyframes("fps", fps=self.config.get("keyframe_fps"), max_frames=max_frames)
+        raise ValueError(f"keyframe_strategy: unknown value {strategy!r}; known: similarity, fps")
+
+    def arguments(self, artifact: str, named: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The arguments of an artifact: those given, else the configuration's, else left to their defaults.
+
+        Raises:
+            ValueError: The artifact needs a model that neither names.
+        """
+        given = dict(named or {})
+        config = self.config
+        if artifact == "keyframes":
+            if not {"strategy", "threshold", "fps", "max_frames"} & given.keys():
+                given = {**self._keyframe_arguments(), **given}
+        elif artifact == "transcript":
+            _fill(given, "model_size", config, "whisper_model")
+            _fill(given, "language", config, "whisper_language", "language")
+        elif artifact == "descriptions":
+            _fill(given, "model_name", config, "vlm_model")
+            given.setdefault("model_name", DEFAULT_VLM)
+            _fill(given, "batch_size", config, "vlm_batch_size")
+            given.setdefault("keyframes", self.keyframes)
+        elif artifact == "embeddings":
+            _fill(given, "model_name", config, "embedding_model")
+            if "model_name" not in given:
+                raise ValueError("embeddings: name the model, as model_name= or embedding_model in the configuration")
+            given.setdefault("keyframes", self.keyframes)
+        return given
+
+    def _keyframe_arguments(self) -> dict[str, Any]:
+        frames = self.keyframes
+        return {
+            "strategy": frames.strategy,
+            "threshold": frames.threshold,
+            "fps": frames.fps,
+            "max_frames": frames.max_frames,
+        }
+
+    # --- the generic verbs ---------------------------------------------------------------------------------------
+
+    async def key(self, artifact: str, /, **named: Any) -> Key:
+        """The key of an artifact of this video."""
+        return await self.cache.key(artifact, self.source, **self.arguments(artifact, named))
+
+    async def lookup(self, artifact: str, /, **named: Any) -> Lookup:
+        """See ``PipelineArtifactCache.lookup``."""
+        return await self.cache.lookup(artifact, self.source, **self.arguments(artifact, named))
+
+    async def store(self, artifact: str, value: Any, /, **named: Any) -> StoreResult:
+        """See ``PipelineArtifactCache.store``."""
+        return await self.cache.store(artifact, self.source, value, **self.arguments(artifact, named))
+
+    async def explain(self, artifact: str, /, **named: Any) -> Explanation:
+        """See ``PipelineArtifactCache.explain``."""
+        return await self.cache.explain(artifact, self.source, **self.arguments(artifact, named))
+
+    async def get_or_compute(self, artifact: str, compute: Callable[[], Any], /, **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_or_compute``."""
+        return await self.cache.get_or_compute(artifact, self.source, compute, **self.arguments(artifact, named))
+
+    # --- the artifacts -------------------------------------------------------------------------------------------
+
+    async def get_keyframes(self, **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_keyframes``."""
+        return (await self.lookup("keyframes", **named)).value
+
+    async def set_keyframes(self, keyframes_metadata: Any, keyframe_images: Any = None, **named: Any) -> bool:
+        """See ``PipelineArtifactCache.set_keyframes``."""
+        return (await self.store("keyframes", (keyframes_metadata, keyframe_images), **named)).stored
+
+    async def get_or_compute_keyframes(self, compute: Callable[[], Any], **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_or_compute_keyframes``."""
+        return await self.get_or_compute("keyframes", compute, **named)
+
+    async def get_transcript(self, **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_transcript``."""
+        return (await self.lookup("transcript", **named)).value
+
+    async def set_transcript(self, transcript_data: Any, **named: Any) -> bool:
+        """See ``PipelineArtifactCache.set_transcript``."""
+        return (await self.store("transcript", transcript_data, **named)).stored
+
+    async def get_or_compute_transcript(self, compute: Callable[[], Any], **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_or_compute_transcript``."""
+        return await self.get_or_compute("transcript", compute, **named)
+
+    async def get_descriptions(self, **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_descriptions``."""
+        return (await self.lookup("descriptions", **named)).value
+
+    async def set_descriptions(self, descriptions_data: Any, **named: Any) -> bool:
+        """See ``PipelineArtifactCache.set_descriptions``."""
+        return (await self.store("descriptions", descriptions_data, **named)).stored
+
+    async def get_or_compute_descriptions(self, compute: Callable[[], Any], **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_or_compute_descriptions``."""
+        return await self.get_or_compute("descriptions", compute, **named)
+
+    async def get_embeddings(self, **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_embeddings``."""
+        return (await self.lookup("embeddings", **named)).value
+
+    async def set_embeddings(self, embeddings_data: Any, **named: Any) -> bool:
+        """See ``PipelineArtifactCache.set_embeddings``."""
+        return (await self.store("embeddings", embeddings_data, **named)).stored
+
+    async def get_or_compute_embeddings(self, compute: Callable[[], Any], **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_or_compute_embeddings``."""
+        return await self.get_or_compute("embeddings", compute, **named)
+
+    async def get_segment_frames(self, segment_id: int, start_time: float, end_time: float, **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_segment_frames``."""
+        return await self.cache.get_segment_frames(self.source, segment_id, start_time, end_time, **named)
+
+    async def set_segment_frames(
+        self,
+        segment_id: int,
+        start_time: float,
+        end_time: float,
+        frames: Sequence[Any],
+        timestamps: Sequence[float],
+        **named: Any,
+    ) -> bool:
+        """See ``PipelineArtifactCache.set_segment_frames``."""
+        return await self.cache.set_segment_frames(
+            self.source, segment_id, start_time, end_time, frames, timestamps, **named
+        )
+
+    async def get_or_compute_segment_frames(self, compute: Callable[[], Any], **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_or_compute_segment_frames``."""
+        return await self.cache.get_or_compute_segment_frames(self.source, compute, **named)
+
+    async def get_segmentation(self, **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_segmentation``."""
+        return (await self.lookup("segmentation", **named)).value
+
+    async def set_segmentation(self, segmentation_data: Any, **named: Any) -> bool:
+        """See ``PipelineArtifactCache.set_segmentation``."""
+        return (await self.store("segmentation", segmentation_data, **named)).stored
+
+    async def get_or_compute_segmentation(self, compute: Callable[[], Any], **named: Any) -> Any:
+        """See ``PipelineArtifactCache.get_or_compute_segmentation``."""
+        return await self.get_or_compute("segmentation", compute, **named)
+
+    # --- the whole -----------------------------------------------------------------------------------------------
+
+    async def get_all_artifacts(self, *, load: Iterable[str] | None = None) -> VideoArtifacts:
+        """See ``PipelineArtifactCache.get_all_artifacts``."""
+        wanted = None if load is None else set(load)
+        unknown = (wanted or set()) - {artifact for _, artifact in _ENABLED_BY.values()}
+        if unknown:
+            known = ", ".join(artifact for _, artifact in _ENABLED_BY.values())
+            raise ValueError(f"load: unknown artifact {sorted(unknown)[0]!r}; known: {known}")
+        enabled = [
+            (field, artifact)
+            for flag, (field, artifact) in _ENABLED_BY.items()
+            if self.config.get(flag, False) and (wanted is None or artifact in wanted)
+        ]
+        arguments = [self.arguments(artifact) for _, artifact in enabled]  # every mistake is found before any call
+        lookups = [
+            self.cache.lookup(artifact, self.source, **named)
+            for (_, artifact), named in zip(enabled, arguments, strict=True)
+        ]
+        found = [await one for one in lookups] if is_inline() else await _together(lookups)
+        artifacts = VideoArtifacts(video_id=self.source.stem)
+        for (field, _), one in zip(enabled, found, strict=True):
+            setattr(artifacts, field, one.value)
+        return artifacts
+
+    async def invalidate_video(self) -> int:
+        """See ``PipelineArtifactCache.invalidate_video``."""
+        return await self.cache.invalidate_video(self.source)
+
+    async def __aenter__(self) -> VideoCache:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to close: the artifact cache outlives its videos."""
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.cache, self.source, self.config)
+
+    def __repr__(self) -> str:
+        return f"<VideoCache of {self.source.uri!r}>"
+
+
+async def _together(lookups: list[Any]) -> list[Lookup]:
+    import asyncio
+
+    return list(await asyncio.gather(*lookups))
+
+
+def _fill(given: dict[str, Any], argument: str, config: Mapping[str, Any], *names: str) -> None:
+    """Take ``argument`` from the first of ``names`` that the configuration has, unless it was given."""
+    if argument in given:
+        return
+    for name in names:
+        if name in config:
+            given[argument] = config[name]
+            return
