@@ -1,8 +1,9 @@
 """Serving asynchronous code in the calling thread, for ``cache.sync``.
 
-While *inline* is on (a context variable), every awaitable of this package is ready at once: local tiers block in the calling
-thread instead of asking their workers. So a coroutine can be driven with one ``send`` and no event loop, which costs
-nothing beside the hit itself. Coroutines of tiers that must wait for a network run on one background loop instead.
+While *inline* is on (a context variable), every awaitable of this package is ready at once: local
+tiers block in the calling thread instead of asking their workers. So a coroutine can be driven with
+one ``send`` and no event loop, which costs nothing beside the hit itself. Coroutines of tiers that
+must wait for a network run on one background loop instead.
 """
 
 from __future__ import annotations
@@ -91,8 +92,9 @@ _background = _BackgroundLoop()
 class SyncFacade:
     """The methods of an asynchronous object, blocking.
 
-    Everything that is awaited, iterated or entered asynchronously there is called, iterated or entered plainly here.
-    Local tiers answer in the calling thread; others through one background loop.
+    Everything that is awaited, iterated or entered asynchronously there is called, iterated or
+    entered plainly here. Local tiers answer in the calling thread; others through one background
+    loop.
     """
 
     def __init__(self, target: Any, runs_inline: Callable[[], bool]) -> None:

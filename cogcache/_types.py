@@ -11,7 +11,8 @@ from typing import Any
 from cogcache.exceptions import ConfigError
 
 Duration = float | int | timedelta | str
-"""Seconds, a ``timedelta`` or text such as ``"7d"`` or ``"1d12h"``; 0 means never ends, ``None`` the default."""
+"""Seconds, a ``timedelta`` or text such as ``"7d"`` or ``"1d12h"``; 0 means never ends, ``None``
+the default."""
 
 NEVER_MS = (1 << 48) - 1
 """The freshness slot's word for "no end"; only this module and the tiers ever see it."""
@@ -24,7 +25,8 @@ def duration_seconds(value: Duration, field: str = "ttl") -> float:
     """Turn a duration into seconds.
 
     Args:
-        value: Seconds as a number, a ``timedelta``, or text made of numbers with the units ``ms s m h d w``.
+        value: Seconds as a number, a ``timedelta``, or text made of numbers with the units ``ms s m
+            h d w``.
         field: The name used in error messages.
 
     Raises:
@@ -71,7 +73,9 @@ def _parse_duration(text: str, field: str) -> float:
 
 
 def duration_ms(value: Duration | None, default_ms: int | None, field: str = "ttl") -> int | None:
-    """A life in milliseconds: ``None`` in takes the default, ``None`` out means that it never ends."""
+    """A life in milliseconds: ``None`` in takes the default, ``None`` out means that it never
+    ends.
+    """
     if value is None:
         return default_ms
     seconds = duration_seconds(value, field)
@@ -92,8 +96,9 @@ class Lookup:
         expires_at: Unix seconds of its end, ``None`` for never.
         stored_bytes: Size of the entry as it is stored.
         seconds_saved: What computing it once took, if that was recorded.
-        reason: On a miss, one word for the cause: ``absent``, ``expired``, ``tag-invalidated``, ``damaged``,
-            ``unavailable``, ``unsupported``, ``source-missing`` ...; ``hit`` otherwise.
+        reason: On a miss, one word for the cause: ``absent``, ``expired``, ``tag-invalidated``,
+            ``damaged``, ``unavailable``, ``unsupported``, ``source-missing`` ...; ``hit``
+            otherwise.
     """
 
     hit: bool
@@ -115,8 +120,9 @@ class StoreResult:
 
     Attributes:
         stored: Whether at least one tier has it.
-        reason: ``stored``, or the first tier's word for why not: ``no-space``, ``too-large``, ``read-only``,
-            ``busy``, ``io-error``, ``source-changed``, ``source-missing``, ``failed-result`` ...
+        reason: ``stored``, or the first tier's word for why not: ``no-space``, ``too-large``,
+            ``read-only``, ``busy``, ``io-error``, ``source-changed``, ``source-missing``,
+            ``failed-result`` ...
         tiers: Names of the tiers that have it.
         stored_bytes: Size of the entry as stored.
     """

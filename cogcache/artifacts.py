@@ -1,7 +1,9 @@
-"""The artifacts and what is in their keys: one table, read by every method, by ``docs/keys.md`` and by the tests.
+"""The artifacts and what is in their keys: one table, read by every method, by ``docs/keys.md`` and
+by the tests.
 
-A parameter is encoded *always* (its default too, so that leaving it out and naming it are one key) or *when set*: only
-when it differs from its neutral default, so that a parameter added by a later release changes no key of an earlier one.
+A parameter is encoded *always* (its default too, so that leaving it out and naming it are one key)
+or *when set*: only when it differs from its neutral default, so that a parameter added by a later
+release changes no key of an earlier one.
 """
 
 from __future__ import annotations
@@ -73,8 +75,8 @@ def has_error(value: Any) -> bool:
 
 
 def _failed_descriptions(value: Any) -> bool:
-    # A batch that failed as a whole leaves no text although it was asked for some. A video without keyframes looks the same:
-    # asking again costs nothing there.
+    # A batch that failed as a whole leaves no text although it was asked for some. A video without
+    # keyframes looks the same: asking again costs nothing there.
     return has_error(value) or (
         isinstance(value, Mapping) and "descriptions" in value and not value["descriptions"]
     )
@@ -171,10 +173,12 @@ def key_params(
     Args:
         name: The artifact.
         named: The arguments by their Python names; those left out have their defaults.
-        parent: Gives the key of the keyframes with the given arguments, of the same source and profile.
+        parent: Gives the key of the keyframes with the given arguments, of the same source and
+            profile.
 
     Raises:
-        TypeError: An argument that the artifact does not have (the nearest is named), a missing one, a wrong type.
+        TypeError: An argument that the artifact does not have (the nearest is named), a missing
+            one, a wrong type.
         ValueError: Arguments that contradict each other.
     """
     artifact = artifact_of(name)

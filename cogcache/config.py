@@ -1,7 +1,8 @@
 """Configuration: frozen dataclasses, checked where they are made, and their dict form.
 
-A dict is forgiving (an unknown name is dropped with a warning that names the nearest one, so that shared keys never break
-construction), a dataclass is strict (an unknown name is an error). Neither is ever changed by the cache.
+A dict is forgiving (an unknown name is dropped with a warning that names the nearest one, so that
+shared keys never break construction), a dataclass is strict (an unknown name is an error). Neither
+is ever changed by the cache.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _ConfigType = TypeVar("_ConfigType")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A hint for an unknown name: ``"; did you mean 'x'?"``, or the choices when nothing is near."""
+    """A hint for an unknown name: ``"; did you mean 'x'?"``, or the choices when nothing is
+    near.
+    """
     choices = sorted(known)
     close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
@@ -39,7 +42,9 @@ def choice(value: object, field_name: str, known: Sequence[str]) -> None:
 
 
 def number(value: object, field_name: str, *, least: float = 0, none: bool = False) -> None:
-    """Raise ``ConfigError`` unless ``value`` is a finite number of at least ``least`` (or ``None`` where allowed)."""
+    """Raise ``ConfigError`` unless ``value`` is a finite number of at least ``least`` (or ``None``
+    where allowed).
+    """
     if value is None and none:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -63,25 +68,27 @@ def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
     names = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
 
     @functools.wraps(plain)
-    def __init__(self: Any, *args: Any, **named: Any) -> None:
+    def strict(self: Any, *args: Any, **named: Any) -> None:
         for name in named:
             if name not in names:
                 raise ConfigError(f"{cls.__name__}: unknown option {name!r}{nearest(name, names)}")
         plain(self, *args, **named)
 
-    cls.__init__ = __init__  # type: ignore[method-assign,assignment]
+    cls.__init__ = strict  # type: ignore[method-assign]
     return cls
 
 
 class BackendConfig:
-    """What every tier's configuration has; derive a dataclass from it and declare the fields that the tier takes.
+    """What every tier's configuration has; derive a dataclass from it and declare the fields that
+    the tier takes.
 
     Attributes:
         backend_type: Name under which the tier is registered.
         enabled: A disabled tier is skipped.
         priority: Lower numbers are asked first; equal ones keep the order of the list.
         enable_compression: ``None`` takes the manager's setting.
-        serialization_format: Accepted for older configurations; there is one codec, so it has no effect.
+        serialization_format: Accepted for older configurations; there is one codec, so it has no
+            effect.
     """
 
     backend_type: str = ""
@@ -110,19 +117,24 @@ class FilesystemCacheConfig(BackendConfig):
     """A tier of files under one directory, shared by any number of processes.
 
     Attributes:
-        base_path: The directory; ``~`` and ``$VARIABLES`` are expanded. Everything lies under ``<base_path>/v1/``.
-        max_size_mb: Hard limit of everything on disk there, in units of 10**6 bytes (at least 17); ``None`` means that
-            only ``min_free_mb`` bounds it.
-        eviction_policy: ``lru``, ``lfu``, ``fifo`` or ``cost`` (keeps what is dear to compute per byte and age).
+        base_path: The directory; ``~`` and ``$VARIABLES`` are expanded. Everything lies under
+            ``<base_path>/v1/``.
+        max_size_mb: Hard limit of everything on disk there, in units of 10**6 bytes (at least 17);
+            ``None`` means that only ``min_free_mb`` bounds it.
+        eviction_policy: ``lru``, ``lfu``, ``fifo`` or ``cost`` (keeps what is dear to compute per
+            byte and age).
         priority: See ``BackendConfig``.
         shared: ``"group"`` shares the directory with its group (modes 02770 and 0660).
-        read_only: ``True`` never writes, ``"auto"`` only reads where it cannot write, ``False`` refuses to start there.
-        min_free_mb: Free space that stays on the file system; ``None`` is the smaller of 5 % and 2 GiB.
+        read_only: ``True`` never writes, ``"auto"`` only reads where it cannot write, ``False``
+            refuses to start there.
+        min_free_mb: Free space that stays on the file system; ``None`` is the smaller of 5 % and 2
+            GiB.
         max_files: Number of entries, soft by the writes in flight; ``None`` is no limit.
-        durability: ``none`` (a crash of the machine may lose entries, never corrupt them), ``data`` (what is visible is
-            whole on disk) or ``full`` (what was acknowledged is there).
+        durability: ``none`` (a crash of the machine may lose entries, never corrupt them), ``data``
+            (what is visible is whole on disk) or ``full`` (what was acknowledged is there).
         single_flight: ``"process"``; computing once per host comes with a later release.
-        touch_seconds: How often the use of one entry is recorded; ``None`` is 60, 0 records every use.
+        touch_seconds: How often the use of one entry is recorded; ``None`` is 60, 0 records every
+            use.
         enable_ttl: ``False`` ignores lives: nothing expires.
         cleanup_on_startup: Sweep expired entries in the background after the first call.
         metadata_format: Accepted for older configurations; metadata lies in the entry itself.
@@ -190,10 +202,12 @@ class StructuredFilesystemConfig(FilesystemCacheConfig):
 @_strict
 @dataclass(frozen=True)
 class MemoryCacheConfig(BackendConfig):
-    """A tier in this process' memory. It keeps encoded entries, so that nobody can change a value for others.
+    """A tier in this process' memory. It keeps encoded entries, so that nobody can change a value
+    for others.
 
     Attributes:
-        max_size_mb: Bound of the encoded entries, in units of 10**6 bytes; least recently used ones go first.
+        max_size_mb: Bound of the encoded entries, in units of 10**6 bytes; least recently used ones
+            go first.
         priority: See ``BackendConfig``.
     """
 
@@ -212,9 +226,11 @@ class MemoryCacheConfig(BackendConfig):
 @_strict
 @dataclass(frozen=True)
 class S3CacheConfig(BackendConfig):
-    """A tier in an S3 bucket. **The tier itself does not exist yet**: a manager refuses it with a ``ConfigError``.
+    """A tier in an S3 bucket. **The tier itself does not exist yet**: a manager refuses it with a
+    ``ConfigError``.
 
-    The class is here so that configurations can be written down; set ``enabled=False`` to carry one along.
+    The class is here so that configurations can be written down; set ``enabled=False`` to carry one
+    along.
     """
 
     backend_type: str = field(default="s3", kw_only=True)
@@ -245,11 +261,14 @@ class CacheConfig:
     """Configuration of a ``CacheManager``.
 
     Attributes:
-        backends: The tiers, as configurations or dicts (``{"backend_type": ..., ...}``), in any order.
-        default_ttl: Life of an entry whose set names none; ``None`` and 0 mean that it never expires.
+        backends: The tiers, as configurations or dicts (``{"backend_type": ..., ...}``), in any
+            order.
+        default_ttl: Life of an entry whose set names none; ``None`` and 0 mean that it never
+            expires.
         enable_stats: Count hits, misses, sets and deletes.
         enable_compression: For tiers that do not say otherwise.
-        serialization_format: Accepted for older configurations; there is one codec, so it has no effect.
+        serialization_format: Accepted for older configurations; there is one codec, so it has no
+            effect.
     """
 
     backends: Sequence[BackendConfig | Mapping[str, Any]]
@@ -273,7 +292,9 @@ class CacheConfig:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> CacheConfig:
-        """Read the dict form; unknown names are dropped with a warning that names the nearest one."""
+        """Read the dict form; unknown names are dropped with a warning that names the nearest
+        one.
+        """
         return cls(**known_options(cls, options))
 
 
@@ -298,7 +319,9 @@ def note_serialization_format(value: object) -> None:
 def known_options(
     cls: type, options: Mapping[str, Any], ignored: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """A copy of ``options`` without the names that ``cls`` does not have; each of those is warned about."""
+    """A copy of ``options`` without the names that ``cls`` does not have; each of those is warned
+    about.
+    """
     names = {f.name for f in dataclasses.fields(cls) if f.init}
     kept: dict[str, Any] = {}
     for name, value in options.items():

@@ -1,4 +1,6 @@
-"""Why an artifact is, or is not, in the cache: what each tier says, and what the nearest entries differ in."""
+"""Why an artifact is, or is not, in the cache: what each tier says, and what the nearest entries
+differ in.
+"""
 
 from __future__ import annotations
 
@@ -90,8 +92,12 @@ class Explanation:
         return f"{self.artifact}: {self.reason}; the nearest entry differs in {what}"
 
 
-async def explain_miss(manager: CacheManager, key: Key, source: SourceRef, artifact: str) -> Explanation:
-    """Ask every tier about ``key`` and look for entries of the same source and artifact. Counts nothing."""
+async def explain_miss(
+    manager: CacheManager, key: Key, source: SourceRef, artifact: str
+) -> Explanation:
+    """Ask every tier about ``key`` and look for entries of the same source and artifact. Counts
+    nothing.
+    """
     answers = tuple([await _answer(tier, key) for tier in manager.backends])
     if any(answer.present for answer in answers):
         return Explanation(key, artifact, source.uri, "hit", answers, ())
@@ -134,7 +140,9 @@ async def _nearest(
                     other = Key.from_encoded(entry.key)
                     differences = tuple(key.diff(other))
                     if differences:
-                        near[entry.key] = NearEntry(str(other), differences, entry.created_ms / 1000)
+                        near[entry.key] = NearEntry(
+                            str(other), differences, entry.created_ms / 1000
+                        )
         except OSError:
             continue  # the tier's own answer says that it is unavailable
     ranked = sorted(near.values(), key=lambda one: (len(one.differences), -one.created))

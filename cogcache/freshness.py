@@ -1,4 +1,6 @@
-"""One computation for many who ask: single flight within the process, over any number of event loops and threads."""
+"""One computation for many who ask: single flight within the process, over any number of event
+loops and threads.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,9 @@ class _Flight(Generic[_T]):
 class Flights(Generic[_T]):
     """Computations under way, by key.
 
-    The first caller of a key leads: its computation runs in a task of its own, so that the leader's cancellation does not
-    fail the others. It is cancelled when the last waiter is gone. An error goes to every waiter and is not kept.
+    The first caller of a key leads: its computation runs in a task of its own, so that the leader's
+    cancellation does not fail the others. It is cancelled when the last waiter is gone. An error
+    goes to every waiter and is not kept.
     """
 
     def __init__(self) -> None:
@@ -50,7 +53,8 @@ class Flights(Generic[_T]):
         return len(self._flights)
 
     async def run(self, key: bytes, work: Callable[[], Awaitable[_T]]) -> tuple[_T, bool]:
-        """The outcome of ``work`` for ``key``, computed once for all who ask meanwhile; and whether this caller led.
+        """The outcome of ``work`` for ``key``, computed once for all who ask meanwhile; and whether
+        this caller led.
 
         Raises:
             RecursiveComputeError: A computation asks for the key that it computes.
@@ -76,7 +80,8 @@ class Flights(Generic[_T]):
                     )
                 return await asyncio.shield(asyncio.wrap_future(flight.outcome)), leads
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
-                # The computation itself was cancelled, or raised CancelledError: a follower takes the lead.
+                # The computation itself was cancelled, or raised CancelledError: a follower takes
+                # the lead.
                 if leads or not flight.outcome.cancelled() or _being_cancelled():
                     raise
             finally:
@@ -106,7 +111,8 @@ class Flights(Generic[_T]):
             self._land(key, flight)
             flight.outcome.set_exception(error)
             if not isinstance(error, Exception):
-                raise  # KeyboardInterrupt and SystemExit also end the loop, as they would without us
+                # KeyboardInterrupt and SystemExit also end the loop, as they would without us
+                raise
         else:
             self._land(key, flight)
             flight.outcome.set_result(result)
@@ -127,9 +133,11 @@ def _being_cancelled() -> bool:
 
 
 async def call_compute(compute: Callable[[], Any], executor: Executor | None) -> Any:
-    """Run the caller's computation: a coroutine function is awaited, a plain one runs in a thread with this context.
+    """Run the caller's computation: a coroutine function is awaited, a plain one runs in a thread
+    with this context.
 
-    Under ``sync`` a plain one runs in the calling thread (CUDA contexts, signals and debuggers stay where they are).
+    Under ``sync`` a plain one runs in the calling thread (CUDA contexts, signals and debuggers stay
+    where they are).
 
     Raises:
         TypeError: A coroutine function under ``sync``: what it awaits would belong to another loop.

@@ -1,4 +1,6 @@
-"""``CacheManager``: tiers in order of priority, one namespace of keys, and what a value goes through on its way."""
+"""``CacheManager``: tiers in order of priority, one namespace of keys, and what a value goes
+through on its way.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,8 @@ from cogcache.backends.base import (
     META_ARTIFACT,
     META_CONTENT_TYPE,
     META_COST,
+    META_FULL_PARAMS,
+    META_SOURCE,
     META_TAGS,
     META_USER,
     CacheBackend,
@@ -29,7 +33,7 @@ from cogcache.backends.base import (
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
 from cogcache.config import CacheConfig
-from cogcache.exceptions import CogcacheWarning, ClosedError, ConfigError, ValueTypeError
+from cogcache.exceptions import ClosedError, CogcacheWarning, ConfigError, ValueTypeError
 from cogcache.freshness import Flights, call_compute
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.reader import Reader
@@ -42,9 +46,11 @@ CacheBackendRegistry.register("filesystem", FilesystemCacheBackend)
 CacheBackendRegistry.register("structured_filesystem", StructuredFilesystemBackend)
 CacheBackendRegistry.register("memory", MemoryCacheBackend)
 
-# After so many hits in a row that never left the running task, it lets the loop turn once: about 200 us of inline work.
+# After so many hits in a row that never left the running task, it lets the loop turn once: about
+# 200 us of inline work.
 INLINE_STREAK = 48
-# Entries on their way into higher tiers; beyond that a promotion is dropped, since the next hit can try again.
+# Entries on their way into higher tiers; beyond that a promotion is dropped, since the next hit can
+# try again.
 PROMOTIONS_LIMIT = 64
 
 _MISS: Any = type("_Miss", (), {"__repr__": lambda self: "<miss>"})()
@@ -84,11 +90,13 @@ class Found:
 class CacheManager:
     """Values by key over one or more tiers.
 
-    Made from a ``CacheConfig`` or its dict form; neither is changed. No event loop is needed to construct one, it serves
-    several loops and threads, survives ``fork`` and pickles as its configuration. Keys are strings or ``Key`` objects; a
-    value is anything that the codec knows (``docs/values.md``), arrays included.
+    Made from a ``CacheConfig`` or its dict form; neither is changed. No event loop is needed to
+    construct one, it serves several loops and threads, survives ``fork`` and pickles as its
+    configuration. Keys are strings or ``Key`` objects; a value is anything that the codec knows
+    (``docs/values.md``), arrays included.
 
-    A fault of a tier is never raised: it is a miss or an answer ``False``, counted and logged once per change of state.
+    A fault of a tier is never raised: it is a miss or an answer ``False``, counted and logged once
+    per change of state.
 
     Attributes:
         config: As given.
@@ -124,13 +132,13 @@ class CacheManager:
             )
         self._first = self.backends[0]
 
-    # --- values --------------------------------------------------------------------------------------------------
+    # --- values -----------------------------------------------------------------------------------
 
     async def get(self, key: str | Key, default: Any = None) -> Any:
         """The value of ``key`` from the first tier that has it, or ``default``.
 
-        Every hit is a fresh decode: changing it changes nothing for anybody else. Arrays are writable. A warm local hit
-        runs in the awaiting task, without a thread and without blocking.
+        Every hit is a fresh decode: changing it changes nothing for anybody else. Arrays are
+        writable. A warm local hit runs in the awaiting task, without a thread and without blocking.
 
         Raises:
             TypeError: ``key`` is neither a string nor a ``Key``.
@@ -159,11 +167,14 @@ class CacheManager:
 
         Args:
             key: A string or a ``Key``.
-            value: Anything that the codec knows. What is inside must not be changed until this returns.
-            ttl: Life in seconds, as ``timedelta`` or text such as ``"7d"``; ``None`` is the configured default, 0 never ends.
+            value: Anything that the codec knows. What is inside must not be changed until this
+                returns.
+            ttl: Life in seconds, as ``timedelta`` or text such as ``"7d"``; ``None`` is the
+                configured default, 0 never ends.
 
         Raises:
-            ValueTypeError: The value, or something inside it, cannot be stored; names the path. (A ``TypeError``.)
+            ValueTypeError: The value, or something inside it, cannot be stored; names the path. (A
+                ``TypeError``.)
             ValueError: A negative ``ttl`` or a bad key.
         """
         return (await self.store(key, value, ttl=ttl)).stored
@@ -183,7 +194,12 @@ class CacheManager:
             self._count("misses")
             return Lookup(False, reason=reason)
         entry, tier = found.entry, found.tier
-        image = entry.to_image() if tier is not self._first else None  # before the value takes the map
+        if isinstance(key, Key) and not _is_meant(key, entry):
+            self._count("misses")
+            return Lookup(False, reason="foreign")
+        image = (
+            entry.to_image() if tier is not self._first else None
+        )  # before the value takes the map
         try:
             value = await tier.load(entry, **options)
         except (_core.DamagedError, _core.UnsupportedError) as error:
@@ -223,7 +239,8 @@ class CacheManager:
             value: Anything that the codec knows.
             ttl: See ``set``.
             tags: Names under which ``invalidate_tags`` finds the entry.
-            cost_seconds: What computing the value took; used by the ``cost`` policy and reported as saved on hits.
+            cost_seconds: What computing the value took; used by the ``cost`` policy and reported as
+                saved on hits.
             metadata: A small map of your own, readable without the value.
             content_type: Such as ``"video/mp4"``.
             context: What a layer above adds.
@@ -257,9 +274,7 @@ class CacheManager:
         encoded = self._encoded(key)
         if encoded is None:
             return False
-        removed = any(
-            [r for r in await self._each("delete", lambda tier: tier.discard(encoded)) if r]
-        )
+        removed = any(await self._each("delete", lambda tier: tier.discard(encoded)))
         self._count("deletes", removed)
         return removed
 
@@ -269,7 +284,8 @@ class CacheManager:
         return encoded is not None and (await self._find(encoded, index_only=True))[0] is not None
 
     async def touch(self, key: str | Key, ttl: Duration | None = None) -> bool:
-        """Begin the life of ``key`` anew, without touching its bytes; ``ttl`` ``None`` keeps the life it was given.
+        """Begin the life of ``key`` anew, without touching its bytes; ``ttl`` ``None`` keeps the
+        life it was given.
 
         A life is never shortened this way. False when no tier has a live entry.
         """
@@ -283,7 +299,9 @@ class CacheManager:
         return any(await self._each("refresh", lambda tier: tier.refresh(encoded, ttl_ms)))
 
     async def get_many(self, keys: Iterable[str | Key]) -> dict[str | Key, Any]:
-        """The values of those ``keys`` that are there, in their order; one call for a whole batch."""
+        """The values of those ``keys`` that are there, in their order; one call for a whole
+        batch.
+        """
         wanted = list(dict.fromkeys(keys))
         encoded = [self._encoded(key) for key in wanted]
         batch = [e for e in encoded if e is not None]
@@ -321,7 +339,8 @@ class CacheManager:
         """``set`` for each item, at most 64 under way at once; what became of each, in their order.
 
         Raises:
-            ValueTypeError: Of the first value that cannot be stored; the others may or may not have been.
+            ValueTypeError: Of the first value that cannot be stored; the others may or may not have
+                been.
         """
         results: dict[str | Key, bool] = {}
         pairs: list[tuple[str | Key, Any]] = list(items.items())
@@ -345,20 +364,22 @@ class CacheManager:
         should_store: Callable[[Any], bool] | None = None,
         executor: Executor | None = None,
     ) -> Any:
-        """The value of ``key``, computed and kept if it is not there; computed once however many ask meanwhile.
+        """The value of ``key``, computed and kept if it is not there; computed once however many
+        ask meanwhile.
 
         Args:
             key: A string or a ``Key``.
-            compute: Makes the value; a coroutine function is awaited, a plain one runs in a thread with the caller's
-                context (under ``sync``: in the calling thread).
+            compute: Makes the value; a coroutine function is awaited, a plain one runs in a thread
+                with the caller's context (under ``sync``: in the calling thread).
             ttl: See ``set``.
             tags: See ``store``.
             cost_seconds: Instead of the measured time of ``compute``.
-            gate: Entered around the computation, by the leader alone, such as a semaphore for the GPU. The cache is
-                asked again behind it, and the clock of the cost starts there.
+            gate: Entered around the computation, by the leader alone, such as a semaphore for the
+                GPU. The cache is asked again behind it, and the clock of the cost starts there.
             refresh: Compute even when the value is there.
             strict: Raise when the value cannot be stored, instead of returning it with a warning.
-            should_store: Whether a computed value is to be kept; by default everything but ``None``.
+            should_store: Whether a computed value is to be kept; by default everything but
+                ``None``.
             executor: For a plain ``compute``, instead of the loop's default.
 
         Returns:
@@ -410,9 +431,11 @@ class CacheManager:
         executor: Executor | None,
         finish: Callable[[Any], Any] | None = None,
     ) -> Any:
-        """The single flight behind every ``get_or_compute``: gate, second look, computing, keeping, sharing.
+        """The single flight behind every ``get_or_compute``: gate, second look, computing, keeping,
+        sharing.
 
-        ``finish`` turns a computed value into the form in which it is stored, so that cold and warm callers see the same.
+        ``finish`` turns a computed value into the form in which it is stored, so that cold and warm
+        callers see the same.
         """
 
         async def fly() -> _Computed:
@@ -447,7 +470,7 @@ class CacheManager:
         own = await computed.look_again()
         return own.value if own.hit else computed.value
 
-    # --- reading parts -------------------------------------------------------------------------------------------
+    # --- reading parts ----------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def open(self, key: str | Key, part: str | None = None) -> AsyncIterator[Reader | None]:
@@ -455,7 +478,8 @@ class CacheManager:
 
         Args:
             key: A string or a ``Key``.
-            part: Such as ``"frame/17"``, ``"array/0"`` or ``"doc"``; ``None`` is the value's bytes, if it is bytes.
+            part: Such as ``"frame/17"``, ``"array/0"`` or ``"doc"``; ``None`` is the value's bytes,
+                if it is bytes.
 
         Raises:
             ValueError: The entry has no such part; names those it has.
@@ -465,19 +489,22 @@ class CacheManager:
         self._count("misses" if found is None else "hits")
         yield None if found is None else await Reader.open(found.tier, found.entry, part)
 
-    # --- many keys -----------------------------------------------------------------------------------------------
+    # --- many keys --------------------------------------------------------------------------------
 
     async def clear(self, pattern: str | None = None) -> int:
         """Forget what matches in every tier; the number of entries, summed over the tiers.
 
-        ``None`` and ``"*"`` are everything, ``"a:b:*"`` what lies under these whole segments, no star exactly one key.
+        ``None`` and ``"*"`` are everything, ``"a:b:*"`` what lies under these whole segments, no
+        star exactly one key.
         """
         return sum(await self._each("clear", lambda tier: tier.clear(pattern)))
 
     async def list_keys(
         self, pattern: str | None = None, include_metadata: bool = False
     ) -> list[tuple[str, dict[str, Any] | None]]:
-        """Every live key that matches, over all tiers, sorted, each with its metadata or ``None``."""
+        """Every live key that matches, over all tiers, sorted, each with its metadata or
+        ``None``.
+        """
         found: dict[str, dict[str, Any] | None] = {}
         for listed in reversed(
             await self._each("list", lambda tier: tier.list_keys(pattern, include_metadata))
@@ -486,7 +513,9 @@ class CacheManager:
         return sorted(found.items())
 
     async def get_metadata(self, key: str | Key) -> dict[str, Any] | None:
-        """What is known of an entry without touching its value; see ``backends.base.describe_entry``."""
+        """What is known of an entry without touching its value; see
+        ``backends.base.describe_entry``.
+        """
         encoded = self._encoded(key)
         found = None if encoded is None else (await self._find(encoded, index_only=True))[0]
         return None if found is None else describe_entry(found.entry)
@@ -496,23 +525,29 @@ class CacheManager:
         return sum(await self._each("cleanup", lambda tier: tier.cleanup_expired()))
 
     async def invalidate_tags(self, *tags: str) -> None:
-        """Make every entry that carries one of ``tags`` a miss, however many there are, in time that does not depend on it."""
+        """Make every entry that carries one of ``tags`` a miss, however many there are, in time
+        that does not depend on it.
+        """
         names = _checked_tags(tags)
         await self._each("invalidate", lambda tier: tier.invalidate_tags(names))
 
     def capture_stamp(self, tags: Iterable[str] = ()) -> int:
-        """Now, in microseconds, as the version of values computed from here on; never below a tag's own version."""
+        """Now, in microseconds, as the version of values computed from here on; never below a tag's
+        own version.
+        """
         now_us = max(tier.now_ms() for tier in self.backends) * 1000
         return max([now_us, *(tier.tag_version(tag) for tag in tags for tier in self.backends)])
 
-    # --- about itself --------------------------------------------------------------------------------------------
+    # --- about itself -----------------------------------------------------------------------------
 
     def explain(self, key: str | Key) -> KeyParts:
         """What a key is made of; asks no tier."""
         return (key if isinstance(key, Key) else Key.parse(key)).explain()
 
     async def get_stats(self) -> dict[str, Any]:
-        """``{"manager": {hits, misses, sets, deletes, size_bytes, total_files, hit_rate, ...}, "backends": {name: {...}}}``."""
+        """``{"manager": {hits, misses, sets, deletes, size_bytes, total_files, hit_rate, ...},
+        "backends": {name: {...}}}``.
+        """
         if not self.config.enable_stats:
             return {"enabled": False, "manager": _manager_stats(self._stats, []), "backends": {}}
         tiers = await self._each("get_stats", lambda tier: tier.get_stats(), failed={})
@@ -527,7 +562,9 @@ class CacheManager:
         }
 
     async def aclose(self, timeout: float = 10) -> None:
-        """Finish what is under way (at most ``timeout`` seconds) and close every tier. May be called twice."""
+        """Finish what is under way (at most ``timeout`` seconds) and close every tier. May be
+        called twice.
+        """
         if self._background and not is_inline():
             await asyncio.wait(list(self._background), timeout=timeout)
             for task in list(self._background):
@@ -548,13 +585,15 @@ class CacheManager:
         tiers = ", ".join(tier.name for tier in self.backends)
         return f"<CacheManager {tiers}: {self._stats['hits']} hits, {self._stats['misses']} misses>"
 
-    # --- inside --------------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
     def _runs_inline(self) -> bool:
         return all(tier.runs_inline for tier in self.backends)
 
     def _encoded(self, key: str | Key) -> bytes | None:
-        """The canonical encoding of a key; ``None`` for one with a NUL, which is never there and never stored."""
+        """The canonical encoding of a key; ``None`` for one with a NUL, which is never there and
+        never stored.
+        """
         if self._closed:
             raise ClosedError("this cache was closed")
         try:
@@ -629,7 +668,9 @@ class CacheManager:
         return StoreResult(True, "stored", kept, max(_size(w) for w in what.values()))
 
     async def _promote(self, image: _core.Image, below: CacheBackend) -> None:
-        """Copy an entry into the tiers above the one that gave it, with its remaining life, version and tags."""
+        """Copy an entry into the tiers above the one that gave it, with its remaining life, version
+        and tags.
+        """
         above = self.backends[: self.backends.index(below)]
 
         async def copy() -> None:
@@ -721,7 +762,9 @@ def _make_tiers(config: CacheConfig) -> list[CacheBackend]:
 
 
 async def _gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Run coroutines together; one after another when inline or alone. The first error is raised when all have ended."""
+    """Run coroutines together; one after another when inline or alone. The first error is raised
+    when all have ended.
+    """
     if len(work) == 1 or is_inline():
         results: list[_T] = []
         waiting = list(work)
@@ -744,6 +787,17 @@ async def _composed(draft: _core.Draft) -> _core.Image:
     if is_inline() or draft.raw_bytes < 256 * 1024:
         return draft.compose()
     return await asyncio.get_running_loop().run_in_executor(None, draft.compose)
+
+
+def _is_meant(key: Key, entry: _core.Entry) -> bool:
+    """Compare in full what the key holds only as digests: long parameters and the identity of the
+    source.
+    """
+    identity = key.origin.identity if key.origin is not None else None
+    stored = entry.meta.get(META_SOURCE)
+    if identity is not None and stored is not None and list(stored) != list(identity):
+        return False
+    return key.matches_long_values(entry.meta.get(META_FULL_PARAMS) or {})
 
 
 def _size(what: _core.Draft | _core.Image) -> int:

@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 from cogcache import _core
@@ -49,23 +50,25 @@ class _Request:
     pinned: bool  # the caller gave a SourceRef: its identity stands, whatever is at the path now
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     """The source exists but cannot be looked at now; the reason word is in args[0]."""
 
 
 class PipelineArtifactCache:
-    """Keyframes, transcripts, descriptions, embeddings and segments of videos, kept so that nothing is computed twice.
+    """Keyframes, transcripts, descriptions, embeddings and segments of videos, kept so that nothing
+    is computed twice.
 
-    An artifact is found by its source (see ``identity``), its name and every parameter that changes it; parameters left
-    out are their defaults. Results that carry an error are not kept.
+    An artifact is found by its source (see ``identity``), its name and every parameter that changes
+    it; parameters left out are their defaults. Results that carry an error are not kept.
 
     Args:
         cache_manager: Where entries are kept.
-        ttl: Life of an entry, or a mapping from artifact names to lives (``"*"`` for the others); default seven days.
+        ttl: Life of an entry, or a mapping from artifact names to lives (``"*"`` for the others);
+            default seven days.
         profile: A namespace of keys; ``None`` is the empty one.
-        identity: What makes two sources the same: ``"stat"`` (path, size and modification time), ``"content"`` (the
-            bytes: copies and other hosts share), ``"sampled"`` (size and spread samples, for huge files) or
-            ``"sha256"`` (for sources that you do not trust).
+        identity: What makes two sources the same: ``"stat"`` (path, size and modification time),
+            ``"content"`` (the bytes: copies and other hosts share), ``"sampled"`` (size and spread
+            samples, for huge files) or ``"sha256"`` (for sources that you do not trust).
         memo: Remember content digests by path and file times, so that a file is read once.
 
     Attributes:
@@ -86,7 +89,9 @@ class PipelineArtifactCache:
         memo: bool = True,
     ) -> None:
         if not isinstance(cache_manager, CacheManager):
-            raise ConfigError(f"cache_manager must be a CacheManager, not {type(cache_manager).__name__}")
+            raise ConfigError(
+                f"cache_manager must be a CacheManager, not {type(cache_manager).__name__}"
+            )
         if identity not in IDENTITIES:
             raise ConfigError(f"identity must be one of {', '.join(IDENTITIES)}, not {identity!r}")
         if profile is not None and not isinstance(profile, str):
@@ -113,19 +118,22 @@ class PipelineArtifactCache:
         identity: Identity = "stat",
         ttl: Duration | Mapping[str, Duration] = "7d",
     ) -> PipelineArtifactCache:
-        """A cache over the given tiers in this order; a path is a filesystem tier of that directory.
+        """A cache over the given tiers in this order; a path is a filesystem tier of that
+        directory.
 
         Without any, ``$COGCACHE_DIR`` or ``~/.cache/cogcache`` is used.
         """
         backends: list[BackendConfig | Mapping[str, Any]] = []
-        for number, tier in enumerate(tiers or (os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache",)):
+        for number, tier in enumerate(
+            tiers or (os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache",)
+        ):
             if isinstance(tier, str | os.PathLike):
                 backends.append(FilesystemCacheConfig(base_path=tier, priority=number))
             else:
                 backends.append(tier)
         return cls(CacheManager(CacheConfig(backends)), ttl, profile, identity=identity)
 
-    # --- the generic verbs ---------------------------------------------------------------------------------------
+    # --- the generic verbs ------------------------------------------------------------------------
 
     async def video(
         self,
@@ -138,15 +146,17 @@ class PipelineArtifactCache:
     ) -> VideoCache:
         """Capture the identity of a source once and give every method bound to it.
 
-        Use it for more than one call on a source: the file is looked at once, and results computed from it are filed
-        under what was captured, even if the file is replaced meanwhile. ``.source`` is a picklable ``SourceRef``.
+        Use it for more than one call on a source: the file is looked at once, and results computed
+        from it are filed under what was captured, even if the file is replaced meanwhile.
+        ``.source`` is a picklable ``SourceRef``.
 
         Args:
             video_path: A path, a ``file://`` or other URI, or a ``SourceRef``.
             config: A pipeline configuration whose names give the defaults of the bound methods.
             source_id: Your own identity of the source, instead of looking at it.
             etag: The version of a remote source.
-            missing: For a file that is gone: ``"latest"`` means the newest generation that the cache knows.
+            missing: For a file that is gone: ``"latest"`` means the newest generation that the
+                cache knows.
         """
         source = await self._capture(video_path, source_id=source_id, etag=etag)
         if missing == "latest" and source.kind == "absent":
@@ -164,12 +174,14 @@ class PipelineArtifactCache:
         load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
         try:
             request = await self._request(artifact, video_path, named)
-        except _Unreadable as error:
+        except _UnreadableError as error:
             self._count(artifact, "misses")
             return Lookup(False, reason=str(error.args[0]))
         return await self._look(request, load)
 
-    async def store(self, artifact: str, video_path: Source, value: Any, /, **named: Any) -> StoreResult:
+    async def store(
+        self, artifact: str, video_path: Source, value: Any, /, **named: Any
+    ) -> StoreResult:
         """``set_<artifact>`` with what became of the value.
 
         Keyframes and segment frames are given as ``(metadata, images)``, or the metadata alone.
@@ -177,7 +189,7 @@ class PipelineArtifactCache:
         options = {name: named.pop(name) for name in _STORE_OPTIONS if name in named}
         try:
             request = await self._request(artifact, video_path, named)
-        except _Unreadable as error:
+        except _UnreadableError as error:
             return StoreResult(False, str(error.args[0]))
         if request.artifact.failed(_metadata_of(value)):
             return self._refused(artifact, "failed-result")
@@ -205,17 +217,19 @@ class PipelineArtifactCache:
         channels: str = "bgr",
         **named: Any,
     ) -> Any:
-        """The artifact, computed and kept if it is not there; computed once however many ask meanwhile.
+        """The artifact, computed and kept if it is not there; computed once however many ask
+        meanwhile.
 
-        ``compute`` takes no arguments and returns what ``set_<artifact>`` takes: for keyframes ``(metadata, images)``.
-        The caller that computed gets what later callers will get: for frames the decoded stored form. See
-        ``CacheManager.get_or_compute`` for the other arguments. A failed result, one whose source changed while it was
-        computed, and one that cannot be stored are returned and not kept.
+        ``compute`` takes no arguments and returns what ``set_<artifact>`` takes: for keyframes
+        ``(metadata, images)``. The caller that computed gets what later callers will get: for
+        frames the decoded stored form. See ``CacheManager.get_or_compute`` for the other arguments.
+        A failed result, one whose source changed while it was computed, and one that cannot be
+        stored are returned and not kept.
         """
         load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
         try:
             request = await self._request(artifact, video_path, named)
-        except _Unreadable:
+        except _UnreadableError:
             return await self._without_cache(artifact, compute, executor, load, channels)
         if not refresh:
             found = await self._look(request, load)
@@ -227,7 +241,9 @@ class PipelineArtifactCache:
             if await self._changed_meanwhile(request):
                 return self._refused(artifact, "source-changed")
             seconds = seconds if cost_seconds is None else cost_seconds
-            return await self._keep(request, value, ttl=ttl, cost_seconds=seconds, tags=tags, stamp=stamp)
+            return await self._keep(
+                request, value, ttl=ttl, cost_seconds=seconds, tags=tags, stamp=stamp
+            )
 
         async def look_again() -> Lookup:
             return Lookup(False) if refresh else await self._look(request, load)
@@ -253,16 +269,18 @@ class PipelineArtifactCache:
         return _handed_out(value, load)
 
     async def explain(self, artifact: str, video_path: Source, /, **named: Any) -> Explanation:
-        """Why an artifact is or is not there: each tier's answer, and what the nearest entries differ in."""
+        """Why an artifact is or is not there: each tier's answer, and what the nearest entries
+        differ in.
+        """
         load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
         del load
         try:
             request = await self._request(artifact, video_path, named)
-        except _Unreadable as error:
+        except _UnreadableError as error:
             return Explanation(None, artifact, str(video_path), str(error.args[0]), (), ())
         return await explain_miss(self.cache, request.key, request.source, artifact)
 
-    # --- keyframes -----------------------------------------------------------------------------------------------
+    # --- keyframes --------------------------------------------------------------------------------
 
     async def get_keyframes(
         self,
@@ -278,10 +296,11 @@ class PipelineArtifactCache:
         revision: str | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The keyframes' metadata, or ``(metadata, frames)`` with ``load_images``; ``None`` on a miss.
+        """The keyframes' metadata, or ``(metadata, frames)`` with ``load_images``; ``None`` on a
+        miss.
 
-        Metadata alone never reads a frame. ``frames`` limits which are loaded. An empty list of keyframes is a result:
-        compare with ``is not None``.
+        Metadata alone never reads a frame. ``frames`` limits which are loaded. An empty list of
+        keyframes is a result: compare with ``is not None``.
         """
         found = await self.lookup(
             "keyframes",
@@ -316,10 +335,12 @@ class PipelineArtifactCache:
         cost_seconds: float | None = None,
         tags: Iterable[str] = (),
     ) -> bool:
-        """Keep keyframes: the metadata and, by frame id, the images as bytes, paths, arrays or PIL images.
+        """Keep keyframes: the metadata and, by frame id, the images as bytes, paths, arrays or PIL
+        images.
 
-        Bytes and paths are stored untouched. Arrays of uint8 with one or three channels become JPEG at ``image_codec``'s
-        quality, in BGR order unless ``channels`` says RGB; all others are stored losslessly.
+        Bytes and paths are stored untouched. Arrays of uint8 with one or three channels become JPEG
+        at ``image_codec``'s quality, in BGR order unless ``channels`` says RGB; all others are
+        stored losslessly.
         """
         return await self._set(
             "keyframes",
@@ -363,7 +384,7 @@ class PipelineArtifactCache:
             **options,
         )
 
-    # --- transcripts ---------------------------------------------------------------------------------------------
+    # --- transcripts ------------------------------------------------------------------------------
 
     async def get_transcript(
         self,
@@ -374,9 +395,16 @@ class PipelineArtifactCache:
         revision: str | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The transcript, or ``None`` on a miss. An empty one is a result: compare with ``is not None``."""
+        """The transcript, or ``None`` on a miss. An empty one is a result: compare with ``is not
+        None``.
+        """
         found = await self.lookup(
-            "transcript", video_path, model_size=model_size, language=language, revision=revision, params=params
+            "transcript",
+            video_path,
+            model_size=model_size,
+            language=language,
+            revision=revision,
+            params=params,
         )
         return found.value
 
@@ -393,7 +421,9 @@ class PipelineArtifactCache:
         cost_seconds: float | None = None,
         tags: Iterable[str] = (),
     ) -> bool:
-        """Keep a transcript; one that carries ``error`` is not kept, so that a later run tries again."""
+        """Keep a transcript; one that carries ``error`` is not kept, so that a later run tries
+        again.
+        """
         return await self._set(
             "transcript",
             video_path,
@@ -421,7 +451,7 @@ class PipelineArtifactCache:
             "transcript", video_path, compute, model_size=model_size, language=language, **options
         )
 
-    # --- descriptions --------------------------------------------------------------------------------------------
+    # --- descriptions -----------------------------------------------------------------------------
 
     async def get_descriptions(
         self,
@@ -436,7 +466,8 @@ class PipelineArtifactCache:
     ) -> Any:
         """The descriptions of the keyframes, or ``None`` on a miss.
 
-        ``keyframes`` says which ones: a ``Keyframes`` or a ``Key``; ``None`` means those with the default arguments.
+        ``keyframes`` says which ones: a ``Keyframes`` or a ``Key``; ``None`` means those with the
+        default arguments.
         """
         found = await self.lookup(
             "descriptions",
@@ -465,7 +496,9 @@ class PipelineArtifactCache:
         cost_seconds: float | None = None,
         tags: Iterable[str] = (),
     ) -> bool:
-        """Keep descriptions; a batch that failed as a whole (no text at all, or ``error``) is not kept."""
+        """Keep descriptions; a batch that failed as a whole (no text at all, or ``error``) is not
+        kept.
+        """
         return await self._set(
             "descriptions",
             video_path,
@@ -504,7 +537,7 @@ class PipelineArtifactCache:
             **options,
         )
 
-    # --- embeddings ----------------------------------------------------------------------------------------------
+    # --- embeddings -------------------------------------------------------------------------------
 
     async def get_embeddings(
         self,
@@ -523,10 +556,11 @@ class PipelineArtifactCache:
         Args:
             video_path: The source.
             model_name: The model that made them.
-            keyframes: The keyframes that they were made from; ``None`` means those with the default arguments.
+            keyframes: The keyframes that they were made from; ``None`` means those with the default
+                arguments.
             inputs: Keys of whatever else they were made from.
-            mode: ``"cow"`` gives writable arrays (private to this call), ``"view"`` read-only ones, ``"copy"`` arrays
-                that are independent of any file.
+            mode: ``"cow"`` gives writable arrays (private to this call), ``"view"`` read-only ones,
+                ``"copy"`` arrays that are independent of any file.
             names: Of a mapping of arrays, only these.
             revision: Of the model.
             params: Further parameters.
@@ -558,7 +592,9 @@ class PipelineArtifactCache:
         cost_seconds: float | None = None,
         tags: Iterable[str] = (),
     ) -> bool:
-        """Keep embeddings: an array of any shape and dtype, or a mapping or list that holds arrays."""
+        """Keep embeddings: an array of any shape and dtype, or a mapping or list that holds
+        arrays.
+        """
         return await self._set(
             "embeddings",
             video_path,
@@ -594,7 +630,7 @@ class PipelineArtifactCache:
             **options,
         )
 
-    # --- segments ------------------------------------------------------------------------------------------------
+    # --- segments ---------------------------------------------------------------------------------
 
     async def get_segment_frames(
         self,
@@ -702,7 +738,9 @@ class PipelineArtifactCache:
         revision: str | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> Any:
-        """A segmentation, or ``None`` on a miss; ``transcript`` is the key (or your fingerprint) of the one it used."""
+        """A segmentation, or ``None`` on a miss; ``transcript`` is the key (or your fingerprint) of
+        the one it used.
+        """
         found = await self.lookup(
             "segmentation",
             video_path,
@@ -758,7 +796,7 @@ class PipelineArtifactCache:
         """``get_or_compute`` of a segmentation."""
         return await self.get_or_compute("segmentation", video_path, compute, **options)
 
-    # --- a whole video -------------------------------------------------------------------------------------------
+    # --- a whole video ----------------------------------------------------------------------------
 
     async def get_all_artifacts(
         self,
@@ -771,10 +809,11 @@ class PipelineArtifactCache:
 
         Args:
             video_path: The source.
-            pipeline_config: ``extract_keyframes``, ``transcribe_audio``, ``generate_descriptions`` and
-                ``generate_embeddings`` enable; ``keyframe_strategy``, ``keyframe_threshold``, ``keyframe_fps``,
-                ``max_frames_per_video``, ``whisper_model``, ``whisper_language`` (or ``language``), ``vlm_model``,
-                ``vlm_batch_size`` and ``embedding_model`` are the parameters.
+            pipeline_config: ``extract_keyframes``, ``transcribe_audio``, ``generate_descriptions``
+                and ``generate_embeddings`` enable; ``keyframe_strategy``, ``keyframe_threshold``,
+                ``keyframe_fps``, ``max_frames_per_video``, ``whisper_model``, ``whisper_language``
+                (or ``language``), ``vlm_model``, ``vlm_batch_size`` and ``embedding_model`` are the
+                parameters.
             load: Which artifacts to fetch, by name; ``None`` is every enabled one.
 
         Raises:
@@ -784,7 +823,9 @@ class PipelineArtifactCache:
         return await video.get_all_artifacts(load=load)
 
     async def invalidate_video(self, video_path: Source) -> int:
-        """Forget every artifact of a source in this profile, older generations of the file included; how many."""
+        """Forget every artifact of a source in this profile, older generations of the file
+        included; how many.
+        """
         source = await self._capture(video_path)
         tag = self._uri_tag(source)
         await self.cache.invalidate_tags(tag)
@@ -801,7 +842,9 @@ class PipelineArtifactCache:
         return len(removed)
 
     async def get_cache_stats(self) -> dict[str, Any]:
-        """``{"overall": the manager's statistics, "artifacts": {name: {hits, misses, sets, ...}}}``."""
+        """``{"overall": the manager's statistics, "artifacts": {name: {hits, misses, sets,
+        ...}}}``.
+        """
         artifacts = {name: dict(self._counts_of(name)) for name in ARTIFACTS}
         return {"overall": await self.cache.get_stats(), "artifacts": artifacts}
 
@@ -822,7 +865,7 @@ class PipelineArtifactCache:
         profile = "" if self.profile is None else f" profile={self.profile!r}"
         return f"<PipelineArtifactCache{profile} identity={self.identity!r} over {self.cache!r}>"
 
-    # --- inside --------------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
     async def _capture(
         self, video_path: Source, *, source_id: str | bytes | None = None, etag: str | None = None
@@ -830,7 +873,11 @@ class PipelineArtifactCache:
         if isinstance(video_path, SourceRef):
             return video_path
         return await capture_async(
-            video_path, identity=self.identity, source_id=source_id, etag=etag, memo=self._digest_memo()
+            video_path,
+            identity=self.identity,
+            source_id=source_id,
+            etag=etag,
+            memo=self._digest_memo(),
         )
 
     def _digest_memo(self) -> DigestMemo | None:
@@ -849,7 +896,7 @@ class PipelineArtifactCache:
             raise  # the working directory is gone: nothing relative can be meant
         except OSError as error:
             self._note_unreadable(video_path, error)
-            raise _Unreadable("source-unreadable") from error
+            raise _UnreadableError("source-unreadable") from error
 
         def parent(arguments: Mapping[str, Any]) -> Key:
             return self._key(source, "keyframes", key_params("keyframes", arguments, parent))
@@ -884,7 +931,9 @@ class PipelineArtifactCache:
         return (await self.store(artifact, video_path, value, **named)).stored
 
     async def _bundled(self, request: _Request, value: Any, channels: str) -> Any:
-        """Frames in the form in which they are stored; other values as they are. Reads and encodes off the loop."""
+        """Frames in the form in which they are stored; other values as they are. Reads and encodes
+        off the loop.
+        """
         if request.artifact.name not in ("keyframes", "segment_frames"):
             return value
         if not (isinstance(value, tuple) and len(value) == 2):
@@ -895,7 +944,9 @@ class PipelineArtifactCache:
         codec = request.key.params.get("image_codec", "jpeg:95")
         if is_inline():
             return make_bundle(metadata, images, image_codec=codec, channels=channels)
-        return await asyncio.to_thread(make_bundle, metadata, images, image_codec=codec, channels=channels)
+        return await asyncio.to_thread(
+            make_bundle, metadata, images, image_codec=codec, channels=channels
+        )
 
     async def _keep(
         self,
@@ -911,7 +962,7 @@ class PipelineArtifactCache:
             return self._refused(request.artifact.name, "source-changed")
         stamp = self._stamp(request) if stamp is None else stamp
         meta: dict[int | str, Any] = {META_SOURCE: list(request.source.identity)}
-        full = request.key.long_values()
+        full = request.key.long_values
         if full:
             meta[META_FULL_PARAMS] = full
         name = request.artifact.name
@@ -926,7 +977,8 @@ class PipelineArtifactCache:
                 tags=((self._uri_tag(request.source), stamp),),
                 meta=meta,
                 source=request.source.uri_hash,
-                kind=_core.hash64(f"{self.profile or ''}\0{name}".encode("utf-8", "surrogatepass")) & 0xFFFFFFFF,
+                kind=_core.hash64(f"{self.profile or ''}\0{name}".encode("utf-8", "surrogatepass"))
+                & 0xFFFFFFFF,
             ),
         )
         if not result.stored:
@@ -939,20 +991,35 @@ class PipelineArtifactCache:
     async def _changed_meanwhile(self, request: _Request) -> bool:
         if is_inline():
             return request.source.changed()
-        return await asyncio.to_thread(request.source.changed) if request.source.may_block else request.source.changed()
+        return (
+            await asyncio.to_thread(request.source.changed)
+            if request.source.may_block
+            else request.source.changed()
+        )
 
     async def _without_cache(
-        self, artifact: str, compute: Callable[[], Any], executor: Executor | None, load: Mapping[str, Any], channels: str
+        self,
+        artifact: str,
+        compute: Callable[[], Any],
+        executor: Executor | None,
+        load: Mapping[str, Any],
+        channels: str,
     ) -> Any:
         from cogcache.freshness import call_compute
 
         value = await call_compute(compute, executor)
-        if artifact in ("keyframes", "segment_frames") and isinstance(value, tuple) and len(value) == 2:
+        if (
+            artifact in ("keyframes", "segment_frames")
+            and isinstance(value, tuple)
+            and len(value) == 2
+        ):
             value = make_bundle(*value, channels=channels) if value[1] is not None else value[0]
         return _handed_out(value, load)
 
     async def _latest_generation(self, source: SourceRef) -> SourceRef:
-        """The newest identity of a URI that the cache has entries of; the given one if there are none."""
+        """The newest identity of a URI that the cache has entries of; the given one if there are
+        none.
+        """
         best, newest = source, -1
         for tier in self.cache.backends:
             async for entry in tier.scan(source.uri_hash):
@@ -962,13 +1029,19 @@ class PipelineArtifactCache:
         return best
 
     def _uri_tag(self, source: SourceRef) -> str:
-        return "uri:" + _core.hash128(_core.encode_key_value([self.profile or "", source.uri])).hex()
+        return (
+            "uri:" + _core.hash128(_core.encode_key_value([self.profile or "", source.uri])).hex()
+        )
 
     def _stamp(self, request: _Request) -> int:
         """When the value of this key began to be computed: at its last miss here, else now."""
         with self._stamps_lock:
             noted = self._stamps.pop(request.key.digest, None)
-        return noted if noted is not None else self.cache.capture_stamp([self._uri_tag(request.source)])
+        return (
+            noted
+            if noted is not None
+            else self.cache.capture_stamp([self._uri_tag(request.source)])
+        )
 
     def _note_stamp(self, request: _Request) -> None:
         stamp = self.cache.capture_stamp([self._uri_tag(request.source)])
@@ -979,10 +1052,18 @@ class PipelineArtifactCache:
                 self._stamps.popitem(last=False)
 
     def _note_unreadable(self, video_path: Source, error: OSError) -> None:
-        shown = os.path.basename(os.fsdecode(os.fspath(video_path))) if not isinstance(video_path, SourceRef) else ""
+        shown = (
+            Path(os.fsdecode(os.fspath(video_path))).name
+            if not isinstance(video_path, SourceRef)
+            else ""
+        )
         if shown not in self._unreadable and len(self._unreadable) < STAMPS_KEPT:
             self._unreadable.add(shown)
-            logger.warning("source %r cannot be read, so nothing of it is cached: %s", shown, error.strerror or error)
+            logger.warning(
+                "source %r cannot be read, so nothing of it is cached: %s",
+                shown,
+                error.strerror or error,
+            )
 
     def _refused(self, artifact: str, reason: str) -> StoreResult:
         self._count(artifact, "refused")
@@ -991,7 +1072,16 @@ class PipelineArtifactCache:
     def _counts_of(self, artifact: str) -> dict[str, float]:
         counts = self._counts.get(artifact)
         if counts is None:
-            names = ("hits", "misses", "sets", "refused", "failed", "stored_bytes", "hit_bytes", "seconds_saved")
+            names = (
+                "hits",
+                "misses",
+                "sets",
+                "refused",
+                "failed",
+                "stored_bytes",
+                "hit_bytes",
+                "seconds_saved",
+            )
             counts = self._counts[artifact] = dict.fromkeys(names, 0)
         return counts
 
@@ -1002,7 +1092,9 @@ class PipelineArtifactCache:
 _NOTHING = object()
 
 
-def _load_options(artifact: str, load: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+def _load_options(
+    artifact: str, load: Mapping[str, Any]
+) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     """What the decoder is told, and how its answer becomes what the method gives."""
     if artifact in ("keyframes", "segment_frames"):
         if not load.get("load_images", artifact == "segment_frames"):
@@ -1021,7 +1113,10 @@ def _load_options(artifact: str, load: Mapping[str, Any]) -> tuple[dict[str, Any
         mode = {"mode": load["mode"]} if "mode" in load else {}
         if names is None:
             return mode, lambda value: value
-        return mode, lambda value: {n: value[n] for n in names} if isinstance(value, Mapping) else value
+        return (
+            mode,
+            lambda value: {n: value[n] for n in names} if isinstance(value, Mapping) else value,
+        )
     if load:
         raise TypeError(f"{artifact}: unknown argument {next(iter(load))!r}")
     return {}, lambda value: value

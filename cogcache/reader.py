@@ -72,7 +72,8 @@ class Reader:
         )
 
     async def read(self, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes ``start`` to ``stop`` (half open, within the size); every chunk is verified before any byte is given out.
+        """Bytes ``start`` to ``stop`` (half open, within the size); every chunk is verified before
+        any byte is given out.
 
         Raises:
             ValueError: The range does not lie within ``size``.

@@ -28,7 +28,8 @@ _ENABLED_BY = {
 
 @dataclass
 class VideoArtifacts:
-    """The artifacts of one video; ``None`` is one that is missing, anything else (an empty one too) is there.
+    """The artifacts of one video; ``None`` is one that is missing, anything else (an empty one too)
+    is there.
 
     Attributes:
         video_id: Name of the file without its ending.
@@ -58,10 +59,12 @@ class VideoArtifacts:
 
 
 class VideoCache:
-    """The methods of a ``PipelineArtifactCache`` bound to one captured source, with defaults from a configuration.
+    """The methods of a ``PipelineArtifactCache`` bound to one captured source, with defaults from a
+    configuration.
 
-    Picklable: hand it to workers. Arguments that are left out come from the configuration, then from the artifact's own
-    defaults. Descriptions and embeddings are those of the configuration's keyframes unless told otherwise.
+    Picklable: hand it to workers. Arguments that are left out come from the configuration, then
+    from the artifact's own defaults. Descriptions and embeddings are those of the configuration's
+    keyframes unless told otherwise.
 
     Attributes:
         source: What was captured.
@@ -70,13 +73,15 @@ class VideoCache:
         sync: The same methods, blocking.
     """
 
-    def __init__(self, cache: PipelineArtifactCache, source: SourceRef, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, cache: PipelineArtifactCache, source: SourceRef, config: Mapping[str, Any]
+    ) -> None:
         self.cache = cache
         self.source = source
         self.config = dict(config)
         self.sync: Any = SyncFacade(self, cache.cache._runs_inline)
 
-    # --- what the configuration says -----------------------------------------------------------------------------
+    # --- what the configuration says --------------------------------------------------------------
 
     @property
     def keyframes(self) -> Keyframes:
@@ -94,7 +99,8 @@ class VideoCache:
         raise ValueError(f"keyframe_strategy: unknown value {strategy!r}; known: similarity, fps")
 
     def arguments(self, artifact: str, named: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The arguments of an artifact: those given, else the configuration's, else left to their defaults.
+        """The arguments of an artifact: those given, else the configuration's, else left to their
+        defaults.
 
         Raises:
             ValueError: The artifact needs a model that neither names.
@@ -115,7 +121,9 @@ class VideoCache:
         elif artifact == "embeddings":
             _fill(given, "model_name", config, "embedding_model")
             if "model_name" not in given:
-                raise ValueError("embeddings: name the model, as model_name= or embedding_model in the configuration")
+                raise ValueError(
+                    "embeddings: name the model, as model_name= or embedding_model in the configuration"
+                )
             given.setdefault("keyframes", self.keyframes)
         return given
 
@@ -128,7 +136,7 @@ class VideoCache:
             "max_frames": frames.max_frames,
         }
 
-    # --- the generic verbs ---------------------------------------------------------------------------------------
+    # --- the generic verbs ------------------------------------------------------------------------
 
     async def key(self, artifact: str, /, **named: Any) -> Key:
         """The key of an artifact of this video."""
@@ -140,25 +148,35 @@ class VideoCache:
 
     async def store(self, artifact: str, value: Any, /, **named: Any) -> StoreResult:
         """See ``PipelineArtifactCache.store``."""
-        return await self.cache.store(artifact, self.source, value, **self.arguments(artifact, named))
+        return await self.cache.store(
+            artifact, self.source, value, **self.arguments(artifact, named)
+        )
 
     async def explain(self, artifact: str, /, **named: Any) -> Explanation:
         """See ``PipelineArtifactCache.explain``."""
         return await self.cache.explain(artifact, self.source, **self.arguments(artifact, named))
 
-    async def get_or_compute(self, artifact: str, compute: Callable[[], Any], /, **named: Any) -> Any:
+    async def get_or_compute(
+        self, artifact: str, compute: Callable[[], Any], /, **named: Any
+    ) -> Any:
         """See ``PipelineArtifactCache.get_or_compute``."""
-        return await self.cache.get_or_compute(artifact, self.source, compute, **self.arguments(artifact, named))
+        return await self.cache.get_or_compute(
+            artifact, self.source, compute, **self.arguments(artifact, named)
+        )
 
-    # --- the artifacts -------------------------------------------------------------------------------------------
+    # --- the artifacts ----------------------------------------------------------------------------
 
     async def get_keyframes(self, **named: Any) -> Any:
         """See ``PipelineArtifactCache.get_keyframes``."""
         return (await self.lookup("keyframes", **named)).value
 
-    async def set_keyframes(self, keyframes_metadata: Any, keyframe_images: Any = None, **named: Any) -> bool:
+    async def set_keyframes(
+        self, keyframes_metadata: Any, keyframe_images: Any = None, **named: Any
+    ) -> bool:
         """See ``PipelineArtifactCache.set_keyframes``."""
-        return (await self.store("keyframes", (keyframes_metadata, keyframe_images), **named)).stored
+        return (
+            await self.store("keyframes", (keyframes_metadata, keyframe_images), **named)
+        ).stored
 
     async def get_or_compute_keyframes(self, compute: Callable[[], Any], **named: Any) -> Any:
         """See ``PipelineArtifactCache.get_or_compute_keyframes``."""
@@ -200,9 +218,13 @@ class VideoCache:
         """See ``PipelineArtifactCache.get_or_compute_embeddings``."""
         return await self.get_or_compute("embeddings", compute, **named)
 
-    async def get_segment_frames(self, segment_id: int, start_time: float, end_time: float, **named: Any) -> Any:
+    async def get_segment_frames(
+        self, segment_id: int, start_time: float, end_time: float, **named: Any
+    ) -> Any:
         """See ``PipelineArtifactCache.get_segment_frames``."""
-        return await self.cache.get_segment_frames(self.source, segment_id, start_time, end_time, **named)
+        return await self.cache.get_segment_frames(
+            self.source, segment_id, start_time, end_time, **named
+        )
 
     async def set_segment_frames(
         self,
@@ -234,7 +256,7 @@ class VideoCache:
         """See ``PipelineArtifactCache.get_or_compute_segmentation``."""
         return await self.get_or_compute("segmentation", compute, **named)
 
-    # --- the whole -----------------------------------------------------------------------------------------------
+    # --- the whole --------------------------------------------------------------------------------
 
     async def get_all_artifacts(self, *, load: Iterable[str] | None = None) -> VideoArtifacts:
         """See ``PipelineArtifactCache.get_all_artifacts``."""
@@ -248,7 +270,9 @@ class VideoCache:
             for flag, (field, artifact) in _ENABLED_BY.items()
             if self.config.get(flag, False) and (wanted is None or artifact in wanted)
         ]
-        arguments = [self.arguments(artifact) for _, artifact in enabled]  # every mistake is found before any call
+        arguments = [
+            self.arguments(artifact) for _, artifact in enabled
+        ]  # every mistake is found before any call
         lookups = [
             self.cache.lookup(artifact, self.source, **named)
             for (_, artifact), named in zip(enabled, arguments, strict=True)
@@ -283,7 +307,9 @@ async def _together(lookups: list[Any]) -> list[Lookup]:
 
 
 def _fill(given: dict[str, Any], argument: str, config: Mapping[str, Any], *names: str) -> None:
-    """Take ``argument`` from the first of ``names`` that the configuration has, unless it was given."""
+    """Take ``argument`` from the first of ``names`` that the configuration has, unless it was
+    given.
+    """
     if argument in given:
         return
     for name in names:

@@ -1,8 +1,9 @@
 """The contract of a tier, and what every tier gets for free on top of it.
 
-A tier keeps *entries*: finished containers, found by the canonical encoding of their key. Five methods are the whole of
-what a new one must do (``read``, ``write``, ``discard``, ``scan``, ``aclose``); values, lives, tags, patterns, listing and
-counting are built here from those. ``cogcache.testing.BackendConformance`` says whether a tier keeps the contract.
+A tier keeps *entries*: finished containers, found by the canonical encoding of their key. Five
+methods are the whole of what a new one must do (``read``, ``write``, ``discard``, ``scan``,
+``aclose``); values, lives, tags, patterns, listing and counting are built here from those.
+``cogcache.testing.BackendConformance`` says whether a tier keeps the contract.
 """
 
 from __future__ import annotations
@@ -44,16 +45,18 @@ _META_NAMES = {
 class CacheBackend(ABC):
     """One tier of a cache.
 
-    Entry level (what a tier implements): every ``key`` is the canonical encoding, as ``Entry.key`` has it. Value level
-    (what it inherits): every key is a string or a ``Key``.
+    Entry level (what a tier implements): every ``key`` is the canonical encoding, as ``Entry.key``
+    has it. Value level (what it inherits): every key is a string or a ``Key``.
 
     Attributes:
-        runs_inline: Its coroutines never suspend while ``cogcache._inline`` is on, so ``sync`` needs no loop.
+        runs_inline: Its coroutines never suspend while ``cogcache._inline`` is on, so ``sync``
+            needs no loop.
         CONFIG_CLASS: The dataclass of its configuration; the registry refuses a tier without one.
         config: As given.
         name: Its name in statistics; the manager makes it unique.
         priority: Lower numbers are asked first.
-        enable_compression: Whether documents and blobs are compressed on the way in; all entries stay readable.
+        enable_compression: Whether documents and blobs are compressed on the way in; all entries
+            stay readable.
     """
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = None
@@ -67,25 +70,16 @@ class CacheBackend(ABC):
         self.enable_compression: bool = True if wanted is None else wanted
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
-        self.counters: dict[str, int] = {
-            name: 0
-            for name in (
-                "hits",
-                "misses",
-                "sets",
-                "deletes",
-                "evictions",
-                "damaged",
-                "errors",
-                "refused",
-            )
-        }
+        self.counters: dict[str, int] = dict.fromkeys(
+            ("hits", "misses", "sets", "deletes", "evictions", "damaged", "errors", "refused"), 0
+        )
 
-    # --- entry level: what a tier must do ------------------------------------------------------------------------
+    # --- entry level: what a tier must do ---------------------------------------------------------
 
     @abstractmethod
     async def read(self, key: bytes) -> _core.Entry | None:
-        """The entry of this key, or ``None``. It may be expired or invalidated: ``fetch`` looks at that.
+        """The entry of this key, or ``None``. It may be expired or invalidated: ``fetch`` looks at
+        that.
 
         Raises:
             _core.DamagedError: The bytes are not whole; ``fetch`` then discards them.
@@ -96,11 +90,13 @@ class CacheBackend(ABC):
     async def write(
         self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
     ) -> str | None:
-        """Keep an entry under ``what.key``, replacing an older one whole; ``None``, or one word for why not.
+        """Keep an entry under ``what.key``, replacing an older one whole; ``None``, or one word for
+        why not.
 
         Args:
             what: A value to be composed or a finished image.
-            source: Hash of the source's URI, 0 if there is none; helps to find the entries of one source.
+            source: Hash of the source's URI, 0 if there is none; helps to find the entries of one
+                source.
             kind: Hash of profile and artifact.
         """
 
@@ -110,21 +106,27 @@ class CacheBackend(ABC):
 
     @abstractmethod
     def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
-        """Every entry, in no order, expired ones too; with ``source``, at least all of that source."""
+        """Every entry, in no order, expired ones too; with ``source``, at least all of that
+        source.
+        """
 
     async def aclose(self) -> None:
         """Finish what is under way and let go of everything; may be called twice."""
 
-    # --- entry level: what a tier may do better ------------------------------------------------------------------
+    # --- entry level: what a tier may do better ---------------------------------------------------
 
     def get_inline(self, key: bytes, miss: object, slow: object) -> Any:
-        """A value without waiting: the value, ``miss``, or ``slow`` where only ``fetch`` can tell."""
+        """A value without waiting: the value, ``miss``, or ``slow`` where only ``fetch`` can
+        tell.
+        """
         return slow
 
     async def fetch(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str:
-        """The live entry of this key, or one word for why there is none. Never raises for a fault of the tier.
+        """The live entry of this key, or one word for why there is none. Never raises for a fault
+        of the tier.
 
-        With ``index_only`` the value's bytes need not be brought along: metadata, existence, reading by part.
+        With ``index_only`` the value's bytes need not be brought along: metadata, existence,
+        reading by part.
         """
         try:
             entry = await self.read(key)
@@ -160,11 +162,15 @@ class CacheBackend(ABC):
             self._tag_versions[tag] = max(now_us, self._tag_versions.get(tag, 0) + 1)
 
     def tag_version(self, tag: str) -> int:
-        """The version (microseconds) that an entry with this tag must have been captured at or after."""
+        """The version (microseconds) that an entry with this tag must have been captured at or
+        after.
+        """
         return self._tag_versions.get(tag, 0)
 
     async def refresh(self, key: bytes, ttl_ms: int | None) -> bool:
-        """Begin the life of an entry anew; never shortens it. False when the tier has no live entry or cannot."""
+        """Begin the life of an entry anew; never shortens it. False when the tier has no live entry
+        or cannot.
+        """
         return False
 
     async def usage(self) -> dict[str, Any]:
@@ -175,7 +181,7 @@ class CacheBackend(ABC):
             files += 1
         return {"size_bytes": size, "total_files": files}
 
-    # --- the clock -----------------------------------------------------------------------------------------------
+    # --- the clock --------------------------------------------------------------------------------
 
     def now_ms(self) -> int:
         """Unix milliseconds by this tier's clock."""
@@ -185,7 +191,7 @@ class CacheBackend(ABC):
         """Shift the clock of this tier, for tests of lives."""
         self._clock_offset_ms = offset_ms
 
-    # --- value level ---------------------------------------------------------------------------------------------
+    # --- value level ------------------------------------------------------------------------------
 
     async def get(self, key: str | Key, default: Any = None) -> Any:
         """The value of ``key``, or ``default``. Every hit is a fresh decode."""
@@ -249,8 +255,8 @@ class CacheBackend(ABC):
     async def clear(self, pattern: str | None = None) -> int:
         """Forget what matches and say how many that were.
 
-        ``None`` and ``"*"`` are everything; ``"a:b:*"`` is whatever lies under the whole segments ``a`` and ``b``;
-        a pattern without ``*`` is exactly one key.
+        ``None`` and ``"*"`` are everything; ``"a:b:*"`` is whatever lies under the whole segments
+        ``a`` and ``b``; a pattern without ``*`` is exactly one key.
         """
         matcher = KeyPattern(pattern)
         if matcher.exact is not None:
@@ -263,7 +269,9 @@ class CacheBackend(ABC):
         return removed
 
     async def discard_entry(self, entry: _core.Entry) -> bool:
-        """Forget exactly this generation of an entry; a tier that can tell generations apart overrides it."""
+        """Forget exactly this generation of an entry; a tier that can tell generations apart
+        overrides it.
+        """
         return await self.discard(entry.key)
 
     async def cleanup_expired(self) -> int:
@@ -275,7 +283,9 @@ class CacheBackend(ABC):
         return removed
 
     async def get_metadata(self, key: str | Key) -> dict[str, Any] | None:
-        """What is known of an entry without touching its value, or ``None``. See ``describe_entry``."""
+        """What is known of an entry without touching its value, or ``None``. See
+        ``describe_entry``.
+        """
         found = await self.fetch(key_bytes(key), index_only=True)
         return None if isinstance(found, str) else describe_entry(found)
 
@@ -301,7 +311,7 @@ class CacheBackend(ABC):
         """Counters of this process and what the tier holds now."""
         return {**self.counters, **await self.usage()}
 
-    # --- shared by the tiers -------------------------------------------------------------------------------------
+    # --- shared by the tiers ----------------------------------------------------------------------
 
     def _why_dead(self, entry: _core.Entry) -> str | None:
         if entry.is_expired(self.now_ms()):
@@ -312,7 +322,9 @@ class CacheBackend(ABC):
         return None
 
     async def value_failed(self, entry: _core.Entry, error: Exception) -> str:
-        """A value could not be decoded: count it, forget it if it is damaged, and give the reason word."""
+        """A value could not be decoded: count it, forget it if it is damaged, and give the reason
+        word.
+        """
         if isinstance(error, _core.UnsupportedError):
             return str(error.args[0]) if error.args else "unsupported"
         self.counters["damaged"] += 1
@@ -328,7 +340,9 @@ class CacheBackend(ABC):
 
 
 class KeyPattern:
-    """Which printed keys a ``clear`` or a listing means; compared segment by segment between the colons."""
+    """Which printed keys a ``clear`` or a listing means; compared segment by segment between the
+    colons.
+    """
 
     def __init__(self, pattern: str | None) -> None:
         if pattern is not None and not isinstance(pattern, str):
@@ -370,9 +384,9 @@ class KeyPattern:
 def describe_entry(entry: _core.Entry) -> dict[str, Any]:
     """What an entry says of itself, as plain data.
 
-    ``key``, ``created_at`` and ``expires_at`` (Unix seconds, ``None`` = never), ``ttl`` (seconds), ``size_bytes`` (as
-    stored), ``raw_bytes``, ``format``, ``tags``, ``parts``, the known fields that were set, and under ``extra`` every
-    field that a newer version may have written.
+    ``key``, ``created_at`` and ``expires_at`` (Unix seconds, ``None`` = never), ``ttl`` (seconds),
+    ``size_bytes`` (as stored), ``raw_bytes``, ``format``, ``tags``, ``parts``, the known fields
+    that were set, and under ``extra`` every field that a newer version may have written.
     """
     meta = entry.meta
     parts = entry.parts()
@@ -420,25 +434,22 @@ class CacheBackendRegistry:
         """Make a tier from its configuration; ``shared`` fills in what a dict form does not say.
 
         Raises:
-            ConfigError: An unknown kind (the choices are named), one that does not exist yet, or a tier without
-                ``CONFIG_CLASS``. (A ``ValueError``.)
+            ConfigError: An unknown kind (the choices are named), one that does not exist yet, or a
+                tier without ``CONFIG_CLASS``. (A ``ValueError``.)
         """
         if isinstance(config, Mapping):
             kind = config.get("backend_type")
-            backend = cls._find(kind)
+            backend, config_class = cls._find(kind)
             options = {**{k: v for k, v in shared.items() if v is not None}, **config}
-            made = backend.CONFIG_CLASS(
-                **known_options(backend.CONFIG_CLASS, options, ignored=_SHARED_KEYS)
-            )  # type: ignore[misc,arg-type]
-            return backend(made)
+            return backend(config_class(**known_options(config_class, options, _SHARED_KEYS)))
         if not hasattr(config, "backend_type"):
             raise ConfigError(
                 f"a tier is configured by a BackendConfig or a dict, not {type(config).__name__}"
             )
-        return cls._find(config.backend_type)(config)
+        return cls._find(config.backend_type)[0](config)
 
     @classmethod
-    def _find(cls, kind: object) -> type[CacheBackend]:
+    def _find(cls, kind: object) -> tuple[type[CacheBackend], type[Any]]:
         backend = cls._classes.get(kind) if isinstance(kind, str) else None
         if backend is None:
             if kind in _NOT_YET:
@@ -451,9 +462,10 @@ class CacheBackendRegistry:
             raise ConfigError(
                 f"{backend.__name__} must name its configuration dataclass in CONFIG_CLASS"
             )
-        return backend
+        return backend, backend.CONFIG_CLASS
 
 
 _NOT_YET = ("s3", "redis")
-# Keys of a manager's dict form that people also put into a tier's; silently not the tier's business.
+# Keys of a manager's dict form that people also put into a tier's; silently not the tier's
+# business.
 _SHARED_KEYS = ("default_ttl", "enable_stats", "enable_compression", "serialization_format")

@@ -18,7 +18,9 @@ INLINE_LIMIT = 256 * 1024  # raw bytes that are decoded without leaving the even
 
 
 class MemoryCacheBackend(CacheBackend):
-    """Entries in memory, bounded in bytes. Values are decoded anew at every hit, so nobody can change another's."""
+    """Entries in memory, bounded in bytes. Values are decoded anew at every hit, so nobody can
+    change another's.
+    """
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = MemoryCacheConfig
     runs_inline: ClassVar[bool] = True

@@ -1,0 +1,233 @@
+"""The contract of a tier as tests: derive a class, give it a tier, and let pytest (with
+pytest-asyncio) collect it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from cogcache import _core
+from cogcache.backends.base import META_TAGS, CacheBackend
+from cogcache.exceptions import ValueTypeError
+from cogcache.keys import Key, key_bytes
+
+VALUES: tuple[Any, ...] = (
+    None, True, 0, -1, 2**70, 1.5, "", "text", "ünï", b"", b"\x00\xff", [], {}, (1, (2, 3)), {"a": [1, {"b": None}]},
+    {1: "int", "1": "str"}, {(0.5, 1.5): "segment"}, b"x" * 100_000, "y" * 100_000, list(range(1000)),
+)  # fmt: skip
+LIFE_SECONDS = 604_800
+
+
+class BackendConformance:
+    """What every tier must do. ``make_tier`` is the one thing to write::
+
+        class TestMyTier(BackendConformance):
+            async def make_tier(self) -> CacheBackend:
+                return MyTier(MyConfig())
+
+    Each test makes a tier of its own and closes it.
+    """
+
+    async def make_tier(self) -> CacheBackend:
+        """A new, empty tier."""
+        raise NotImplementedError
+
+    async def test_a_missing_key_is_a_miss(self) -> None:
+        tier = await self.make_tier()
+        missing = object()
+        assert await tier.get("absent", missing) is missing
+        assert not await tier.exists("absent")
+        assert not await tier.delete("absent")
+        assert await tier.get_metadata("absent") is None
+        await tier.aclose()
+
+    async def test_every_value_comes_back_as_it_was(self) -> None:
+        tier = await self.make_tier()
+        missing = object()
+        for number, value in enumerate(VALUES):
+            assert await tier.set(f"value:{number}", value)
+            got = await tier.get(f"value:{number}", missing)
+            assert got == value and type(got) is type(value), (number, type(got))
+        await tier.aclose()
+
+    async def test_a_hit_is_a_fresh_decode(self) -> None:
+        tier = await self.make_tier()
+        await tier.set("list", {"frames": [1, 2, 3]})
+        (await tier.get("list"))["frames"].append(4)
+        assert await tier.get("list") == {"frames": [1, 2, 3]}
+        await tier.aclose()
+
+    async def test_an_overwrite_replaces_the_whole_value(self) -> None:
+        tier = await self.make_tier()
+        await tier.set("key", b"long" * 50_000)
+        await tier.set("key", b"short")
+        assert await tier.get("key") == b"short"
+        assert len(await tier.list_keys()) == 1
+        await tier.aclose()
+
+    async def test_delete_forgets_one_key(self) -> None:
+        tier = await self.make_tier()
+        await tier.set("a", 1)
+        await tier.set("b", 2)
+        assert await tier.delete("a")
+        assert not await tier.delete("a")
+        assert await tier.get("a") is None
+        assert await tier.get("b") == 2
+        await tier.aclose()
+
+    async def test_keys_that_look_alike_stay_apart(self) -> None:
+        tier = await self.make_tier()
+        keys = [
+            "a:b",
+            "a/b",
+            "a_b",
+            "a",
+            "a:",
+            "x" * 300 + "1",
+            "x" * 300 + "2",
+            "../a",
+            "a*b",
+            "ä",
+            "a%b",
+        ]
+        for number, key in enumerate(keys):
+            await tier.set(key, number)
+        assert [await tier.get(key) for key in keys] == list(range(len(keys)))
+        assert {key for key, _ in await tier.list_keys()} == set(keys)
+        await tier.aclose()
+
+    async def test_a_life_ends_when_it_was_said_to(self) -> None:
+        tier = await self.make_tier()
+        await tier.set("mortal", 1, ttl=LIFE_SECONDS)
+        await tier.set("immortal", 2, ttl=0)
+        tier.set_clock_offset((LIFE_SECONDS - 1) * 1000)
+        assert await tier.get("mortal") == 1
+        tier.set_clock_offset((LIFE_SECONDS + 1) * 1000)
+        assert await tier.get("mortal") is None
+        assert not await tier.exists("mortal")
+        assert [key for key, _ in await tier.list_keys()] == ["immortal"]
+        assert await tier.get("immortal") == 2
+        await tier.aclose()
+
+    async def test_cleanup_removes_what_has_expired(self) -> None:
+        tier = await self.make_tier()
+        for number in range(5):
+            await tier.set(f"mortal:{number}", number, ttl=10)
+        await tier.set("immortal", 1)
+        tier.set_clock_offset(20_000)
+        assert await tier.cleanup_expired() == 5
+        assert await tier.cleanup_expired() == 0
+        assert (await tier.get_stats())["total_files"] == 1
+        await tier.aclose()
+
+    async def test_an_invalidated_tag_is_a_miss(self) -> None:
+        tier = await self.make_tier()
+        for tag in ("one", "two"):
+            meta = {META_TAGS: [[tag, tier.now_ms() * 1000]]}
+            draft = tier.draft(key_bytes(tag), tag, ttl_ms=None, meta=meta)
+            assert await tier.put(draft)
+        tier.set_clock_offset(1000)
+        await tier.invalidate_tags(["one"])
+        assert await tier.get("one") is None
+        assert await tier.get("two") == "two"
+        await tier.aclose()
+
+    async def test_clear_of_one_key_removes_one_key(self) -> None:
+        tier = await self.make_tier()
+        for key in ("exact", "exact:more", "exact2"):
+            await tier.set(key, key)
+        assert await tier.clear("exact") == 1
+        assert {key for key, _ in await tier.list_keys()} == {"exact:more", "exact2"}
+        assert await tier.clear("nothing-like-it") == 0
+        await tier.aclose()
+
+    async def test_clear_matches_whole_segments(self) -> None:
+        tier = await self.make_tier()
+        keys = ("prof:video:1", "prof:video:2", "prof_large:video:1", "prof", "other:video:1")
+        for key in keys:
+            await tier.set(key, key)
+        assert await tier.clear("prof:video:*") == 2
+        assert {key for key, _ in await tier.list_keys()} == {
+            "prof_large:video:1",
+            "prof",
+            "other:video:1",
+        }
+        assert await tier.clear("*:video:1") == 2
+        assert {key for key, _ in await tier.list_keys()} == {"prof"}
+        await tier.aclose()
+
+    async def test_clear_of_everything_leaves_nothing(self) -> None:
+        tier = await self.make_tier()
+        for number in range(20):
+            await tier.set(f"key:{number}", number)
+        assert await tier.clear() == 20
+        assert await tier.list_keys() == []
+        assert (await tier.get_stats())["total_files"] == 0
+        await tier.aclose()
+
+    async def test_listing_gives_keys_and_metadata(self) -> None:
+        tier = await self.make_tier()
+        await tier.set("b", "value", ttl=60)
+        await tier.set("a", "value")
+        assert await tier.list_keys() == [("a", None), ("b", None)]
+        (_, metadata) = (await tier.list_keys("b", include_metadata=True))[0]
+        assert metadata is not None
+        assert metadata["key"] == "b"
+        assert metadata["ttl"] == 60
+        assert metadata["expires_at"] > metadata["created_at"]
+        assert metadata["size_bytes"] > 0
+        assert await tier.get_metadata("b") == metadata
+        await tier.aclose()
+
+    async def test_a_printed_key_and_the_key_are_one(self) -> None:
+        tier = await self.make_tier()
+        key = Key("prof", b"\x01" * 16, "transcript", {"model": "base", "lang": "a:b*"})
+        await tier.set(key, "by key")
+        assert await tier.get(str(key)) == "by key"
+        assert await tier.clear(str(key)) == 1
+        assert await tier.get(key) is None
+        await tier.aclose()
+
+    async def test_what_cannot_be_stored_says_where(self) -> None:
+        tier = await self.make_tier()
+        try:
+            await tier.set("key", {"frames": [object()]})
+        except ValueTypeError as error:
+            assert error.path == "$.frames[0]"
+        else:
+            raise AssertionError("an object() was stored")
+        assert await tier.get("key") is None
+        await tier.aclose()
+
+    async def test_an_image_travels_from_tier_to_tier_unchanged(self) -> None:
+        first, second = await self.make_tier(), await self.make_tier()
+        await first.set("key", b"bytes" * 10_000, ttl=60)
+        entry = await first.fetch(key_bytes("key"))
+        assert isinstance(entry, _core.Entry)
+        assert await second.write(entry.to_image()) is None
+        assert await second.get("key") == b"bytes" * 10_000
+        copied = await second.fetch(key_bytes("key"))
+        assert isinstance(copied, _core.Entry)
+        assert (copied.token, copied.expires_ms) == (entry.token, entry.expires_ms)
+        await first.aclose()
+        await second.aclose()
+
+    async def test_many_callers_at_once_see_whole_values(self) -> None:
+        tier = await self.make_tier()
+
+        async def work(number: int) -> None:
+            for turn in range(10):
+                value = bytes([number, turn]) * 5000
+                assert await tier.set("shared", value)
+                got = await tier.get("shared")
+                assert len(got) == 10_000 and got == got[:2] * 5000
+
+        await asyncio.gather(*(work(number) for number in range(8)))
+        await tier.aclose()
+
+    async def test_closing_twice_is_fine(self) -> None:
+        tier = await self.make_tier()
+        await tier.set("key", 1)
+        await tier.aclose()
+        await tier.aclose()
