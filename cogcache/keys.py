@@ -437,7 +437,3 @@ class Keyframes:
     image_codec: str = "jpeg:95"
     revision: str | None = None
     params: Mapping[str, Any] | None = field(default=None, hash=False)
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
