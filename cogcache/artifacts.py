@@ -200,12 +200,13 @@ def key_params(
         values["language"] = "auto" if values["language"] is None else values["language"]
     if values.get("inputs") is not None:
         values["inputs"] = _input_digests(name, values["inputs"])
-    if "transcript" in values:
-        if not isinstance(values["transcript"], str):  # a fingerprint of the caller's own
-            values["transcript"] = _digest_or_none(name, "transcript", values["transcript"])
+    # A str is a fingerprint of the caller's own.
+    if "transcript" in values and not isinstance(values["transcript"], str):
+        values["transcript"] = _digest_or_none(name, "transcript", values["transcript"])
     if values["params"] is not None and not isinstance(values["params"], Mapping):
         raise KeyTypeError(
-            f"{name}: params must be a mapping of names to values, not {type(values['params']).__name__}",
+            f"{name}: params must be a mapping of names to values, "
+            f"not {type(values['params']).__name__}",
             "$.params",
         )
     return {

@@ -170,7 +170,8 @@ class FilesystemCacheConfig(BackendConfig):
         number(self.max_size_mb, "max_size_mb", none=True)
         if self.max_size_mb is not None and self.max_size_mb < SMALLEST_SIZE_MB:
             raise ConfigError(
-                f"max_size_mb must be at least {SMALLEST_SIZE_MB} (tables and quarantine need room), not {self.max_size_mb!r}"
+                f"max_size_mb must be at least {SMALLEST_SIZE_MB} (tables and quarantine need room), "
+                f"not {self.max_size_mb!r}"
             )
         choice(self.eviction_policy, "eviction_policy", POLICIES)
         if self.shared is not False and self.shared != "group":
@@ -282,7 +283,8 @@ class CacheConfig:
             self.backends, Sequence
         ):
             raise ConfigError(
-                f"backends must be a list of tier configurations, not {type(self.backends).__name__}"
+                f"backends must be a list of tier configurations, "
+                f"not {type(self.backends).__name__}"
             )
         if self.default_ttl is not None:
             duration_seconds(self.default_ttl, "default_ttl")
@@ -310,7 +312,8 @@ def note_serialization_format(value: object) -> None:
     if not _format_noted:
         _format_noted = True
         warnings.warn(
-            f"serialization_format={value!r} has no effect: cogcache stores every value with its one codec, without pickle",
+            f"serialization_format={value!r} has no effect: cogcache stores every value with its one "
+            f"codec, without pickle",
             CogcacheWarning,
             stacklevel=5,
         )

@@ -61,7 +61,8 @@ class Flights(Generic[_T]):
         """
         if key in _computing.get():
             raise RecursiveComputeError(
-                "a computation asked get_or_compute for the very key that it computes; it would wait for itself"
+                "a computation asked get_or_compute for the very key that it computes; "
+                "it would wait for itself"
             )
         while True:
             with self._lock:

@@ -122,7 +122,8 @@ class VideoCache:
             _fill(given, "model_name", config, "embedding_model")
             if "model_name" not in given:
                 raise ValueError(
-                    "embeddings: name the model, as model_name= or embedding_model in the configuration"
+                    "embeddings: name the model, as model_name= or embedding_model "
+                    "in the configuration"
                 )
             given.setdefault("keyframes", self.keyframes)
         return given

@@ -363,7 +363,8 @@ class KeyPattern:
         self._segments = body.removesuffix(":").split(":")
         if any("*" in segment and segment != "*" for segment in self._segments):
             raise ValueError(
-                f"pattern {pattern!r}: '*' stands for whole segments between colons, as in 'a:*' or 'a:*:c'; "
+                f"pattern {pattern!r}: '*' stands for whole segments between colons, "
+                f"as in 'a:*' or 'a:*:c'; "
                 "write %2A for a literal star"
             )
 
@@ -454,7 +455,8 @@ class CacheBackendRegistry:
         if backend is None:
             if kind in _NOT_YET:
                 raise ConfigError(
-                    f"backend_type {kind!r}: this tier does not exist yet in this version of cogcache; "
+                    f"backend_type {kind!r}: this tier does not exist yet in this version of "
+                    f"cogcache; "
                     "leave it out or set enabled=False"
                 )
             raise ConfigError(f"backend_type: unknown value {kind!r}{nearest(kind, cls._classes)}")

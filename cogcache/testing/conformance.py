@@ -13,14 +13,17 @@ from cogcache.exceptions import ValueTypeError
 from cogcache.keys import Key, key_bytes
 
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 2**70, 1.5, "", "text", "ünï", b"", b"\x00\xff", [], {}, (1, (2, 3)), {"a": [1, {"b": None}]},
-    {1: "int", "1": "str"}, {(0.5, 1.5): "segment"}, b"x" * 100_000, "y" * 100_000, list(range(1000)),
+    None, True, 0, -1, 2**70, 1.5, "", "text", "ünï", b"", b"\x00\xff", [], {}, (1, (2, 3)),
+    {"a": [1, {"b": None}]}, {1: "int", "1": "str"}, {(0.5, 1.5): "segment"},
+    b"x" * 100_000, "y" * 100_000, list(range(1000)),
 )  # fmt: skip
 LIFE_SECONDS = 604_800
 
 
 class BackendConformance:
-    """What every tier must do. ``make_tier`` is the one thing to write::
+    """What every tier must do.
+
+    ``make_tier`` is the one thing to write::
 
         class TestMyTier(BackendConformance):
             async def make_tier(self) -> CacheBackend:
