@@ -130,7 +130,7 @@ class SourceRef:
         path = self.uri.partition("://")[2].partition("?")[0].partition("#")[0]
         if self.uri.startswith("file://"):
             path = os.fsdecode(unquote_to_bytes(self.uri.removeprefix("file://")))
-        return os.path.splitext(os.path.basename(path))[0]  # noqa: PTH119, PTH122
+        return os.path.splitext(os.path.basename(path))[0]
 
     @property
     def may_block(self) -> bool:

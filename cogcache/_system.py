@@ -1,8 +1,5 @@
 """What identities ask of the machine, behind one object that a test can replace."""
 
-# Paths are bytes here, since not every name is text.
-# ruff: noqa: PTH115, PTH116, PTH118, PTH120, PTH123
-
 from __future__ import annotations
 
 import errno

@@ -170,8 +170,8 @@ class FilesystemCacheConfig(BackendConfig):
         number(self.max_size_mb, "max_size_mb", none=True)
         if self.max_size_mb is not None and self.max_size_mb < SMALLEST_SIZE_MB:
             raise ConfigError(
-                f"max_size_mb must be at least {SMALLEST_SIZE_MB} (tables and quarantine need room), "
-                f"not {self.max_size_mb!r}"
+                f"max_size_mb must be at least {SMALLEST_SIZE_MB} (tables and quarantine need "
+                f"room), not {self.max_size_mb!r}"
             )
         choice(self.eviction_policy, "eviction_policy", POLICIES)
         if self.shared is not False and self.shared != "group":
@@ -312,8 +312,8 @@ def note_serialization_format(value: object) -> None:
     if not _format_noted:
         _format_noted = True
         warnings.warn(
-            f"serialization_format={value!r} has no effect: cogcache stores every value with its one "
-            f"codec, without pickle",
+            f"serialization_format={value!r} has no effect: cogcache stores every value with its "
+            f"one codec, without pickle",
             CogcacheWarning,
             stacklevel=5,
         )

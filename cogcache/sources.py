@@ -293,7 +293,7 @@ def file_digest(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> st
         OSError: the file cannot be read.
     """
     name = os.fsencode(path)
-    found = os.stat(name)  # noqa: PTH116 - names may be no text
+    found = os.stat(name)
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{os.fsdecode(name)} is no regular file")
     return content_digest(SYSTEM, name, found, no_beat).hex()

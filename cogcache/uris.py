@@ -5,9 +5,6 @@ Pure text work; whether a file is there, and where its symlinks lead, is asked i
 The rules are those of ``docs/keys.md``.
 """
 
-# Paths are bytes here, since not every name is text.
-# ruff: noqa: PTH109, PTH118
-
 from __future__ import annotations
 
 import os
