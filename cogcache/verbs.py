@@ -7,6 +7,7 @@ invalidate.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import threading
@@ -26,12 +27,12 @@ from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE
 from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig
 from cogcache.exceptions import ConfigError
 from cogcache.explain import Explanation, explain_miss
+from cogcache.fence import MissFence
 from cogcache.frames import Bundle, make_bundle
 from cogcache.keys import Key
 from cogcache.manager import CacheManager, Context
 from cogcache.memo import DigestMemo
 from cogcache.sources import (
-    MissFence,
     Source,
     SourceRef,
     capture,
@@ -173,8 +174,11 @@ class ArtifactVerbs:
             return StoreResult(False, str(error.args[0]))
         if request.artifact.failed(_metadata_of(value)):
             return self._refused(artifact, "failed-result")
-        if not request.pinned and not self._fence.check(request.source):
-            return self._refused(artifact, "source-changed")
+        if not request.pinned:
+            source = self._fence.check(request.source, artifact)
+            if source is None:
+                return self._refused(artifact, "source-changed")
+            request = dataclasses.replace(request, source=source)
         channels = options.pop("channels", "bgr")
         bundle = await self._bundled(request, value, channels)
         return await self._keep(request, bundle, **options)
@@ -320,7 +324,11 @@ class ArtifactVerbs:
         if not self.memo or self.identity == "stat":
             return None
         if self._digests is None:
-            roots = [root for tier in self.cache.backends if (root := getattr(tier, "root", None))]
+            roots = [
+                root
+                for tier in self.cache.backends
+                if (root := getattr(tier.config, "expanded_path", None))
+            ]
             self._digests = DigestMemo.for_root(roots[0] if roots else None)
         return self._digests
 
@@ -359,7 +367,7 @@ class ArtifactVerbs:
         elif request.source.kind == "absent" and found.reason == "absent":
             found = Lookup(False, reason="source-missing")
         self._count(name, "misses")
-        self._fence.note_miss(request.source)
+        self._fence.note_miss(request.source, name)
         self._note_stamp(request)
         return found
 
