@@ -209,12 +209,46 @@ def key_params(
             f"not {type(values['params']).__name__}",
             "$.params",
         )
+    _check_numbers(name, values)
     return {
         parameter.printed: values[argument]
         for argument, parameter in known.items()
         if argument in values
         and not (parameter.when_set and _is_neutral(values[argument], parameter.default))
     }
+
+
+_AT_LEAST = {
+    "threshold": None,
+    "fps": 0,
+    "sampling_fps": 0,
+    "max_frames": 1,
+    "batch_size": 1,
+    "segment_id": None,
+    "start_time": 0,
+    "end_time": 0,
+    "segment_seconds": 0,
+    "overlap_seconds": 0,
+}
+_WHOLE = ("max_frames", "batch_size")
+
+
+def _check_numbers(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse what is no sensible number, so that a mix-up is not a silent miss for ever."""
+    for argument, least in _AT_LEAST.items():
+        value = values.get(argument)
+        if value is None or (argument == "segment_id" and isinstance(value, str)):
+            continue
+        if isinstance(value, bool | str | bytes):
+            raise KeyTypeError(
+                f"{name}: {argument} must be a number, not {type(value).__name__}", f"$.{argument}"
+            )
+        if value != value or (least is not None and value < least):
+            raise ValueError(
+                f"{name}: {argument} must be a number of at least {least}, not {value!r}"
+            )
+        if argument in _WHOLE and value != int(value):
+            raise ValueError(f"{name}: {argument} must be a whole number, not {value!r}")
 
 
 def _settle_strategy(values: dict[str, Any]) -> None:
@@ -280,6 +314,8 @@ def _input_digests(name: str, inputs: Any) -> dict[str, str]:
 
 
 def _is_neutral(value: Any, default: Any) -> bool:
+    if default is None and isinstance(value, Mapping):
+        return not value
     return value is default or (type(value) is type(default) and value == default)
 
 

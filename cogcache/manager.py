@@ -305,7 +305,12 @@ class CacheManager:
         wanted = list(dict.fromkeys(keys))
         encoded = [self._encoded(key) for key in wanted]
         batch = [e for e in encoded if e is not None]
-        answers = iter(self._first.get_many_inline(batch, _MISS, _SLOW))
+        answered: list[Any] = []
+        while len(answered) < len(batch):
+            if answered:
+                await self._breathe()
+            answered += self._first.get_many_inline(batch[len(answered) :], _MISS, _SLOW)
+        answers = iter(answered)
         values: dict[str | Key, Any] = {}
         later: list[str | Key] = []
         hits = misses = 0

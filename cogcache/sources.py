@@ -24,7 +24,7 @@ from cogcache._reading import DIGESTS, Beat, content_digest, no_beat, sample_dig
 from cogcache._system import SYSTEM, System
 from cogcache.fence import MissFence
 from cogcache.memo import DigestMemo
-from cogcache.uris import Place, Source, file_uri, place_of
+from cogcache.uris import Place, SourcePath, file_uri, place_of
 
 __all__ = [
     "IDENTITIES",
@@ -59,6 +59,10 @@ _SLOW_SECONDS: Final = 5.0
 
 class WouldReadError(Exception):
     """Internal: the identity needs bytes of the file, and the caller must not wait for them."""
+
+
+Source = SourcePath | SourceRef
+"""Where a source is: a path, a URI, or what was captured of it before."""
 
 
 def _same_file(a: os.stat_result, b: os.stat_result | None) -> bool:
@@ -131,7 +135,7 @@ def check_arguments(identity: str, source_id: object, etag: object, source: obje
 
 
 def capture(
-    source: Source | SourceRef,
+    source: Source,
     identity: Identity = "stat",
     *,
     source_id: str | bytes | None = None,
@@ -300,7 +304,7 @@ def file_digest(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> st
 
 
 async def capture_async(
-    source: Source | SourceRef,
+    source: Source,
     identity: Identity = "stat",
     *,
     source_id: str | bytes | None = None,

@@ -14,9 +14,9 @@ from hashlib import sha256
 from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
 
-__all__ = ["Place", "Source", "file_uri", "opaque_uri", "place_of"]
+__all__ = ["Place", "SourcePath", "file_uri", "opaque_uri", "place_of"]
 
-Source = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+SourcePath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 _UPPER: Final = {point: point + 32 for point in range(ord("A"), ord("Z") + 1)}
@@ -125,7 +125,7 @@ def _absolute(path: bytes) -> bytes:
     return path if path.startswith(b"/") else os.path.join(os.getcwdb(), path)
 
 
-def place_of(source: Source) -> Place:
+def place_of(source: SourcePath) -> Place:
     """Tell what kind of place a source names.
 
     A `pathlib.Path` is always a path. Text and bytes are a URI when they start like one:

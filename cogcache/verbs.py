@@ -57,9 +57,15 @@ class _Request:
     """One artifact of one source, as asked for: what every verb works on."""
 
     artifact: Artifact
+    params: Mapping[str, Any]
     key: Key
     source: SourceRef
     pinned: bool  # the caller gave a SourceRef: its identity stands, whatever is at the path now
+
+    @property
+    def scope(self) -> tuple[str, bytes]:
+        """What was asked for, whatever the source is by now."""
+        return self.artifact.name, _core.encode_key_value(self.params)
 
 
 class _UnreadableError(Exception):
@@ -175,7 +181,7 @@ class ArtifactVerbs:
         if request.artifact.failed(_metadata_of(value)):
             return self._refused(artifact, "failed-result")
         if not request.pinned:
-            source = self._fence.check(request.source, artifact)
+            source = self._fence.check(request.source, request.scope)
             if source is None:
                 return self._refused(artifact, "source-changed")
             request = dataclasses.replace(request, source=source)
@@ -345,8 +351,9 @@ class ArtifactVerbs:
         def parent(arguments: Mapping[str, Any]) -> Key:
             return self._key(source, "keyframes", key_params("keyframes", arguments, parent))
 
-        key = self._key(source, name, key_params(name, named, parent))
-        return _Request(artifact, key, source, isinstance(video_path, SourceRef))
+        params = key_params(name, named, parent)
+        key = self._key(source, name, params)
+        return _Request(artifact, params, key, source, isinstance(video_path, SourceRef))
 
     def _key(self, source: SourceRef, artifact: str, params: Mapping[str, Any]) -> Key:
         return Key(self.profile or "", source, artifact, params)
@@ -367,7 +374,7 @@ class ArtifactVerbs:
         elif request.source.kind == "absent" and found.reason == "absent":
             found = Lookup(False, reason="source-missing")
         self._count(name, "misses")
-        self._fence.note_miss(request.source, name)
+        self._fence.note_miss(request.source, request.scope)
         self._note_stamp(request)
         return found
 
@@ -610,5 +617,5 @@ def _remade(
     profile: str | None,
     identity: Identity,
     memo: bool,
-) -> Self:
+) -> ArtifactVerbs:
     return kind(manager, ttl, profile, identity=identity, memo=memo)

@@ -80,7 +80,9 @@ def manager_over(*tiers: CacheBackend, **options: Any) -> CacheManager:
 
 def filesystem_manager(path: Path, **options: Any) -> CacheManager:
     """A manager over one filesystem tier."""
-    return CacheManager(CacheConfig([FilesystemCacheConfig(base_path=path, touch_seconds=0)], **options))
+    return CacheManager(
+        CacheConfig([FilesystemCacheConfig(base_path=path, touch_seconds=0)], **options)
+    )
 
 
 def filesystem_cache(path: Path, **options: Any) -> PipelineArtifactCache:

@@ -152,7 +152,9 @@ class CacheBackend(ABC):
         return entry.read(part, start, stop)
 
     def get_many_inline(self, keys: Sequence[bytes], miss: object, slow: object) -> list[Any]:
-        """``get_inline`` of many keys in one call, in their order."""
+        """``get_inline`` of many keys in one call, in their order: at least the first of them, and
+        as many more as fit into a short turn of the loop.
+        """
         return [self.get_inline(key, miss, slow) for key in keys]
 
     async def invalidate_tags(self, tags: Iterable[str]) -> None:

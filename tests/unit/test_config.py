@@ -70,7 +70,9 @@ def test_configurations_cannot_be_changed() -> None:
 
 
 def test_an_unknown_option_of_a_dict_is_dropped_and_named(tmp_path: Path) -> None:
-    with pytest.warns(CogcacheWarning, match="'max_size_bm' is ignored; did you mean 'max_size_mb'"):
+    with pytest.warns(
+        CogcacheWarning, match="'max_size_bm' is ignored; did you mean 'max_size_mb'"
+    ):
         manager = CacheManager(
             CacheConfig(
                 [{"backend_type": "filesystem", "base_path": str(tmp_path), "max_size_bm": 20}]
@@ -135,7 +137,15 @@ def test_backends_must_be_a_list() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("15m", 900), ("7d", 604800), ("1d12h", 129600), ("1.5h", 5400), ("250ms", 0.25), ("60", 60)],
+    [
+        ("90s", 90),
+        ("15m", 900),
+        ("7d", 604800),
+        ("1d12h", 129600),
+        ("1.5h", 5400),
+        ("250ms", 0.25),
+        ("60", 60),
+    ],
 )
 def test_durations_can_be_written(text: str, seconds: float) -> None:
     assert duration_seconds(text) == seconds
@@ -163,7 +173,9 @@ def test_serialization_format_is_noted_once() -> None:
         "        CacheConfig([MemoryCacheConfig(serialization_format=name)], serialization_format=name)\n"
         "print(len(seen), seen[0].message)\n"
     )
-    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert out.stdout.startswith("1 serialization_format='pickle' has no effect")
 
 
@@ -193,7 +205,10 @@ def test_compression_is_the_managers_unless_a_tier_says_otherwise() -> None:
     assert flags(False, None, False, True) == [False, False, True]
     as_dicts = CacheManager(
         {
-            "backends": [{"backend_type": "memory"}, {"backend_type": "memory", "enable_compression": True}],
+            "backends": [
+                {"backend_type": "memory"},
+                {"backend_type": "memory", "enable_compression": True},
+            ],
             "enable_compression": False,
         }
     )

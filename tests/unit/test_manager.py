@@ -11,19 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support_cache import BrokenTier, DictTier, filesystem_manager, manager_over
 
 from cogcache import (
     CacheConfig,
     CacheManager,
     ClosedError,
     CogcacheWarning,
-    Key,
     MemoryCacheConfig,
     RecursiveComputeError,
     ValueTypeError,
 )
 from cogcache.testing import FakeClock
-from support_cache import BrokenTier, DictTier, filesystem_manager, manager_over
 
 MISSING = object()
 
@@ -73,9 +72,18 @@ async def test_a_value_that_cannot_be_stored_names_its_place(manager: CacheManag
 
 @pytest.mark.parametrize(
     ("key", "error"),
-    [("", ValueError), ("x" * 70_000, ValueError), ("\ud800", ValueError), (5, TypeError), (b"x", TypeError), (None, TypeError)],
+    [
+        ("", ValueError),
+        ("x" * 70_000, ValueError),
+        ("\ud800", ValueError),
+        (5, TypeError),
+        (b"x", TypeError),
+        (None, TypeError),
+    ],
 )
-async def test_a_bad_key_is_an_error(manager: CacheManager, key: Any, error: type[Exception]) -> None:
+async def test_a_bad_key_is_an_error(
+    manager: CacheManager, key: Any, error: type[Exception]
+) -> None:
     for call in (manager.get(key), manager.set(key, 1), manager.exists(key), manager.delete(key)):
         with pytest.raises(error):
             await call
@@ -108,7 +116,12 @@ async def test_lives_default_override_and_never(manager: CacheManager) -> None:
     with pytest.raises(ValueError, match="negative"):
         await manager.set("bad", 1, ttl=-1)
     clock.advance(11)
-    assert [await manager.exists(k) for k in ("default", "short", "never", "text")] == [True, False, True, True]
+    assert [await manager.exists(k) for k in ("default", "short", "never", "text")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
     assert (await manager.lookup("short")).reason == "expired"
     clock.advance(3600)
     assert [await manager.exists(k) for k in ("default", "never", "text")] == [False, True, True]
@@ -237,7 +250,7 @@ async def test_a_manager_pickles_as_its_configuration(tmp_path: Path) -> None:
     await copy.aclose()
 
 
-# --- several tiers ----------------------------------------------------------------------------------------------------
+# --- several tiers --------------------------------------------------------------------------------
 
 
 async def test_a_value_is_written_to_every_tier_and_read_from_the_first() -> None:
@@ -265,7 +278,9 @@ async def test_a_hit_below_fills_the_tiers_above_with_the_remaining_life() -> No
     assert await manager.get("key") is None  # the promoted copy ended with the original
 
 
-async def test_a_broken_tier_is_skipped_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_broken_tier_is_skipped_counted_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     broken, working = BrokenTier(), DictTier()
     broken.name = "broken"
     manager = manager_over(broken, working)
@@ -275,7 +290,9 @@ async def test_a_broken_tier_is_skipped_counted_and_said_once(caplog: pytest.Log
         assert await manager.delete("key") is True
         assert await manager.list_keys() == []
     assert broken.counters["errors"] >= 3
-    down = [r for r in caplog.records if "broken" in r.getMessage() and "going on" in r.getMessage()]
+    down = [
+        r for r in caplog.records if "broken" in r.getMessage() and "going on" in r.getMessage()
+    ]
     assert len(down) == 1
 
 
@@ -287,7 +304,7 @@ async def test_with_every_tier_broken_nothing_is_raised() -> None:
     assert await manager.get_or_compute("key", lambda: 5) == 5
 
 
-# --- computing once -----------------------------------------------------------------------------------------------------
+# --- computing once -------------------------------------------------------------------------------
 
 
 async def test_many_callers_compute_once_and_share_nothing(manager: CacheManager) -> None:
@@ -330,7 +347,9 @@ async def test_an_error_goes_to_every_waiter_and_is_not_kept(manager: CacheManag
     await manager.aclose()
 
 
-async def test_a_cancelled_leader_leaves_the_computation_to_its_followers(manager: CacheManager) -> None:
+async def test_a_cancelled_leader_leaves_the_computation_to_its_followers(
+    manager: CacheManager,
+) -> None:
     started, release = asyncio.Event(), asyncio.Event()
 
     async def compute() -> str:
@@ -370,7 +389,9 @@ async def test_the_last_waiter_to_go_stops_the_computation(manager: CacheManager
     await manager.aclose()
 
 
-async def test_a_computation_that_cancels_itself_is_tried_again_by_a_follower(manager: CacheManager) -> None:
+async def test_a_computation_that_cancels_itself_is_tried_again_by_a_follower(
+    manager: CacheManager,
+) -> None:
     calls = 0
 
     async def compute() -> int:
@@ -399,7 +420,9 @@ async def test_computing_a_key_inside_itself_is_an_error(manager: CacheManager) 
     await manager.aclose()
 
 
-async def test_a_plain_function_runs_in_a_thread_with_the_callers_context(manager: CacheManager) -> None:
+async def test_a_plain_function_runs_in_a_thread_with_the_callers_context(
+    manager: CacheManager,
+) -> None:
     import contextvars
 
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -415,7 +438,9 @@ async def test_a_plain_function_runs_in_a_thread_with_the_callers_context(manage
     await manager.aclose()
 
 
-async def test_a_gate_is_entered_by_the_leader_alone_and_the_cache_asked_again(manager: CacheManager) -> None:
+async def test_a_gate_is_entered_by_the_leader_alone_and_the_cache_asked_again(
+    manager: CacheManager,
+) -> None:
     entered = 0
 
     class Gate:
@@ -431,7 +456,9 @@ async def test_a_gate_is_entered_by_the_leader_alone_and_the_cache_asked_again(m
         raise AssertionError("computed although the value had arrived")
 
     gates = Gate()
-    values = await asyncio.gather(*(manager.get_or_compute("key", never, gate=gates) for _ in range(5)))
+    values = await asyncio.gather(
+        *(manager.get_or_compute("key", never, gate=gates) for _ in range(5))
+    )
     assert values == ["arrived meanwhile"] * 5
     assert entered == 1
     await manager.aclose()
@@ -492,7 +519,7 @@ def test_several_event_loops_share_one_computation(tmp_path: Path) -> None:
     manager.sync.aclose()
 
 
-# --- the synchronous face -------------------------------------------------------------------------------------------------
+# --- the synchronous face -------------------------------------------------------------------------
 
 
 def test_sync_serves_local_tiers_in_the_calling_thread(manager: CacheManager) -> None:
@@ -541,7 +568,7 @@ def test_sync_over_a_tier_that_waits_uses_one_background_loop() -> None:
     assert manager.sync.get("key") == [1]
 
 
-# --- reading parts -------------------------------------------------------------------------------------------------------
+# --- reading parts --------------------------------------------------------------------------------
 
 
 async def test_open_reads_ranges_of_one_generation(manager: CacheManager) -> None:
