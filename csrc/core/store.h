@@ -20,6 +20,13 @@
 #include "core/hash.h"
 #include "core/meta.h"
 #include "core/status.h"
+#include "core/tags.h"
+
+/*
+ * Room counted in for `v1/memo`, which callers may keep for digests of sources: at most this, and a
+ * 64th of the limit. Rebuildable, replaced by rename.
+ */
+#define COG_STORE_MEMO_BYTES (UINT64_C(4) << 20)
 
 struct cog_fs; /* fs.h */
 struct cog_store;
@@ -171,14 +178,12 @@ enum cog_status cog_store_refresh(struct cog_store *store, const void *key, size
 
 /* --- tags ------------------------------------------------------------------------------------ */
 
-/* Change the version of each tag: entries captured before now are misses from here on. Durable when
- * it returns. */
-struct cog_tag_name {
-    const void *name;
-    size_t size;
-};
-enum cog_status cog_store_invalidate_tags(struct cog_store *store, const struct cog_tag_name *tags,
-                                          size_t count, struct cog_error *err);
+/*
+ * Change the version of each tag: entries captured before now are misses from here on, in every
+ * process. Durable when it returns. COG_ERR_LIMIT: a tag is empty or longer than COG_TAG_LIMIT.
+ */
+enum cog_status cog_store_invalidate_tags(struct cog_store *store, const struct cog_tag_name *tags, size_t count,
+                                          struct cog_error *err);
 /* Current version of a tag in microseconds since the epoch (never below the floor of the log). */
 enum cog_status cog_store_tag_version(struct cog_store *store, const void *name, size_t size,
                                       uint64_t *version, struct cog_error *err);
