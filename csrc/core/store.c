@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* O_DIRECTORY, pthread_atfork */
 #include "core/store.h"
 
 #include <errno.h>
@@ -14,8 +15,8 @@
 #define LAYOUT "v1"
 #define VERSION_TABLES "cogcache store 1\nsize: hard limit, kept in the index\n"
 #define VERSION_LOOSE "cogcache store 1\nsize: soft limit, no index\n"
-#define CACHEDIR_TAG                                                                               \
-    "Signature: 8a477f597d28d172789f06886806bc55\n"                                                \
+#define CACHEDIR_TAG                                \
+    "Signature: 8a477f597d28d172789f06886806bc55\n" \
     "# This directory holds a cache made by cogcache; backups may leave it out.\n"
 
 /* --- fork ---------------------------------------------------------------------------------- */
@@ -204,23 +205,15 @@ static enum cog_status open_failed(int rc, const char *path, struct cog_error *e
     return cog_fail(err, COG_ERR_IO, -rc, "opening %s", path);
 }
 
-/* The base directory may be reached through symbolic links ("/." follows); below it none is. */
+/* The base directory may be reached through symbolic links; below it none is followed. */
 static enum cog_status open_base(struct cog_store *store, int *base, struct cog_error *err)
 {
     const struct cog_fs *fs = store->fs;
-    size_t size = strlen(store->base_path);
-    char *dotted = cog_alloc(size + 3);
-    if (dotted == NULL) {
-        return COG_ERR_NOMEM;
-    }
-    memcpy(dotted, store->base_path, size);
-    memcpy(dotted + size, "/.", 3);
-    int fd = fs->open(AT_FDCWD, dotted, O_RDONLY | O_DIRECTORY, 0);
+    int fd = fs->open(AT_FDCWD, store->base_path, O_RDONLY | O_DIRECTORY, 0);
     if (fd == -ENOENT && store->options.access != COG_ACCESS_READ_ONLY) {
         int rc = make_parents(store, store->base_path);
-        fd = rc < 0 ? rc : fs->open(AT_FDCWD, dotted, O_RDONLY | O_DIRECTORY, 0);
+        fd = rc < 0 ? rc : fs->open(AT_FDCWD, store->base_path, O_RDONLY | O_DIRECTORY, 0);
     }
-    cog_free(dotted);
     if (fd < 0) {
         return open_failed(fd, store->base_path, err);
     }
@@ -470,7 +463,7 @@ static enum cog_status open_index(struct cog_store *store, struct cog_error *err
         .free_floor = free_floor(store),
         .max_files = store->options.max_files,
         .policy = store->options.policy,
-        .touch_ns = (touch == COG_TOUCH_ALWAYS  ? 0
+        .touch_ns = (touch == COG_TOUCH_ALWAYS    ? 0
                      : touch == COG_TOUCH_DEFAULT ? 60
                                                   : touch) *
                     UINT64_C(1000000000),
@@ -503,9 +496,8 @@ static enum cog_status attach(struct cog_store *store, struct cog_error *err)
         return status;
     }
     /* The log twice while it is compacted; files and directories of a block or two. */
-    store->fixed_bytes = store->quarantine_bytes + tags_capacity(store) +
-                         tags_capacity(store) / 2 + memo_bytes(store) +
-                         16 * (uint64_t)store->block_size;
+    store->fixed_bytes = store->quarantine_bytes + tags_capacity(store) + tags_capacity(store) / 2 +
+                         memo_bytes(store) + 16 * (uint64_t)store->block_size;
     if (!store->table_less) {
         status = open_index(store, err);
         if (status == COG_ERR_UNSUPPORTED) { /* no working locks: no hard limit is possible here */
@@ -693,20 +685,16 @@ enum cog_status cog_store_write_error(struct cog_store *store, int error, const 
 {
     switch (error) {
     case ENOSPC:
-    case EDQUOT:
-        return cog_fail(err, COG_ERR_FULL, error, "%s: no space left", what);
+    case EDQUOT: return cog_fail(err, COG_ERR_FULL, error, "%s: no space left", what);
     case EMFILE:
     case ENFILE:
-    case EAGAIN:
-        return cog_fail(err, COG_ERR_BUSY, error, "%s: out of descriptors", what);
+    case EAGAIN: return cog_fail(err, COG_ERR_BUSY, error, "%s: out of descriptors", what);
     case EROFS:
     case EACCES:
     case EPERM:
         return cog_fail(err, COG_ERR_READ_ONLY, error, "%s in %s is not permitted", what,
                         store->root_path);
-    case ENOMEM:
-        return cog_fail(err, COG_ERR_NOMEM, error, "%s", what);
-    default:
-        return cog_fail(err, COG_ERR_IO, error, "%s in %s", what, store->root_path);
+    case ENOMEM: return cog_fail(err, COG_ERR_NOMEM, error, "%s", what);
+    default: return cog_fail(err, COG_ERR_IO, error, "%s in %s", what, store->root_path);
     }
 }

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* O_DIRECTORY and friends */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -103,8 +104,8 @@ static bool list_name(void *context, const char *name)
         listing->capacity = room;
     }
     uint64_t mtime_ms = stat.mtime_ns > 0 ? (uint64_t)stat.mtime_ns / 1000000 : 0;
-    listing->listed[listing->count++] =
-        (struct cog_listed){digest, cog_store_charge(store, &stat), source, mtime_ms};
+    listing->listed[listing->count++] = (struct cog_listed){digest, cog_store_charge(store, &stat),
+                                                            source, mtime_ms};
     return true;
 }
 
@@ -206,8 +207,8 @@ static enum cog_status sweep_shards(struct cog_store *store, bool force, uint64_
     bool tags_moved = newest != atomic_load(&store->tags_swept);
     for (unsigned i = 0; i < COG_SHARDS; i++) {
         unsigned shard = cog_index_next_shard(store->index) % COG_SHARDS;
-        enum cog_status status =
-            cog_index_sweep_shard(store->index, shard, force, removed, result == COG_OK ? err : NULL);
+        enum cog_status status = cog_index_sweep_shard(store->index, shard, force, removed,
+                                                       result == COG_OK ? err : NULL);
         result = result == COG_OK ? status : result;
         if (tags_moved || force) {
             reclaim_shard(store, shard, removed);

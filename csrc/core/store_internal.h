@@ -1,5 +1,6 @@
 /*
- * What the files of the store share: its state, and the steps that several operations need. Not for callers.
+ * What the files of the store share: its state, and the steps that several operations need. Not for
+ * callers.
  *
  *     store.c        open, close, options, the root and who is trusted in it
  *     store_read.c   get, objects, verified-once table, damage and quarantine
@@ -8,8 +9,9 @@
  *     store_loose.c  table-less mode: network file systems, soft limit
  *     store_care.c   list, sweep, tags, stats
  *
- * Locks: the store itself has none. The index has one per shard (index.h), the table of tags one of its own; nothing here
- * holds two. Counters and the caches below are atomics, so a fork in another thread leaves nothing locked behind.
+ * Locks: the store itself has none. The index has one per shard (index.h), the table of tags one of
+ * its own; nothing here holds two. Counters and the caches below are atomics, so a fork in another
+ * thread leaves nothing locked behind.
  */
 #ifndef COG_STORE_INTERNAL_H
 #define COG_STORE_INTERNAL_H
@@ -23,19 +25,21 @@
 
 enum {
     COG_SMALL_OBJECT = 256 << 10, /* up to here an object is read into memory, above it is mapped */
-    COG_TAIL_PROBE = 16 << 10,    /* of a large object: what is read to parse it and to see whether it is in memory */
+    COG_TAIL_PROBE = 16 << 10, /* of a large object: what is read to parse it and to see whether it
+                                  is in memory */
     COG_QUARANTINE_FILES = 16,
-    COG_LONGEST_TEMP = 160,       /* bytes of a path below tmp/, terminator included */
-    COG_LARGE_UNLINK = 64 << 20   /* freed outside the shard's lock from here up */
+    COG_LONGEST_TEMP = 160,     /* bytes of a path below tmp/, terminator included */
+    COG_LARGE_UNLINK = 64 << 20 /* freed outside the shard's lock from here up */
 };
 #define COG_LEAST_LIMIT UINT64_C(17000000)
 
-/* --- caches of one store ------------------------------------------------------------------------------------------- */
+/* --- caches of one store
+ * ------------------------------------------------------------------------------------------- */
 
 /*
- * Which parts of which writes have been verified in this process: fingerprints of (device, inode, length, token, part).
- * Bounded; forgetting one costs a second verification. A fingerprint is 64 bits that include the random token, so a false
- * "verified" is as unlikely as a false checksum.
+ * Which parts of which writes have been verified in this process: fingerprints of (device, inode,
+ * length, token, part). Bounded; forgetting one costs a second verification. A fingerprint is 64
+ * bits that include the random token, so a false "verified" is as unlikely as a false checksum.
  */
 enum { COG_VERIFIED_SETS = 2048, COG_VERIFIED_WAYS = 8 };
 #define COG_ALL_PARTS UINT32_MAX
@@ -43,7 +47,8 @@ struct cog_verified {
     _Atomic uint64_t prints[COG_VERIFIED_SETS][COG_VERIFIED_WAYS];
 };
 
-/* Blocks for objects read into memory, kept for the next ones: fresh pages cost more than reading them. */
+/* Blocks for objects read into memory, kept for the next ones: fresh pages cost more than reading
+ * them. */
 enum { COG_RECYCLED_CLASSES = 2, COG_RECYCLED_BLOCKS = 4 };
 struct cog_recycler {
     _Atomic(unsigned char *) blocks[COG_RECYCLED_CLASSES][COG_RECYCLED_BLOCKS];
@@ -64,7 +69,9 @@ struct cog_loose {
 };
 #define COG_LOOSE_UNKNOWN UINT64_MAX
 
-/* --- the store ----------------------------------------------------------------------------------------------------- */
+/* --- the store
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 struct cog_store {
     const struct cog_fs *fs;
@@ -79,9 +86,10 @@ struct cog_store {
     uint32_t root_uid, root_gid, uid;
     uint32_t block_size;
     bool table_less;
-    bool maps;                  /* objects may be mapped */
-    _Atomic bool read_only;     /* nothing may or can be written; a put that succeeds clears it unless access says so */
-    uint64_t limit;             /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */
+    bool maps;              /* objects may be mapped */
+    _Atomic bool read_only; /* nothing may or can be written; a put that succeeds clears it unless
+                               access says so */
+    uint64_t limit;         /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */
     uint64_t fixed_bytes;
     uint64_t quarantine_bytes;
     _Atomic int64_t clock_offset_ms;
@@ -105,19 +113,23 @@ static inline void cog_count(_Atomic uint64_t *counter, uint64_t n)
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
-/* Is a file of this owner ours to read: own uid, root, owner of the root directory, its group in a shared root? */
+/* Is a file of this owner ours to read: own uid, root, owner of the root directory, its group in a
+ * shared root? */
 bool cog_store_trusts(const struct cog_store *store, const struct cog_stat *stat);
 /* Mode of files and directories made here. */
 unsigned cog_store_file_mode(const struct cog_store *store);
 unsigned cog_store_dir_mode(const struct cog_store *store);
-/* Make a directory below the root (its mode whatever the umask). 0 also when it is there; -ENOTDIR when that is no directory. */
+/* Make a directory below the root (its mode whatever the umask). 0 also when it is there; -ENOTDIR
+ * when that is no directory. */
 int cog_store_make_dir(struct cog_store *store, const char *path);
 /* Bytes on disk. */
 uint64_t cog_store_charge(const struct cog_store *store, const struct cog_stat *stat);
 /* Answer for an errno of a write: FULL, BUSY, READ_ONLY or IO; counts it. */
-enum cog_status cog_store_write_error(struct cog_store *store, int error, const char *what, struct cog_error *err);
+enum cog_status cog_store_write_error(struct cog_store *store, int error, const char *what,
+                                      struct cog_error *err);
 
-/* --- reading (store_read.c) ---------------------------------------------------------------------------------------- */
+/* --- reading (store_read.c)
+ * ---------------------------------------------------------------------------------------- */
 
 struct cog_object {
     struct cog_store *store;
@@ -128,53 +140,64 @@ struct cog_object {
     size_t capacity;          /* of an image in memory */
     int fd;                   /* -1 unless the object is read on demand */
     bool mapped;
-    bool verified;            /* every part, in this very image */
-    _Atomic unsigned char *part_seen; /* one per part: verified in this image; NULL where the table of the store serves */
+    bool verified;                    /* every part, in this very image */
+    _Atomic unsigned char *part_seen; /* one per part: verified in this image; NULL where the table
+                                         of the store serves */
     struct cog_stat stat;
     struct cog_freshness fresh;
     enum cog_miss miss;
 };
 
-/* Freshness slots and token of an open file, without the entry: COG_ABSENT when no slot is valid, COG_ERR_DAMAGED. */
+/* Freshness slots and token of an open file, without the entry: COG_ABSENT when no slot is valid,
+ * COG_ERR_DAMAGED. */
 enum cog_status cog_store_read_slots(const struct cog_store *store, int fd, uint64_t size,
                                      uint64_t *token, struct cog_freshness *fresh, unsigned *which);
-uint32_t cog_store_seconds(uint64_t expires_ms); /* as a row keeps it: rounded up, 0 = never or beyond 2106 */
+uint32_t cog_store_seconds(
+    uint64_t expires_ms); /* as a row keeps it: rounded up, 0 = never or beyond 2106 */
 
-/* --- removing (store_remove.c) ------------------------------------------------------------------------------------- */
+/* --- removing (store_remove.c)
+ * ------------------------------------------------------------------------------------- */
 
 enum cog_remove { COG_REMOVE_UNLINK, COG_REMOVE_QUARANTINE };
 /*
- * Take the name away if it still holds the generation that `fd` has open (the open descriptor pins the inode number).
- * COG_ABSENT: another generation or none. COG_ERR_BUSY, COG_ERR_READ_ONLY, COG_ERR_IO.
+ * Take the name away if it still holds the generation that `fd` has open (the open descriptor pins
+ * the inode number). COG_ABSENT: another generation or none. COG_ERR_BUSY, COG_ERR_READ_ONLY,
+ * COG_ERR_IO.
  */
-enum cog_status cog_store_remove_open(struct cog_store *store, const struct cog_digest *digest, int fd,
-                                      enum cog_remove how, struct cog_error *err);
+enum cog_status cog_store_remove_open(struct cog_store *store, const struct cog_digest *digest,
+                                      int fd, enum cog_remove how, struct cog_error *err);
 
-/* --- table-less mode (store_loose.c) ------------------------------------------------------------------------------- */
+/* --- table-less mode (store_loose.c)
+ * ------------------------------------------------------------------------------- */
 
 void cog_loose_init(struct cog_store *store);
 void cog_loose_temp_path(struct cog_store *store, const char *kind, char out[COG_LONGEST_TEMP]);
 /* Put `temp` under its name. */
-enum cog_status cog_loose_publish(struct cog_store *store, const struct cog_digest *digest, const char *temp,
-                                  uint64_t charge, struct cog_error *err);
-enum cog_status cog_loose_remove(struct cog_store *store, const struct cog_digest *digest, uint64_t inode,
-                                 enum cog_remove how, struct cog_error *err);
-/* Free at least `bytes`, oldest of a few shards first; for a full disk. Returns whether anything went. */
+enum cog_status cog_loose_publish(struct cog_store *store, const struct cog_digest *digest,
+                                  const char *temp, uint64_t charge, struct cog_error *err);
+enum cog_status cog_loose_remove(struct cog_store *store, const struct cog_digest *digest,
+                                 uint64_t inode, enum cog_remove how, struct cog_error *err);
+/* Free at least `bytes`, oldest of a few shards first; for a full disk. Returns whether anything
+ * went. */
 bool cog_loose_make_room(struct cog_store *store, uint64_t bytes);
 /* Temp files of writers that are gone: older than an hour by the clock of the file system. */
 void cog_loose_clean_temp(struct cog_store *store);
 /* Bytes on disk as far as known; `*unknown` shards have never been listed. */
 uint64_t cog_loose_used(struct cog_store *store, unsigned *unknown);
 
-/* Move or unlink objects/.. into quarantine/: 0 or -errno. Exact in bytes without a lock: see store_remove.c. */
+/* Move or unlink objects/.. into quarantine/: 0 or -errno. Exact in bytes without a lock: see
+ * store_remove.c. */
 int cog_store_set_aside(struct cog_store *store, const char *path, uint64_t charge);
 
-/* --- tags (store_care.c) ------------------------------------------------------------------------------------------- */
+/* --- tags (store_care.c)
+ * ------------------------------------------------------------------------------------------- */
 
-/* Are all tags of this metadata current? COG_OK, COG_ABSENT (invalidated), COG_ERR_WOULD_BLOCK, COG_ERR_DAMAGED. */
-enum cog_status cog_store_check_tags(struct cog_store *store, const struct cog_entry *entry, bool may_read,
-                                     struct cog_error *err);
+/* Are all tags of this metadata current? COG_OK, COG_ABSENT (invalidated), COG_ERR_WOULD_BLOCK,
+ * COG_ERR_DAMAGED. */
+enum cog_status cog_store_check_tags(struct cog_store *store, const struct cog_entry *entry,
+                                     bool may_read, struct cog_error *err);
 /* Hooks of the index: see index.h. */
-bool cog_store_is_expired(void *context, const char *path, const struct cog_stat *stat, uint32_t *expires);
+bool cog_store_is_expired(void *context, const char *path, const struct cog_stat *stat,
+                          uint32_t *expires);
 
 #endif

@@ -7,6 +7,7 @@
  * shards never listed count as empty. Over the limit, the oldest of 24 shards in turn go, until
  * 99 % of the limit are left.
  */
+#define _POSIX_C_SOURCE 200809L /* O_DIRECTORY and friends */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -40,8 +41,8 @@ void cog_loose_temp_path(struct cog_store *store, const char *kind, char out[COG
      * namespaces included; the pid is for people. */
     uint32_t chance[3] = {0};
     (void)store->fs->random(chance, sizeof chance);
-    (void)snprintf(out, COG_LONGEST_TEMP, "tmp/%s-%u-%08x%08x%08x", kind,
-                   store->fs->process_id(), chance[0], chance[1], chance[2]);
+    (void)snprintf(out, COG_LONGEST_TEMP, "tmp/%s-%u-%08x%08x%08x", kind, store->fs->process_id(),
+                   chance[0], chance[1], chance[2]);
 }
 
 /* --- listing ------------------------------------------------------------------------------- */

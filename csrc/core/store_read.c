@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* O_DIRECTORY and friends */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -71,10 +72,9 @@ static unsigned char *take_block(struct cog_store *store, size_t size, size_t *c
 
 static void give_block(struct cog_store *store, unsigned char *block, size_t capacity)
 {
-    for (unsigned class = 0; class < COG_RECYCLED_CLASSES; class++) {
-        for (unsigned i = 0; block != NULL && capacity == block_sizes[class] &&
-                             i < COG_RECYCLED_BLOCKS;
-             i++) {
+    for (unsigned class = 0; class < COG_RECYCLED_CLASSES; class ++) {
+        for (unsigned i = 0;
+             block != NULL && capacity == block_sizes[class] && i < COG_RECYCLED_BLOCKS; i++) {
             unsigned char *none = NULL;
             if (atomic_compare_exchange_strong(&store->recycler.blocks[class][i], &none, block)) {
                 return;
@@ -112,8 +112,7 @@ static enum cog_status object_read(void *context, uint64_t offset, void *out, si
 static const unsigned char *object_view(void *context, uint64_t offset, size_t size)
 {
     const struct cog_object *object = context;
-    if (object->image == NULL || offset > object->stat.size ||
-        size > object->stat.size - offset) {
+    if (object->image == NULL || offset > object->stat.size || size > object->stat.size - offset) {
         return NULL;
     }
     return object->image + offset;
@@ -187,7 +186,9 @@ static struct cog_object *new_object(struct cog_store *store, const struct cog_d
         object->store = store;
         object->digest = *digest;
         object->fd = -1;
-        object->source = (struct cog_source){object, 0, object_read, object_view};
+        object->source = (struct cog_source){.context = object,
+                                             .read = object_read,
+                                             .view = object_view};
     }
     return object;
 }
@@ -310,21 +311,17 @@ static enum cog_status open_verdict(struct request *request, int rc)
 {
     request->miss = COG_MISS_ABSENT;
     switch (rc) {
-    case -ENOENT:
-        return COG_ABSENT;
-    case -ELOOP:  /* a symbolic link */
-    case -ENXIO:  /* a socket */
+    case -ENOENT: return COG_ABSENT;
+    case -ELOOP: /* a symbolic link */
+    case -ENXIO: /* a socket */
     case -ENODEV:
-    case -ENOTDIR:
-        request->miss = COG_MISS_FOREIGN;
-        return COG_ABSENT;
+    case -ENOTDIR: request->miss = COG_MISS_FOREIGN; return COG_ABSENT;
     case -EAGAIN:
         if (nowait(request)) {
             return COG_ERR_WOULD_BLOCK;
         }
         break;
-    default:
-        break;
+    default: break;
     }
     return cog_fail(request->err, COG_ERR_IO, -rc, "opening an object");
 }
@@ -362,8 +359,8 @@ static enum cog_status load_small(struct request *request, struct cog_object *ob
     if (object->image == NULL) {
         return COG_ERR_NOMEM;
     }
-    enum cog_status status =
-        read_cached(object, object->image, size, 0, nowait(request), request->err);
+    enum cog_status status = read_cached(object, object->image, size, 0, nowait(request),
+                                         request->err);
     if (status != COG_OK) {
         return status;
     }
@@ -382,17 +379,17 @@ static enum cog_status load_large(struct request *request, struct cog_object *ob
     tail.object = object;
     tail.nowait = nowait(request);
     tail.start = object->stat.size - COG_TAIL_PROBE;
-    enum cog_status status =
-        read_cached(object, tail.bytes, sizeof tail.bytes, tail.start, true, request->err);
+    enum cog_status status = read_cached(object, tail.bytes, sizeof tail.bytes, tail.start, true,
+                                         request->err);
     bool cold = status == COG_ERR_WOULD_BLOCK;
     if (cold && !tail.nowait) {
-        status =
-            read_cached(object, tail.bytes, sizeof tail.bytes, tail.start, false, request->err);
+        status = read_cached(object, tail.bytes, sizeof tail.bytes, tail.start, false,
+                             request->err);
     }
     if (status != COG_OK) {
         return status;
     }
-    struct cog_source source = {&tail, object->stat.size, tail_read, NULL};
+    struct cog_source source = {.context = &tail, .size = object->stat.size, .read = tail_read};
     status = cog_entry_open(&source, request->key, request->key_size, COG_TAIL_PROBE,
                             &object->entry, request->err);
     if (status != COG_OK || !store->maps) {
@@ -421,8 +418,8 @@ static enum cog_status judge_age(struct request *request, struct cog_object *obj
     if (cog_fresh_is_expired(&object->fresh, cog_store_now_ms(store))) {
         object->miss = COG_MISS_EXPIRED;
     } else {
-        enum cog_status status =
-            cog_store_check_tags(store, object->entry, !nowait(request), request->err);
+        enum cog_status status = cog_store_check_tags(store, object->entry, !nowait(request),
+                                                      request->err);
         if (status == COG_ERR_WOULD_BLOCK || status == COG_ERR_NOMEM) {
             return status;
         }
@@ -472,7 +469,8 @@ static enum cog_status attempt(struct request *request, struct cog_object *objec
 
 /* --- get ----------------------------------------------------------------------------------- */
 
-/* A use for the eviction policy: a store into the shared table, or once an hour the file's mtime. */
+/* A use for the eviction policy: a store into the shared table, or once an hour the file's mtime.
+ */
 static void touch(struct request *request, const struct cog_object *object)
 {
     struct cog_store *store = request->store;
@@ -588,11 +586,8 @@ enum cog_status cog_store_get(struct cog_store *store, const void *key, size_t k
 {
     struct cog_digest digest;
     cog_hash128(key, key_size, &digest);
-    struct request request = {.store = store,
-                              .digest = &digest,
-                              .key = key,
-                              .key_size = key_size,
-                              .flags = flags};
+    struct request request = {
+        .store = store, .digest = &digest, .key = key, .key_size = key_size, .flags = flags};
     return get(&request, out, miss, err);
 }
 

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* O_DIRECTORY and friends */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -131,7 +132,7 @@ static enum cog_status reopen(struct cog_store *store, const struct cog_object *
     if (store->fs->stat(fd, &stat) == 0 && stat.inode == object->stat.inode &&
         stat.device == object->stat.device && stat.size == object->stat.size) {
         status = cog_store_read_slots(store, fd, stat.size, &token, &fresh, &which);
-        status = status == COG_ERR_IO                            ? COG_ERR_IO
+        status = status == COG_ERR_IO                      ? COG_ERR_IO
                  : token == cog_entry_token(object->entry) ? COG_OK
                                                            : COG_ABSENT;
     }

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* O_DIRECTORY and friends */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -58,8 +59,7 @@ static enum cog_status reserve(struct draft *draft, uint64_t bytes, struct cog_e
 {
     struct cog_store *store = draft->store;
     if (store->index != NULL) {
-        enum cog_status status =
-            cog_index_reserve(store->index, bytes, &draft->reservation, err);
+        enum cog_status status = cog_index_reserve(store->index, bytes, &draft->reservation, err);
         if (status != COG_OK) {
             return status;
         }
@@ -185,8 +185,7 @@ static enum cog_status publish_locked(struct draft *draft, struct cog_index_lock
     char path[COG_OBJECT_PATH_SIZE];
     cog_object_path(&draft->digest, path);
     for (unsigned tries = 0; tries < PUBLISH_TRIES; tries++) {
-        enum cog_status status =
-            cog_index_publish_begin(lock, &draft->digest, charge, &found, err);
+        enum cog_status status = cog_index_publish_begin(lock, &draft->digest, charge, &found, err);
         if (status != COG_OK) {
             return status;
         }
@@ -232,8 +231,8 @@ static enum cog_status publish_indexed(struct draft *draft, const struct cog_sta
     };
     struct cog_index_lock lock;
     int held = -1;
-    enum cog_status status =
-        cog_index_lock(store->index, draft->digest.bytes[0], &draft->reservation, &lock, err);
+    enum cog_status status = cog_index_lock(store->index, draft->digest.bytes[0],
+                                            &draft->reservation, &lock, err);
     if (status != COG_OK) {
         return status;
     }
@@ -370,22 +369,14 @@ static void count_refusal(struct cog_store *store, enum cog_status status)
             atomic_store_explicit(&store->read_only, false, memory_order_relaxed);
         }
         break;
-    case COG_ERR_FULL:
-        cog_count(&counters->refused_full, 1);
-        break;
-    case COG_ERR_TOO_LARGE:
-        cog_count(&counters->refused_too_large, 1);
-        break;
-    case COG_ERR_BUSY:
-        cog_count(&counters->refused_busy, 1);
-        break;
+    case COG_ERR_FULL: cog_count(&counters->refused_full, 1); break;
+    case COG_ERR_TOO_LARGE: cog_count(&counters->refused_too_large, 1); break;
+    case COG_ERR_BUSY: cog_count(&counters->refused_busy, 1); break;
     case COG_ERR_READ_ONLY:
         cog_count(&counters->refused_read_only, 1);
         atomic_store_explicit(&store->read_only, true, memory_order_relaxed);
         break;
-    default:
-        cog_count(&counters->io_errors, 1);
-        break;
+    default: cog_count(&counters->io_errors, 1); break;
     }
 }
 
@@ -559,8 +550,7 @@ enum cog_status cog_store_stream_begin(struct cog_store *store, const void *key,
     }
     draft_init(&stream->draft, store, key, key_size);
     stream->buffer = cog_alloc(STREAM_BUFFER);
-    enum cog_status status =
-        stream->buffer != NULL ? stream_start(stream, err) : COG_ERR_NOMEM;
+    enum cog_status status = stream->buffer != NULL ? stream_start(stream, err) : COG_ERR_NOMEM;
     if (status != COG_OK) {
         count_refusal(store, status);
         stream_free(stream);

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L /* O_DIRECTORY and friends */
 #include "core/tags.h"
 
 #include <errno.h>
@@ -25,7 +26,8 @@ enum {
     LOCK_TRIES = 400, /* 20 us doubling to 1 ms: about 400 ms in all */
     LOG_BOUND = COG_TAGS_LOG_LARGEST + RECORDS_AT
 };
-/* Without a shared counter that can be trusted to be of this very log, look at the log this often. */
+/* Without a shared counter that can be trusted to be of this very log, look at the log this often.
+ */
 #define LOOK_AGAIN_NS UINT64_C(1000000000)
 /* A capture this far ahead of the clock was made by a clock that has been set back since. */
 #define FUTURE_US (60 * UINT64_C(1000000))
@@ -219,9 +221,9 @@ struct cog_tags {
     pthread_mutex_t log_mutex;   /* reading and writing the log; comes before the other */
     struct table table;
     bool loaded;
-    bool lost;           /* the log cannot be read as one and not be replaced: the floor stands in */
-    uint64_t signal;     /* of the shared counter when the table was filled */
-    uint64_t looked_ns;  /* when the log itself was last looked at */
+    bool lost;          /* the log cannot be read as one and not be replaced: the floor stands in */
+    uint64_t signal;    /* of the shared counter when the table was filled */
+    uint64_t looked_ns; /* when the log itself was last looked at */
     uint64_t inode, seq; /* of the log that the table was filled from */
 };
 
@@ -236,13 +238,10 @@ static enum cog_status log_error(int rc, const char *what, struct cog_error *err
     switch (rc) {
     case -EROFS:
     case -EACCES:
-    case -EPERM:
-        return cog_fail(err, COG_ERR_READ_ONLY, -rc, "%s " LOG_NAME, what);
+    case -EPERM: return cog_fail(err, COG_ERR_READ_ONLY, -rc, "%s " LOG_NAME, what);
     case -ENOSPC:
-    case -EDQUOT:
-        return cog_fail(err, COG_ERR_FULL, -rc, "%s " LOG_NAME, what);
-    default:
-        return cog_fail(err, COG_ERR_IO, -rc, "%s " LOG_NAME, what);
+    case -EDQUOT: return cog_fail(err, COG_ERR_FULL, -rc, "%s " LOG_NAME, what);
+    default: return cog_fail(err, COG_ERR_IO, -rc, "%s " LOG_NAME, what);
     }
 }
 
@@ -408,7 +407,7 @@ static enum cog_status load_once(struct cog_tags *tags, struct cog_error *err)
         return fd == -ENOENT || fd == -ELOOP ? COG_ERR_DAMAGED : log_error(fd, "opening", err);
     }
     int rc = tags->fs->stat(fd, &stat);
-    enum cog_status status = rc < 0                   ? log_error(rc, "fstat of", err)
+    enum cog_status status = rc < 0                ? log_error(rc, "fstat of", err)
                              : !S_ISREG(stat.mode) ? COG_ERR_DAMAGED
                                                    : COG_OK;
     if (status == COG_OK) {

@@ -1,0 +1,335 @@
+#define _GNU_SOURCE /* nftw, setgroups */
+#include "store_kit.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <grp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/alloc.h"
+#include "core/bytes.h"
+#include "core/msgpack.h"
+
+/* --- modes --------------------------------------------------------------------------------- */
+
+static void die(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static void run_mode(const char *name, kit_test test, struct kit kit)
+{
+    const char *parent = getenv("TMPDIR");
+    char dir[200];
+    (void)snprintf(dir, sizeof dir, "%s/cog-store-XXXXXX", parent != NULL ? parent : "/tmp");
+    if (mkdtemp(dir) == NULL || chmod(dir, 0755) != 0) {
+        die(dir);
+    }
+    (void)snprintf(kit.base, sizeof kit.base, "%s/base", dir);
+    (void)snprintf(kit.root, sizeof kit.root, "%s/v1", kit.base);
+    if (getenv("KIT_VERBOSE") != NULL) {
+        fprintf(stderr, "%s (%s)\n", name, kit.mode);
+    }
+    test(&kit);
+    kit_remove_tree(dir);
+}
+
+void kit_run(const char *name, kit_test test)
+{
+    kit_run_indexed(name, test);
+    run_mode(name, test,
+             (struct kit){.mode = "table-less", .fs = cog_fs_system(), .table_less = true});
+    run_mode(name, test,
+             (struct kit){.mode = "table-less posix no_map",
+                          .fs = cog_fs_posix(),
+                          .table_less = true,
+                          .no_map = true,
+                          .posix = true});
+}
+
+void kit_run_indexed(const char *name, kit_test test)
+{
+    kit_run_once(name, test);
+    run_mode(name, test, (struct kit){.mode = "no_map", .fs = cog_fs_system(), .no_map = true});
+    run_mode(name, test, (struct kit){.mode = "posix", .fs = cog_fs_posix(), .posix = true});
+}
+
+void kit_run_once(const char *name, kit_test test)
+{
+    run_mode(name, test, (struct kit){.mode = "mapped", .fs = cog_fs_system()});
+}
+
+struct cog_store_options kit_options(const struct kit *kit)
+{
+    return (struct cog_store_options){.fs = kit->fs,
+                                      .table_less = kit->table_less,
+                                      .no_map = kit->no_map,
+                                      .touch_seconds = COG_TOUCH_ALWAYS};
+}
+
+struct cog_store *kit_open(const struct kit *kit, const struct cog_store_options *options)
+{
+    struct cog_store_options own = kit_options(kit);
+    struct cog_store *store;
+    struct cog_error err = {0};
+    enum cog_status status = cog_store_open(kit->base, options != NULL ? options : &own, &store,
+                                            &err);
+    if (status != COG_OK) {
+        fprintf(stderr, "opening %s (%s): %s: %s (errno %d)\n", kit->base, kit->mode,
+                cog_status_text(status), err.text, err.sys_errno);
+        exit(1);
+    }
+    return store;
+}
+
+/* --- values -------------------------------------------------------------------------------- */
+
+static void encode_tag(const struct kit_tag *tag, unsigned char *out, size_t *size)
+{
+    size_t length = strlen(tag->name);
+    unsigned char *at = out;
+    *at++ = 0x81;          /* a map of one: */
+    *at++ = COG_META_TAGS; /* the tags, */
+    *at++ = 0x91;          /* an array of one */
+    *at++ = 0x92;          /* pair */
+    *at++ = 0xD9;
+    *at++ = (unsigned char)length;
+    memcpy(at, tag->name, length);
+    at += length;
+    *at++ = 0xCF;
+    cog_store_be64(at, tag->version);
+    *size = (size_t)(at + 8 - out);
+}
+
+static enum cog_status compose(struct cog_image *image, const char *key,
+                               const struct kit_value *value, uint64_t now_ms)
+{
+    struct cog_entry_writer *writer;
+    unsigned char meta[300];
+    size_t meta_size = 0;
+    uint32_t number;
+    uint64_t length;
+    struct cog_freshness fresh = {.refreshed_ms = value->refreshed_ms != 0 ? value->refreshed_ms
+                                                                           : now_ms,
+                                  .ttl_ms = value->ttl_ms != 0 ? value->ttl_ms : COG_NEVER};
+    if (value->tag.name != NULL) {
+        encode_tag(&value->tag, meta, &meta_size);
+    }
+    enum cog_status status = cog_entry_writer_new(key, strlen(key), value->token,
+                                                  cog_image_sink(image), &writer, NULL);
+    if (status != COG_OK) {
+        return status;
+    }
+    status = cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, value->data, value->size, true,
+                                &number, NULL);
+    if (status == COG_OK) {
+        status = cog_entry_finish(writer, meta, meta_size, &fresh, &length, NULL);
+    }
+    cog_entry_writer_free(writer);
+    return status == COG_OK ? cog_image_seal(image) : status;
+}
+
+enum cog_status kit_put_value(struct cog_store *store, const char *key,
+                              const struct kit_value *value)
+{
+    struct cog_image image = {0};
+    uint64_t now = value->refreshed_ms != 0 ? value->refreshed_ms : cog_store_now_ms(store);
+    enum cog_status status = compose(&image, key, value, now);
+    if (status == COG_OK) {
+        struct cog_put_info info = {.expires_ms = value->ttl_ms != 0 ? now + value->ttl_ms : 0,
+                                    .cost_seconds = value->cost_seconds,
+                                    .source = value->source};
+        status = cog_store_put(store, key, strlen(key), &image, &info, NULL);
+    }
+    cog_image_release(&image);
+    return status;
+}
+
+enum cog_status kit_put(struct cog_store *store, const char *key, const void *data, size_t size)
+{
+    struct kit_value value = {.data = data, .size = size};
+    return kit_put_value(store, key, &value);
+}
+
+unsigned char *kit_get(struct cog_store *store, const char *key, unsigned flags, size_t *size,
+                       enum cog_miss *miss)
+{
+    struct cog_object *object;
+    struct cog_part part;
+    *size = 0;
+    if (cog_store_get(store, key, strlen(key), flags, &object, miss, NULL) != COG_OK) {
+        return NULL;
+    }
+    unsigned char *out = NULL;
+    if (cog_entry_part(cog_object_entry(object), 0, &part) == COG_OK) {
+        out = cog_alloc((size_t)part.raw_size);
+        *size = (size_t)part.raw_size;
+        if (cog_entry_read(cog_object_entry(object), cog_object_source(object), NULL, 0, 0,
+                           part.raw_size, out, NULL) != COG_OK) {
+            cog_free(out);
+            out = NULL;
+            *miss = COG_MISS_DAMAGED;
+        }
+    }
+    cog_object_free(object);
+    return out;
+}
+
+bool kit_has(struct cog_store *store, const char *key, const void *data, size_t size)
+{
+    size_t got_size;
+    enum cog_miss miss;
+    unsigned char *got = kit_get(store, key, 0, &got_size, &miss);
+    bool same = got != NULL && got_size == size && memcmp(got, data, size) == 0;
+    cog_free(got);
+    return same;
+}
+
+enum cog_miss kit_miss(struct cog_store *store, const char *key)
+{
+    struct cog_object *object;
+    enum cog_miss miss = COG_MISS_NONE;
+    if (cog_store_get(store, key, strlen(key), 0, &object, &miss, NULL) == COG_OK) {
+        cog_object_free(object);
+        return COG_MISS_NONE;
+    }
+    return miss;
+}
+
+enum cog_status kit_delete(struct cog_store *store, const char *key)
+{
+    return cog_store_delete(store, key, strlen(key), NULL);
+}
+
+void kit_fill(unsigned char *out, size_t size, uint64_t key, uint64_t write)
+{
+    for (size_t i = 0; i + 16 <= size; i += 16) {
+        cog_store_le64(out + i, key ^ i);
+        cog_store_le64(out + i + 8, write + i);
+    }
+    memset(out + size / 16 * 16, 0x5A, size % 16);
+}
+
+bool kit_is_whole(const unsigned char *bytes, size_t size, uint64_t key)
+{
+    uint64_t write = size >= 16 ? cog_load_le64(bytes + 8) : 0;
+    for (size_t i = 0; i + 16 <= size; i += 16) {
+        if (cog_load_le64(bytes + i) != (key ^ i) || cog_load_le64(bytes + i + 8) != write + i) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* --- the tree ------------------------------------------------------------------------------ */
+
+void kit_path(const struct kit *kit, const char *below_root, char out[400])
+{
+    (void)snprintf(out, 400, "%s/%s", kit->root, below_root);
+}
+
+void kit_object(const struct kit *kit, const char *key, char out[400])
+{
+    struct cog_digest digest;
+    char hex[33];
+    cog_hash128(key, strlen(key), &digest);
+    cog_hex(digest.bytes, sizeof digest.bytes, hex);
+    (void)snprintf(out, 400, "%s/objects/%.2s/%s", kit->root, hex, hex + 2);
+}
+
+bool kit_exists(const char *path)
+{
+    struct stat stat;
+    return lstat(path, &stat) == 0;
+}
+
+unsigned kit_count(const struct kit *kit, const char *below_root)
+{
+    char path[400];
+    unsigned count = 0;
+    kit_path(kit, below_root, path);
+    DIR *dir = opendir(path);
+    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
+        count += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    return count;
+}
+
+static uint64_t summed;
+
+static int add_blocks(const char *path, const struct stat *stat, int type, struct FTW *at)
+{
+    (void)path;
+    (void)type;
+    (void)at;
+    summed += (uint64_t)stat->st_blocks * 512;
+    return 0;
+}
+
+uint64_t kit_disk_bytes(const struct kit *kit)
+{
+    summed = 0;
+    (void)nftw(kit->root, add_blocks, 32, FTW_PHYS);
+    return summed;
+}
+
+void kit_flip(const char *path, int64_t offset, unsigned char mask)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct stat stat;
+    unsigned char byte;
+    if (fd < 0 || fstat(fd, &stat) != 0) {
+        die(path);
+    }
+    off_t at = offset < 0 ? stat.st_size + offset : offset;
+    if (pread(fd, &byte, 1, at) != 1) {
+        die(path);
+    }
+    byte ^= mask;
+    if (pwrite(fd, &byte, 1, at) != 1) {
+        die(path);
+    }
+    close(fd);
+}
+
+static int remove_one(const char *path, const struct stat *stat, int type, struct FTW *at)
+{
+    (void)stat;
+    (void)type;
+    (void)at;
+    (void)remove(path);
+    return 0;
+}
+
+void kit_remove_tree(const char *path)
+{
+    (void)nftw(path, remove_one, 32, FTW_DEPTH | FTW_PHYS);
+}
+
+int kit_in_child(const struct kit *kit, bool drop, int (*body)(const struct kit *kit))
+{
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        if (drop && geteuid() == 0 &&
+            (setgroups(0, NULL) != 0 || setgid(65534) != 0 || setuid(65534) != 0)) {
+            _exit(99);
+        }
+        _exit(body(kit));
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) != child) {
+        die("child");
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 100 + WTERMSIG(status);
+}
