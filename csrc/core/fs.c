@@ -449,9 +449,9 @@ static int fs_lock(int fd, uint64_t byte, enum cog_lock_mode mode)
     return plain_lock(fd, byte, mode);
 }
 
-static int fs_lock_whole(int fd)
+static int fs_lock_whole(int fd, enum cog_lock_mode mode)
 {
-    ANSWER(flock(fd, LOCK_EX));
+    ANSWER(flock(fd, mode == COG_UNLOCK ? LOCK_UN : LOCK_EX | LOCK_NB));
 }
 
 /* --- memory --- */

@@ -77,8 +77,9 @@ struct cog_fs {
     /* locks on one byte of a file: OFD locks, else POSIX record locks; never waits: -EAGAIN */
     int (*lock)(int fd, uint64_t byte, enum cog_lock_mode mode);
     bool (*locks_are_per_description)(
-        void);                 /* false: POSIX locks, one shared descriptor per file and process */
-    int (*lock_whole)(int fd); /* waits (flock); for index creation only */
+        void); /* false: POSIX locks, one shared descriptor per file and process */
+    int (*lock_whole)(
+        int fd, enum cog_lock_mode mode); /* flock, for making the index; never waits: -EAGAIN */
     /* memory */
     void *(*map)(int fd, size_t size,
                  bool writable_shared); /* shared writable, or private copy-on-write; NULL */
