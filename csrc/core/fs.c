@@ -774,3 +774,14 @@ int cog_fs_writev_all(const struct cog_fs *fs, int fd, const struct iovec *piece
     }
     return 0;
 }
+
+int cog_fs_lock_whole_patiently(const struct cog_fs *fs, int fd)
+{
+    enum { MOST_TRIES = 2000 };
+    int failed = fs->lock_whole(fd, COG_LOCK_EXCLUSIVE);
+    for (int tries = 0; failed == -EAGAIN && tries < MOST_TRIES; tries++) {
+        fs->sleep_us(1000);
+        failed = fs->lock_whole(fd, COG_LOCK_EXCLUSIVE);
+    }
+    return failed;
+}

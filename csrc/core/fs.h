@@ -110,4 +110,7 @@ int cog_fs_write_all(const struct cog_fs *fs, int fd, const void *data, size_t s
 int cog_fs_writev_all(const struct cog_fs *fs, int fd, const struct iovec *pieces, size_t count,
                       uint64_t offset);
 
+/* lock_whole, tried again for up to two seconds. 0 or -errno. */
+int cog_fs_lock_whole_patiently(const struct cog_fs *fs, int fd);
+
 #endif

@@ -429,11 +429,7 @@ static int lock_root(struct cog_index *index, int *out)
     int fd = fs->open(index->options.root, ".", O_RDONLY, 0);
     if (fd < 0)
         return fd;
-    int failed = fs->lock_whole(fd, COG_LOCK_EXCLUSIVE);
-    for (unsigned waited = 0; failed == -EAGAIN && waited < 2000; waited++) {
-        fs->sleep_us(1000);
-        failed = fs->lock_whole(fd, COG_LOCK_EXCLUSIVE);
-    }
+    int failed = cog_fs_lock_whole_patiently(fs, fd);
     if (failed) {
         fs->close(fd);
         return failed;
@@ -676,10 +672,12 @@ void cog_index_close(struct cog_index *index)
 enum cog_status cog_index_set_limits(struct cog_index *index, uint64_t limit, uint64_t fixed_bytes,
                                      uint64_t free_floor, uint64_t max_files, struct cog_error *err)
 {
+    pthread_mutex_lock(&index->moving);
     index->options.limit = limit;
     index->options.fixed_bytes = fixed_bytes;
     index->options.free_floor = free_floor;
     index->options.max_files = max_files;
+    pthread_mutex_unlock(&index->moving);
     struct cog_index_file *file;
     enum cog_status status = cog_index_attach(index, &file, err);
     if (status != COG_OK)

@@ -430,7 +430,7 @@ static enum cog_status replace_log(struct cog_tags *tags, struct cog_error *err)
 {
     int fd = tags->fs->open(tags->options.root, ".", O_RDONLY | O_DIRECTORY, 0);
     if (fd >= 0) {
-        (void)tags->fs->lock_whole(fd);
+        (void)cog_fs_lock_whole_patiently(tags->fs, fd);
     }
     enum cog_status status = load_once(tags, err);
     if (status == COG_ERR_DAMAGED) {
@@ -438,7 +438,9 @@ static enum cog_status replace_log(struct cog_tags *tags, struct cog_error *err)
         status = status == COG_OK ? load_once(tags, err) : status;
     }
     if (fd >= 0) {
-        tags->fs->close(fd); /* and unlocks */
+        /* by name: a child forked meanwhile holds a copy of the descriptor */
+        (void)tags->fs->lock_whole(fd, COG_UNLOCK);
+        tags->fs->close(fd);
     }
     return status;
 }
