@@ -29,6 +29,7 @@ class Submits(Protocol):
     @property
     def submit(self) -> Callable[..., None]:
         """``submit(channel, future, operation, *args, **named)``."""
+        ...
 
 
 class _Channels:

@@ -132,12 +132,12 @@ class SyncFacade:
         return value.sync if isinstance(getattr(value, "sync", None), SyncFacade) else value
 
     def __getattr__(self, name: str) -> Any:
-        member = getattr(self._target, name)
+        member: Any = getattr(self._target, name)
         if not callable(member):
             return member
 
         def call(*args: Any, **named: Any) -> Any:
-            result = member(*args, **named)
+            result: Any = member(*args, **named)
             if inspect.iscoroutine(result):
                 return self._face(self._run(result))
             if hasattr(result, "__aenter__"):

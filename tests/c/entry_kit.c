@@ -211,9 +211,7 @@ static const struct kit_part *parts_of(enum kit_which which, unsigned v, size_t 
         mixed[v][4] = short_doc;
         *count = 5;
         return mixed[v];
-    case KIT_FRAMES:
-        *count = 24;
-        return frames[v];
+    case KIT_FRAMES: *count = 24; return frames[v];
     case KIT_FILTERED:
         filtered[v][0] = (struct kit_part){COG_PART_ARRAY, "a", shuffled, slope[v], 600};
         filtered[v][1] = (struct kit_part){COG_PART_ARRAY, "b", planes, noise[v], 83};
@@ -222,12 +220,8 @@ static const struct kit_part *parts_of(enum kit_which which, unsigned v, size_t 
         filtered[v][4] = doc;
         *count = 5;
         return filtered[v];
-    case KIT_PACKED_INDEX:
-        *count = 600;
-        return packed[v];
-    default:
-        *count = 0;
-        return NULL;
+    case KIT_PACKED_INDEX: *count = 600; return packed[v];
+    default: *count = 0; return NULL;
     }
 }
 
