@@ -170,7 +170,8 @@ def test_serialization_format_is_noted_once() -> None:
         "from cogcache import CacheConfig, MemoryCacheConfig\n"
         "with warnings.catch_warnings(record=True) as seen:\n"
         "    for name in ('pickle', 'json', 'msgpack'):\n"
-        "        CacheConfig([MemoryCacheConfig(serialization_format=name)], serialization_format=name)\n"
+        "        tier = MemoryCacheConfig(serialization_format=name)\n"
+        "        CacheConfig([tier], serialization_format=name)\n"
         "print(len(seen), seen[0].message)\n"
     )
     out = subprocess.run(
