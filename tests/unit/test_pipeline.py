@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support_cache import a_video, filesystem_cache
 
 from cogcache import (
     CogcacheWarning,
@@ -27,14 +28,16 @@ from cogcache import (
 from cogcache.config import CacheConfig
 from cogcache.manager import CacheManager
 from cogcache.testing import FakeClock, memory_cache
-from support_cache import a_video, filesystem_cache
 
 TRANSCRIPT = {
     "video_id": "v",
     "language": "en",
     "duration": 24.7,
     "full_text": "hello there",
-    "segments": [{"start": 0.0, "end": 1.5, "text": "hello"}, {"start": 1.5, "end": 3, "text": "there"}],
+    "segments": [
+        {"start": 0.0, "end": 1.5, "text": "hello"},
+        {"start": 1.5, "end": 3, "text": "there"},
+    ],
 }
 
 
@@ -59,10 +62,12 @@ def keyframes_of(number: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     return {"video_id": "v", "keyframes": frames, "metadata": {"keyframes": frames}}, images
 
 
-# --- each artifact round-trips ----------------------------------------------------------------------------------------
+# --- each artifact round-trips --------------------------------------------------------------------
 
 
-async def test_transcripts_in_six_variants_stay_apart(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_transcripts_in_six_variants_stay_apart(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     variants = list(itertools.product(("base", "large"), ("en", "fr", None)))
     for model, language in variants:
         assert await cache.set_transcript(video, {"of": [model, language]}, model, language)
@@ -74,7 +79,9 @@ async def test_transcripts_in_six_variants_stay_apart(cache: PipelineArtifactCac
 
 
 @pytest.mark.parametrize("empty", [{"segments": []}, {}, [], ""])
-async def test_an_empty_transcript_is_a_hit(cache: PipelineArtifactCache, video: Path, empty: Any) -> None:
+async def test_an_empty_transcript_is_a_hit(
+    cache: PipelineArtifactCache, video: Path, empty: Any
+) -> None:
     assert await cache.set_transcript(video, empty)
     assert (await cache.lookup("transcript", video)).hit
     assert await cache.get_transcript(video) == empty
@@ -96,8 +103,12 @@ async def test_a_failed_transcript_is_not_kept(cache: PipelineArtifactCache, vid
     assert len(calls) == 2
 
 
-async def test_a_failed_batch_of_descriptions_is_not_kept(cache: PipelineArtifactCache, video: Path) -> None:
-    assert not await cache.set_descriptions(video, {"descriptions": {}, "total_descriptions": 0}, "vlm")
+async def test_a_failed_batch_of_descriptions_is_not_kept(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    assert not await cache.set_descriptions(
+        video, {"descriptions": {}, "total_descriptions": 0}, "vlm"
+    )
     assert await cache.get_descriptions(video, "vlm") is None
 
 
@@ -112,11 +123,15 @@ async def test_descriptions_keep_their_id_types(cache: PipelineArtifactCache, vi
     assert await cache.get_descriptions(video, "Qwen2-VL", 100) is None
 
 
-async def test_descriptions_belong_to_their_keyframes(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_descriptions_belong_to_their_keyframes(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     await cache.set_descriptions(video, {"of": "default"}, "vlm")
     await cache.set_descriptions(video, {"of": "2 fps"}, "vlm", keyframes=Keyframes("fps", fps=2))
     assert await cache.get_descriptions(video, "vlm") == {"of": "default"}
-    assert await cache.get_descriptions(video, "vlm", keyframes=Keyframes(threshold=0.999)) == {"of": "default"}
+    assert await cache.get_descriptions(video, "vlm", keyframes=Keyframes(threshold=0.999)) == {
+        "of": "default"
+    }
     key = await cache.key("keyframes", video, strategy="fps", fps=Fraction(2))
     assert await cache.get_descriptions(video, "vlm", keyframes=key) == {"of": "2 fps"}
     assert await cache.get_descriptions(video, "vlm", keyframes=Keyframes(threshold=0.5)) is None
@@ -177,7 +192,9 @@ async def test_zero_keyframes_are_a_result(cache: PipelineArtifactCache, video: 
     assert (metadata, dict(frames)) == ({"keyframes": []}, {})
 
 
-async def test_images_that_were_not_stored_are_a_miss(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_images_that_were_not_stored_are_a_miss(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     metadata, _ = keyframes_of(3)
     await cache.set_keyframes(video, metadata)
     assert await cache.get_keyframes(video) == metadata
@@ -191,11 +208,15 @@ async def test_falsy_arguments_are_not_defaults(cache: PipelineArtifactCache, vi
     assert await cache.get_keyframes(video, threshold=0.0) == {"of": 0.0}
     await cache.set_keyframes(video, {"of": "fps"}, strategy="fps")
     assert await cache.get_keyframes(video, "fps", fps=1) == {"of": "fps"}
-    assert await cache.get_keyframes(video, "fps", fps=1.0, max_frames=np.int64(3000)) == {"of": "fps"}
+    assert await cache.get_keyframes(video, "fps", fps=1.0, max_frames=np.int64(3000)) == {
+        "of": "fps"
+    }
     assert await cache.get_keyframes(video, "fps", fps=Fraction(30000, 1001)) is None
 
 
-async def test_contradicting_arguments_are_errors(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_contradicting_arguments_are_errors(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     with pytest.raises(ValueError, match="fps belongs to strategy='fps'"):
         await cache.get_keyframes(video, fps=2.0)
     with pytest.raises(ValueError, match="threshold belongs to strategy='similarity'"):
@@ -225,7 +246,9 @@ async def test_other_strategies_take_params(cache: PipelineArtifactCache, video:
     assert await cache.get_keyframes(video, "scene") is None
 
 
-async def test_segment_frames_keep_order_and_times(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_segment_frames_keep_order_and_times(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     frames = [b"\xff\xd8\xff" + bytes([n]) * 100 for n in range(12)]
     times = [5 + n / 2 for n in range(12)]
     assert await cache.set_segment_frames(video, 7, 5.0, 11.0, frames, times)
@@ -241,7 +264,9 @@ async def test_segment_frames_keep_order_and_times(cache: PipelineArtifactCache,
         await cache.set_segment_frames(video, 1, 0, 1, [b"", b""], [0.0])
 
 
-async def test_any_change_of_a_segmentation_misses(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_any_change_of_a_segmentation_misses(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     named: dict[str, Any] = {
         "strategy": "fixed",
         "segment_seconds": 6.0,
@@ -256,15 +281,23 @@ async def test_any_change_of_a_segmentation_misses(cache: PipelineArtifactCache,
     assert got == value
     got["segments"].clear()
     assert await cache.get_segmentation(video, **named) == value
-    changes = {"segment_seconds": 5, "overlap_seconds": 0, "fps": 1, "max_frames": 11, "transcript": None}
+    changes = {
+        "segment_seconds": 5,
+        "overlap_seconds": 0,
+        "fps": 1,
+        "max_frames": 11,
+        "transcript": None,
+    }
     for name, other in changes.items():
         assert await cache.get_segmentation(video, **{**named, name: other}) is None, name
 
 
-# --- sources ------------------------------------------------------------------------------------------------------------
+# --- sources --------------------------------------------------------------------------------------
 
 
-async def test_the_same_name_in_two_directories_is_two_videos(cache: PipelineArtifactCache, tmp_path: Path) -> None:
+async def test_the_same_name_in_two_directories_is_two_videos(
+    cache: PipelineArtifactCache, tmp_path: Path
+) -> None:
     one, two = a_video(tmp_path / "a" / "v.mp4"), a_video(tmp_path / "b" / "v.mp4")
     await cache.set_transcript(one, {"of": "one"})
     assert await cache.get_transcript(two) is None
@@ -294,7 +327,9 @@ async def test_copies_share_under_content_identity(tmp_path: Path) -> None:
     await cache.aclose()
 
 
-async def test_a_file_replaced_while_computing_gets_no_old_results(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_a_file_replaced_while_computing_gets_no_old_results(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     assert await cache.get_transcript(video) is None
     a_video(video, b"replaced while the old one was transcribed")
     result = await cache.store("transcript", video, {"of": "the old file"})
@@ -304,7 +339,9 @@ async def test_a_file_replaced_while_computing_gets_no_old_results(cache: Pipeli
     assert await cache.get_transcript(video) == {"of": "the new file"}
 
 
-async def test_get_or_compute_looks_at_the_source_again(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_get_or_compute_looks_at_the_source_again(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     def compute() -> dict[str, str]:
         a_video(video, b"replaced meanwhile by something else")
         return {"of": "who knows"}
@@ -314,7 +351,9 @@ async def test_get_or_compute_looks_at_the_source_again(cache: PipelineArtifactC
     assert (await cache.get_cache_stats())["artifacts"]["transcript"]["refused"] == 1
 
 
-async def test_a_captured_video_stands_for_what_it_was(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_a_captured_video_stands_for_what_it_was(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     bound = await cache.video(video)
     assert await bound.set_transcript({"of": "captured"})
     copy = pickle.loads(pickle.dumps(bound.source))
@@ -334,7 +373,9 @@ async def test_paths_that_do_not_exist_are_names(cache: PipelineArtifactCache) -
     assert await cache.get_transcript("/nowhere/w.mp4") is None
 
 
-async def test_remote_sources_are_never_opened_and_keep_no_secret(cache: PipelineArtifactCache) -> None:
+async def test_remote_sources_are_never_opened_and_keep_no_secret(
+    cache: PipelineArtifactCache,
+) -> None:
     signed = "https://user:pw@host/v.mp4?X-Amz-Signature=secret1&X-Amz-Date=1&part=2"
     assert await cache.set_transcript(signed, TRANSCRIPT)
     assert await cache.get_transcript("https://host/v.mp4?part=2") == TRANSCRIPT
@@ -365,11 +406,13 @@ async def test_an_unreadable_source_is_a_miss_with_one_warning(
         assert await cache.get_transcript("/secret/v.mp4") is None
         assert await cache.set_transcript("/secret/v.mp4", TRANSCRIPT) is False
         assert (await cache.lookup("transcript", "/secret/v.mp4")).reason == "source-unreadable"
-        assert await cache.get_or_compute_transcript("/secret/v.mp4", lambda: TRANSCRIPT) == TRANSCRIPT
+        assert (
+            await cache.get_or_compute_transcript("/secret/v.mp4", lambda: TRANSCRIPT) == TRANSCRIPT
+        )
     assert len([r for r in caplog.records if "cannot be read" in r.getMessage()]) == 1
 
 
-# --- profiles, lives, invalidation ------------------------------------------------------------------------------------
+# --- profiles, lives, invalidation ----------------------------------------------------------------
 
 
 async def test_profiles_are_apart(tmp_path: Path, video: Path) -> None:
@@ -378,7 +421,11 @@ async def test_profiles_are_apart(tmp_path: Path, video: Path) -> None:
     one, two = (PipelineArtifactCache(manager, profile=name) for name in ("direct", "direct_large"))
     for number, cache in enumerate((plain, one, two)):
         await cache.set_transcript(video, {"of": number})
-    assert [await c.get_transcript(video) for c in (plain, one, two)] == [{"of": 0}, {"of": 1}, {"of": 2}]
+    assert [await c.get_transcript(video) for c in (plain, one, two)] == [
+        {"of": 0},
+        {"of": 1},
+        {"of": 2},
+    ]
     assert await manager.clear("direct:*") == 1
     assert await one.get_transcript(video) is None
     assert await two.get_transcript(video) == {"of": 2}
@@ -386,7 +433,9 @@ async def test_profiles_are_apart(tmp_path: Path, video: Path) -> None:
     assert await plain.get_transcript(video) == {"of": 0}
 
 
-async def test_two_videos_without_a_profile_get_their_own(cache: PipelineArtifactCache, tmp_path: Path) -> None:
+async def test_two_videos_without_a_profile_get_their_own(
+    cache: PipelineArtifactCache, tmp_path: Path
+) -> None:
     one, two = a_video(tmp_path / "1.mp4", b"1"), a_video(tmp_path / "2.mp4", b"2")
     await cache.set_transcript(one, {"of": 1})
     await cache.set_transcript(two, {"of": 2})
@@ -421,7 +470,9 @@ async def test_the_default_life_is_seven_days(cache: PipelineArtifactCache, vide
     assert await cache.get_transcript(video) is None
 
 
-async def test_invalidating_a_video_forgets_every_generation_of_it(cache: PipelineArtifactCache, video: Path, tmp_path: Path) -> None:
+async def test_invalidating_a_video_forgets_every_generation_of_it(
+    cache: PipelineArtifactCache, video: Path, tmp_path: Path
+) -> None:
     other = a_video(tmp_path / "other.mp4", b"other")
     await cache.set_transcript(other, {"of": "other"})
     await cache.set_transcript(video, TRANSCRIPT)
@@ -438,7 +489,9 @@ async def test_invalidating_a_video_forgets_every_generation_of_it(cache: Pipeli
     assert await cache.get_transcript(video) == {"of": "after"}
 
 
-async def test_a_result_computed_before_an_invalidation_is_not_served(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_a_result_computed_before_an_invalidation_is_not_served(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     started, release = asyncio.Event(), asyncio.Event()
 
     async def compute() -> dict[str, str]:
@@ -455,7 +508,7 @@ async def test_a_result_computed_before_an_invalidation_is_not_served(cache: Pip
     assert await cache.get_transcript(video) is None
 
 
-# --- a whole video ------------------------------------------------------------------------------------------------------
+# --- a whole video --------------------------------------------------------------------------------
 
 FLAGS = ("extract_keyframes", "transcribe_audio", "generate_descriptions", "generate_embeddings")
 FIELDS = ("keyframes", "audio_transcript", "frame_descriptions", "embeddings")
@@ -467,7 +520,9 @@ def test_complete_means_everything_enabled_is_there(enabled: tuple[bool, ...]) -
     for present in itertools.product((False, True), repeat=4):
         values = {f: {} if there else None for f, there in zip(FIELDS, present, strict=True)}
         artifacts = VideoArtifacts("v", **values)
-        wanted = [f for f, on, there in zip(FIELDS, enabled, present, strict=True) if on and not there]
+        wanted = [
+            f for f, on, there in zip(FIELDS, enabled, present, strict=True) if on and not there
+        ]
         assert artifacts.missing(config) == wanted
         assert artifacts.is_complete(config) == (not wanted)
 
@@ -501,23 +556,32 @@ async def test_all_artifacts_come_with_one_call(cache: PipelineArtifactCache, vi
     # The same with plain paths and explicit arguments.
     keyframes = Keyframes("fps", fps=2, max_frames=100)
     assert await cache.get_keyframes(video, "fps", fps=2, max_frames=100) == metadata
-    assert await cache.get_descriptions(video, "Qwen/Qwen2-VL-2B-Instruct", 50, keyframes=keyframes) is not None
+    assert (
+        await cache.get_descriptions(video, "Qwen/Qwen2-VL-2B-Instruct", 50, keyframes=keyframes)
+        is not None
+    )
     assert await cache.get_transcript(video, "large", "en") == {"segments": []}
 
 
-async def test_mistakes_in_a_configuration_are_errors(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_mistakes_in_a_configuration_are_errors(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     with pytest.raises(ValueError, match="keyframe_strategy: unknown value 'scenes'"):
-        await cache.get_all_artifacts(video, {"extract_keyframes": True, "keyframe_strategy": "scenes"})
+        await cache.get_all_artifacts(
+            video, {"extract_keyframes": True, "keyframe_strategy": "scenes"}
+        )
     with pytest.raises(ValueError, match="embedding_model"):
         await cache.get_all_artifacts(video, {"generate_embeddings": True})
     with pytest.raises(ValueError, match="load: unknown artifact 'sound'"):
         await cache.get_all_artifacts(video, {}, load=["sound"])
 
 
-# --- computing once, and what the computing caller gets ---------------------------------------------------------------
+# --- computing once, and what the computing caller gets -------------------------------------------
 
 
-async def test_what_is_computed_is_what_later_callers_get(cache: PipelineArtifactCache, video: Path) -> None:
+async def test_what_is_computed_is_what_later_callers_get(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     metadata = {"keyframes": [{"frame_id": 0}]}
     calls = []
@@ -550,7 +614,9 @@ async def test_a_rerun_computes_only_what_is_missing(tmp_path: Path, video: Path
 
         cache.sync.get_or_compute_keyframes(video, stage("keyframes", keyframes_of(2)))
         cache.sync.get_or_compute_transcript(video, stage("transcript", TRANSCRIPT))
-        cache.sync.get_or_compute_descriptions(video, stage("descriptions", {"1": "x"}), model_name="vlm")
+        cache.sync.get_or_compute_descriptions(
+            video, stage("descriptions", {"1": "x"}), model_name="vlm"
+        )
         return done
 
     with pytest.raises(KeyboardInterrupt):
@@ -623,8 +689,13 @@ async def test_the_cache_pickles_and_works_elsewhere(tmp_path: Path, video: Path
 
 
 def test_open_takes_paths_and_configurations(tmp_path: Path, video: Path) -> None:
-    cache = PipelineArtifactCache.open(MemoryCacheConfig(priority=-1), tmp_path / "cache", profile="p")
-    assert [tier.name for tier in cache.cache.backends] == ["MemoryCacheBackend", "FilesystemCacheBackend"]
+    cache = PipelineArtifactCache.open(
+        MemoryCacheConfig(priority=-1), tmp_path / "cache", profile="p"
+    )
+    assert [tier.name for tier in cache.cache.backends] == [
+        "MemoryCacheBackend",
+        "FilesystemCacheBackend",
+    ]
     assert cache.sync.set_transcript(video, TRANSCRIPT)
     again = PipelineArtifactCache.open(tmp_path / "cache", profile="p")
     assert again.sync.get_transcript(video) == TRANSCRIPT
