@@ -62,6 +62,12 @@ class PartInfo(NamedTuple):
     chunk_count: int
 
 @final
+class Memory:
+    """Bytes behind an array or a view; only a buffer."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Draft:
     """A value on its way into an entry: walked and borrowed, not yet hashed, compressed or laid
     out.
@@ -70,32 +76,43 @@ class Draft:
     be stored. Composing (checksums, compression) happens in ``compose`` or inside a put, without
     the GIL. Buffers over 4 KiB are borrowed until then: they must not change before the put has
     ended.
+
+    ``compress`` is for documents and bytes; ``compress_arrays`` packs arrays too (bit-shuffle and
+    zstd), which then are no longer mapped. ``level`` is that of zstd, 1 to 19.
     """
 
-    key: bytes
-    raw_bytes: int  # bytes of all parts before compression
-    def __init__(
-        self,
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def raw_bytes(self) -> int: ...  # bytes of all parts before compression
+    @property
+    def stored_bytes(self) -> int: ...  # 0 until it was composed, then the container's length
+    def __new__(
+        cls,
         value: Any,
-        key: bytes,
+        key: Buffer,
         *,
         meta: Mapping[int | str, Any],
         refreshed_ms: int,
         ttl_ms: int | None,  # None = never expires
         stale_ms: int | None = 0,
         compress: bool = True,
+        compress_arrays: bool = False,
         level: int = 1,
         token: int = 0,
-    ) -> None: ...
+    ) -> Draft: ...
     def compose(self) -> Image: ...
 
 @final
 class Image:
     """A finished container in memory, in pieces; immutable."""
 
-    key: bytes
-    token: int
-    raw_bytes: int
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def token(self) -> int: ...
+    @property
+    def raw_bytes(self) -> int: ...
     def __len__(self) -> int: ...
     def tobytes(self) -> bytes: ...
     def pieces(self) -> list[memoryview]: ...
@@ -106,41 +123,66 @@ class Entry:
     read function.
 
     Everything returned has passed its checksum. ``DamagedError`` may come from any read of a part.
+
+    ``value(mode="cow")`` of a mapped entry gives its private map away, so that arrays are writable
+    without a copy: from then on ``value``, ``verify``, ``tobytes``, ``to_image`` and reads of its
+    arrays are a ``ValueError``; get the entry again. An entry of which an ``Image`` was taken
+    first, or that is not mapped, gives copies instead.
     """
 
-    key: bytes
-    digest: bytes
-    token: int
-    length: int  # bytes of the container
-    disk_bytes: int  # blocks on disk; = length in memory
-    meta: dict[int | str, Any]  # decoded on first use, the same dict each time
-    created_ms: int
-    cost_ms: int
-    refreshed_ms: int
-    ttl_ms: int | None
-    stale_ms: int | None
-    expires_ms: int | None
-    miss: str | None  # with ANY_AGE: why it would have been a miss
-    mapped: bool
-    @staticmethod
-    def from_bytes(data: Buffer, key: bytes | None = None, /) -> Entry: ...
-    @staticmethod
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def token(self) -> int: ...
+    @property
+    def length(self) -> int: ...  # bytes of the container
+    @property
+    def disk_bytes(self) -> int: ...  # blocks on disk; = length in memory
+    @property
+    def meta(self) -> dict[int | str, Any]: ...  # decoded on first use, the same dict each time
+    @property
+    def created_ms(self) -> int: ...
+    @property
+    def cost_ms(self) -> int: ...
+    @property
+    def refreshed_ms(self) -> int: ...
+    @property
+    def ttl_ms(self) -> int | None: ...
+    @property
+    def stale_ms(self) -> int | None: ...
+    @property
+    def expires_ms(self) -> int | None: ...
+    @property
+    def miss(self) -> str | None: ...  # with ANY_AGE: why it would have been a miss
+    @property
+    def mapped(self) -> bool: ...
+    @property
+    def in_memory(self) -> bool: ...  # False: parts are read through a function
+    @classmethod
+    def from_bytes(cls, data: Buffer, key: Buffer | None = None, /) -> Entry: ...
+    @classmethod
     def from_reader(
-        size: int, read: Callable[[int, int], Buffer], key: bytes | None = None, /
+        cls, size: int, read: Callable[[int, int], Buffer], key: Buffer | None = None, /
     ) -> Entry: ...
     def parts(self) -> list[PartInfo]: ...
     def find(self, kind: str, name: str, /) -> PartInfo | None: ...
-    def read(self, number: int, start: int = 0, stop: int | None = None, /) -> bytes: ...
+    def read(self, number: int, /, start: int = 0, stop: int | None = None) -> bytes: ...
+    def check(self, numbers: Sequence[int], /) -> None: ...
+    def fetch(self, numbers: Sequence[int], /) -> list[bytes]: ...
     def value(
         self,
         *,
         mode: Literal["cow", "view", "copy"] = "cow",
-        max_bytes: int = ...,
+        max_bytes: int = 1073741824,  # of the document; the parts are bounded by the entry
         frames: bool | Sequence[Any] = True,
     ) -> Any: ...
+    def value_type(self) -> str: ...
     def is_expired(self, now_ms: int, /) -> bool: ...
     def verify(self) -> None: ...
     def tobytes(self) -> bytes: ...
+    def to_image(self) -> Image: ...
 
 # --- the filesystem store (py_store.c) ------------------------------------------------------------
 

@@ -21,6 +21,12 @@ struct cog_py_put {
 };
 /* 0, or -1 with TypeError set when `what` is neither. */
 int cog_py_put_of(struct cog_py_state *state, PyObject *what, struct cog_py_put *out);
+/*
+ * An Image that takes `image` over (in every case) and tells about it what `about` says; `owner`
+ * keeps alive what both borrow.
+ */
+PyObject *cog_py_image_new(struct cog_py_state *state, struct cog_image *image,
+                           const struct cog_py_put *about, uint64_t raw_bytes, PyObject *owner);
 /* Tell a Draft how long its container became (Draft.stored_bytes). */
 void cog_py_draft_stored(PyObject *draft, uint64_t length);
 
@@ -40,7 +46,5 @@ void cog_py_entry_loaded(PyObject *entry, const struct cog_load *load, enum cog_
 /* Entry.value(): all steps, releasing the GIL where it pays. */
 PyObject *cog_py_entry_value(PyObject *entry, enum cog_value_mode mode, uint64_t max_bytes,
                              PyObject *frames);
-
-int cog_py_add_entry(PyObject *module);
 
 #endif

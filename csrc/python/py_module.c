@@ -5,6 +5,10 @@ static int (*const cog_py_adders[])(PyObject *module) = {
     cog_py_add_hash,
     cog_py_add_key,
     cog_py_add_channel,
+    cog_py_add_memory,
+    cog_py_add_value,
+    cog_py_add_draft,
+    cog_py_add_entry,
     NULL,
 };
 

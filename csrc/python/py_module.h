@@ -15,10 +15,28 @@
 
 /* Every object the module holds on to: X(C type, name). All are NULL until their adder sets them.
  */
-#define COG_PY_STATE(X)           \
-    X(PyTypeObject, channel_type) \
-    X(PyObject, str_set_result)   \
-    X(PyObject, str_set_exception)
+#define COG_PY_STATE(X)                                                            \
+    X(PyTypeObject, channel_type)                                                  \
+    X(PyObject, str_set_result)                                                    \
+    X(PyObject, str_set_exception)                                                 \
+    X(PyTypeObject, memory_type)                                                   \
+    X(PyTypeObject, draft_type)                                                    \
+    X(PyTypeObject, image_type)                                                    \
+    X(PyTypeObject, entry_type)                                                    \
+    X(PyTypeObject, part_info_type)                                                \
+    X(PyObject, damaged_error)                                                     \
+    X(PyObject, foreign_error)                                                     \
+    X(PyObject, unsupported_error)                                                 \
+    X(PyObject, key_cache)       /* list of str or None */                         \
+    X(PyObject, dtypes)          /* stored name -> numpy.dtype */                  \
+    X(PyObject, dtype_names)     /* numpy.dtype -> stored name */                  \
+    X(PyObject, ndarray_type)    /* numpy's, once somebody imported it */          \
+    X(PyObject, frame_part_type) /* cogcache.codecs.FramePart */                   \
+    X(PyObject, hook_encode)     /* functions of cogcache.codecs, on first need */ \
+    X(PyObject, hook_decode)                                                       \
+    X(PyObject, hook_dtype_name)                                                   \
+    X(PyObject, hook_dtype_of)                                                     \
+    X(PyObject, hook_bundle) /* cogcache.frames.from_document */
 
 /* The module state; one per module object. Valid from exec until the module is freed. */
 struct cog_py_state {
@@ -44,5 +62,9 @@ struct cog_py_state *cog_py_state_of_type(PyTypeObject *type);
 int cog_py_add_hash(PyObject *module);
 int cog_py_add_key(PyObject *module);
 int cog_py_add_channel(PyObject *module);
+int cog_py_add_memory(PyObject *module);
+int cog_py_add_value(PyObject *module);
+int cog_py_add_draft(PyObject *module);
+int cog_py_add_entry(PyObject *module);
 
 #endif

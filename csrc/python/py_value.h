@@ -34,7 +34,8 @@ enum {
     COG_VALUE_DEPTH = 1000,    /* containers within containers; more is a ValueTypeError */
     COG_FRAMING_DEPTH =
         4096, /* levels of framing that reading accepts: at most three a container */
-    COG_META_DEPTH = 16
+    COG_META_DEPTH = 16,
+    COG_KEY_CACHE = 512 /* short map keys kept between documents; a power of two */
 };
 #define COG_DOCUMENT_LIMIT \
     (UINT64_C(1) << 30) /* raw bytes of a document, unless the caller says otherwise */
@@ -153,6 +154,9 @@ struct cog_load {
     bool no_lending;    /* copy even where COG_MODE_COW would give away the map */
     uint64_t max_bytes; /* of the document; 0 = COG_DOCUMENT_LIMIT */
 
+    unsigned char
+        *image; /* the whole container in memory, or NULL; private and writable if `object` is */
+
     const unsigned char *doc;
     size_t doc_size;
     unsigned char *doc_memory; /* owned, when the document is not read in place */
@@ -181,14 +185,8 @@ void cog_load_release(struct cog_load *load); /* GIL; drops targets and the docu
 /* Decode a plain document. A new reference, or NULL with DamagedError set. */
 PyObject *cog_build_plain(struct cog_py_state *state, const void *data, size_t size);
 
-/* Reusable codec contexts; lock-free, any thread. NULL: no memory. */
-struct cog_codec *cog_py_codec_take(void);
-void cog_py_codec_give(struct cog_codec *codec);
-
 /* Set the exception for a failed call of the core; returns NULL for `return cog_py_raise(...)`. */
 PyObject *cog_py_raise_entry(struct cog_py_state *state, enum cog_status status, const char *reason,
                              const struct cog_error *err);
-
-int cog_py_add_value(PyObject *module);
 
 #endif

@@ -1,0 +1,1 @@
+def from_document(*a): raise NotImplementedError

@@ -1,0 +1,786 @@
+/*
+ * Building a value from its checked document: iterative, with its own stack. The bytes have passed
+ * a checksum, which keeps out chance but not malice: every step may fail, none may overrun, recurse
+ * or allocate more than the bytes at hand can ask for.
+ */
+#include "python/py_load.h"
+
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/bytes.h"
+#include "core/msgpack.h"
+#include "python/py_memory.h"
+
+enum {
+    PREALLOCATE = 4096, /* items that a count is believed for in advance; the rest as they come */
+    SHORT_KEY = 32,     /* ASCII keys up to here are looked up among those of before */
+
+    STACK_START = 16
+};
+
+enum build_kind { BUILD_LIST, BUILD_TUPLE, BUILD_DICT, BUILD_EXT };
+
+struct build_frame {
+    enum build_kind kind;
+    int ext;                        /* what the finished container is turned into; 0: nothing */
+    PyObject *object;               /* owned: list, tuple or dict so far */
+    PyObject *key;                  /* dicts: owned, waits for its value */
+    uint32_t count, done;           /* items, pairs */
+    const unsigned char *outer_end; /* extensions: where the bytes around it end */
+};
+
+struct build {
+    struct cog_py_state *state;
+    struct cog_load *load; /* NULL: plain document */
+    PyObject *owner, *frames;
+    struct cog_mp_reader reader;
+    struct build_frame *stack;
+    size_t count, capacity;
+};
+
+/* --- verdicts ----------------------------------------------------------------------------------
+ */
+
+static PyObject *damaged(const struct build *build, const char *what)
+{
+    PyErr_Format(build->state->damaged_error, "document: %s", what);
+    return NULL;
+}
+
+static PyObject *unsupported(const struct build *build, const char *reason, const char *what,
+                             int number)
+{
+    PyObject *text = PyUnicode_FromFormat(what, number);
+    PyObject *arguments = text != NULL ? Py_BuildValue("(sN)", reason, text) : NULL;
+
+    if (arguments != NULL) {
+        PyErr_SetObject(build->state->unsupported_error, arguments);
+        Py_DECREF(arguments);
+    }
+    return NULL;
+}
+
+/*
+ * What a constructor makes of bytes nobody vouches for is damage, not an error of the caller's.
+ * Lack of memory, an interrupt, an error of the system and what is already a verdict stay so.
+ */
+static PyObject *as_damage(const struct build *build)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError) ||
+        PyErr_ExceptionMatches(PyExc_OSError) ||
+        PyErr_ExceptionMatches(build->state->unsupported_error) ||
+        PyErr_ExceptionMatches(build->state->damaged_error)) {
+        return NULL;
+    }
+    PyObject *type, *error, *trace;
+
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    PyErr_Format(build->state->damaged_error, "document: %S", error);
+    PyObject *type_now, *error_now, *trace_now;
+
+    PyErr_Fetch(&type_now, &error_now, &trace_now);
+    PyErr_NormalizeException(&type_now, &error_now, &trace_now);
+    PyException_SetCause(error_now, error); /* takes it over */
+    PyErr_Restore(type_now, error_now, trace_now);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return NULL;
+}
+
+/* --- scalars -----------------------------------------------------------------------------------
+ */
+
+static PyObject *build_str(const struct build *build, const unsigned char *data, size_t size)
+{
+    PyObject *text = PyUnicode_DecodeUTF8((const char *)data, (Py_ssize_t)size, NULL);
+
+    return text != NULL ? text : as_damage(build);
+}
+
+static PyObject *build_surrogates(const struct build *build, const unsigned char *data, size_t size)
+{
+    PyObject *text = PyUnicode_DecodeUTF8((const char *)data, (Py_ssize_t)size, "surrogatepass");
+
+    return text != NULL ? text : as_damage(build);
+}
+
+/*
+ * Keys repeat, within a document and from one to the next: those that are short and ASCII are kept
+ * in a small table, so that they are made and hashed once. A newcomer simply takes the place.
+ */
+static PyObject *build_key(const struct build *build, const unsigned char *data, size_t size)
+{
+    PyObject *cache = build->state->key_cache;
+    uint64_t head = 0, tail = 0;
+
+    if (size == 0 || size > SHORT_KEY) {
+        return build_str(build, data, size);
+    }
+    size_t width = size < 8 ? size : 8;
+
+    memcpy(&head, data, width);
+    memcpy(&tail, data + size - width, width);
+    uint64_t mix = (head ^ (tail << 7) ^ (tail >> 57) ^ size) * UINT64_C(0x9E3779B97F4A7C15);
+    Py_ssize_t slot = (Py_ssize_t)(mix >> 32 & (COG_KEY_CACHE - 1));
+    PyObject *kept = PyList_GET_ITEM(cache, slot);
+
+    if (kept != Py_None && (size_t)PyUnicode_GET_LENGTH(kept) == size &&
+        memcmp(PyUnicode_DATA(kept), data, size) == 0) {
+        return Py_NewRef(kept);
+    }
+    PyObject *text = build_str(build, data, size);
+
+    if (text != NULL && PyUnicode_IS_COMPACT_ASCII(text)) {
+        PyList_SET_ITEM(cache, slot, Py_NewRef(text));
+        Py_DECREF(kept);
+    }
+    return text;
+}
+
+/* --- arrays ------------------------------------------------------------------------------------
+ */
+
+/* The dtype object for a stored name; borrowed from the cache. */
+static PyObject *dtype_of(const struct build *build, PyObject *name)
+{
+    struct cog_py_state *state = build->state;
+
+    if (!PyUnicode_CheckExact(name)) {
+        return damaged(build, "a dtype that is not text");
+    }
+    PyObject *dtype = PyDict_GetItemWithError(state->dtypes, name);
+
+    if (dtype == NULL && !PyErr_Occurred()) {
+        PyObject *fresh = PyObject_CallOneArg(state->hook_dtype_of, name);
+
+        if (fresh == NULL) {
+            return as_damage(build);
+        }
+        if (PyDict_GET_SIZE(state->dtypes) >= 256) {
+            PyDict_Clear(state->dtypes);
+        }
+        if (PyDict_SetItem(state->dtypes, name, fresh) == 0) {
+            dtype = fresh; /* the dict keeps it alive */
+        }
+        Py_DECREF(fresh);
+    }
+    return dtype;
+}
+
+/* Bytes that a shape and an element size ask for; false when that cannot be. */
+static bool shape_bytes(PyObject *shape, Py_ssize_t itemsize, size_t *bytes)
+{
+    size_t total = (size_t)itemsize;
+
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(shape); i++) {
+        PyObject *item = PyTuple_GET_ITEM(shape, i);
+        Py_ssize_t length = PyLong_CheckExact(item) ? PyLong_AsSsize_t(item) : -1;
+
+        if (length < 0 || cog_mul_overflows(total, (size_t)length, &total)) {
+            PyErr_Clear();
+            return false;
+        }
+    }
+    *bytes = total;
+    return true;
+}
+
+/* numpy.ndarray(shape, dtype, memory, 0, None, order): an array over memory that it keeps alive. */
+static PyObject *wrap_array(const struct build *build, PyObject *shape, PyObject *dtype,
+                            PyObject *memory, PyObject *order)
+{
+    struct cog_py_state *state = build->state;
+
+    if (state->ndarray_type == NULL) {
+        PyObject *numpy = PyImport_ImportModule("numpy");
+
+        state->ndarray_type = numpy != NULL ? PyObject_GetAttrString(numpy, "ndarray") : NULL;
+        Py_XDECREF(numpy);
+        if (state->ndarray_type == NULL) {
+            return NULL;
+        }
+    }
+    PyObject *zero = PyLong_FromLong(0);
+
+    if (zero == NULL) {
+        return NULL;
+    }
+    PyObject *arguments[] = {shape, dtype, memory, zero, Py_None, order};
+    PyObject *array = PyObject_Vectorcall(state->ndarray_type, arguments, 6, NULL);
+
+    Py_DECREF(zero);
+    return array != NULL ? array : as_damage(build);
+}
+
+/* [dtype, [shape], "C" | "F", memory of a part or bytes] */
+static PyObject *build_array(const struct build *build, PyObject *fields)
+{
+    if (!PyList_CheckExact(fields) || PyList_GET_SIZE(fields) != 4 ||
+        !PyList_CheckExact(PyList_GET_ITEM(fields, 1))) {
+        return damaged(build, "an array that is none");
+    }
+    PyObject *order = PyList_GET_ITEM(fields, 2), *data = PyList_GET_ITEM(fields, 3);
+    PyObject *dtype = dtype_of(build, PyList_GET_ITEM(fields, 0));
+
+    if (dtype == NULL) {
+        return NULL;
+    }
+    PyObject *size = PyObject_GetAttrString(dtype, "itemsize");
+    Py_ssize_t itemsize = size != NULL ? PyLong_AsSsize_t(size) : -1;
+    PyObject *shape = itemsize >= 0 ? PyList_AsTuple(PyList_GET_ITEM(fields, 1)) : NULL;
+    PyObject *memory = NULL, *array = NULL;
+    size_t wanted, there = 0;
+
+    Py_XDECREF(size);
+    if (shape == NULL) {
+        return NULL;
+    }
+    if (PyBytes_CheckExact(data)) {
+        there = (size_t)PyBytes_GET_SIZE(data);
+    } else if (cog_is_memory(build->state, data)) {
+        there = cog_memory_size(data);
+    }
+    if (!PyUnicode_CheckExact(order) || !shape_bytes(shape, itemsize, &wanted) || wanted != there ||
+        (PyUnicode_CompareWithASCIIString(order, "C") != 0 &&
+         PyUnicode_CompareWithASCIIString(order, "F") != 0) ||
+        !(PyBytes_CheckExact(data) || cog_is_memory(build->state, data))) {
+        Py_DECREF(shape);
+        return damaged(build, "an array whose shape is not that of its bytes");
+    }
+    if (PyBytes_CheckExact(data)) {
+        memory = cog_memory_new(build->state, there);
+        if (memory != NULL) {
+            memcpy(cog_memory_data(memory), PyBytes_AS_STRING(data), there);
+            if (build->load != NULL && build->load->mode == COG_MODE_VIEW) {
+                cog_memory_freeze(memory);
+            }
+        }
+    } else {
+        memory = Py_NewRef(data);
+    }
+    if (memory != NULL) {
+        array = wrap_array(build, shape, dtype, memory, order);
+    }
+    Py_XDECREF(memory);
+    Py_DECREF(shape);
+    return array;
+}
+
+/* --- references to parts -----------------------------------------------------------------------
+ */
+
+/* What the next reference of the document stands for. */
+static PyObject *build_part(struct build *build, const struct cog_mp_token *token)
+{
+    struct cog_load *load = build->load;
+    struct cog_part part;
+    uint32_t number = cog_load_le32(token->data);
+
+    /* find_targets() has been here: the size is right and the part exists. */
+    if (cog_entry_part(load->entry, number, &part) != COG_OK) {
+        return damaged(build, "a reference to no part");
+    }
+    if (part.kind == COG_PART_FRAME) {
+        return load->is_bundle ? PyLong_FromUnsignedLong(number)
+                               : damaged(build, "a frame outside a bundle");
+    }
+    if (load->next_target >= load->target_count ||
+        load->targets[load->next_target].part != number) {
+        return damaged(build, "references out of order");
+    }
+    struct cog_load_target *target = &load->targets[load->next_target++];
+    PyObject *object = target->object;
+
+    target->object = NULL;
+    if (object == NULL || target->kind == COG_PART_ARRAY || target->role != COG_ROLE_STR) {
+        return object != NULL ? object : damaged(build, "a reference that was not loaded");
+    }
+    PyObject *text = build_surrogates(build, target->data, target->size);
+
+    Py_DECREF(object);
+    return text;
+}
+
+/* --- extensions --------------------------------------------------------------------------------
+ */
+
+static PyObject *build_hooked(const struct build *build, int ext, PyObject *payload)
+{
+    PyObject *code = PyLong_FromLong(ext);
+    PyObject *value = NULL;
+
+    if (code != NULL && payload != NULL) {
+        PyObject *arguments[] = {code, payload};
+
+        value = PyObject_Vectorcall(build->state->hook_decode, arguments, 2, NULL);
+        if (value == NULL) {
+            (void)as_damage(build);
+        }
+    }
+    Py_XDECREF(code);
+    return value;
+}
+
+/* (metadata, Frames) */
+static PyObject *build_bundle(const struct build *build, PyObject *fields)
+{
+    if (!PyList_CheckExact(fields) || PyList_GET_SIZE(fields) < 1) {
+        return damaged(build, "a bundle that is none");
+    }
+    if (build->frames == Py_False) {
+        return PyTuple_Pack(2, PyList_GET_ITEM(fields, 0), Py_None);
+    }
+    if (PyList_GET_SIZE(fields) != 2) {
+        return damaged(build, "a bundle without frames");
+    }
+    PyObject *arguments[] = {build->owner, PyList_GET_ITEM(fields, 0), PyList_GET_ITEM(fields, 1),
+                             build->frames};
+    PyObject *value = PyObject_Vectorcall(build->state->hook_bundle, arguments, 4, NULL);
+
+    return value != NULL ? value : as_damage(build);
+}
+
+static PyObject *build_set(const struct build *build, PyObject *items, int ext)
+{
+    PyObject *set = ext == COG_EXT_SET ? PySet_New(items) : PyFrozenSet_New(items);
+
+    if (set == NULL) {
+        return as_damage(build);
+    }
+    if (PySet_GET_SIZE(set) != PyList_GET_SIZE(items)) {
+        Py_DECREF(set);
+        return unsupported(build, "duplicate-key", "a set with equal elements", 0);
+    }
+    return set;
+}
+
+/* The payload of a nested extension is built: turn it into what it stands for. Takes it over. */
+static PyObject *finish_ext(struct build *build, int ext, PyObject *payload)
+{
+    PyObject *value;
+
+    switch (ext) {
+    case COG_EXT_TUPLE: /* of more items than are believed in advance */
+        value = PyList_CheckExact(payload) ? PyList_AsTuple(payload) : Py_NewRef(payload);
+        break;
+    case COG_EXT_SET:
+    case COG_EXT_FROZENSET:
+        value = build_set(build, payload, ext);
+        break;
+    case COG_EXT_ARRAY:
+        value = build_array(build, payload);
+        break;
+    case COG_EXT_BUNDLE:
+        value = build_bundle(build, payload);
+        break;
+    default:
+        if (cog_is_memory(build->state, payload)) {
+            value = damaged(build, "an array part outside an array");
+        } else {
+            value = build_hooked(build, ext, payload);
+        }
+    }
+    Py_DECREF(payload);
+    return value;
+}
+
+static PyObject *build_flat_ext(struct build *build, const struct cog_mp_token *token)
+{
+    switch (token->ext) {
+    case COG_EXT_PART:
+        return build_part(build, token);
+    case COG_EXT_BYTEARRAY:
+        return PyByteArray_FromStringAndSize((const char *)token->data, (Py_ssize_t)token->size);
+    case COG_EXT_SURROGATES:
+        return build_surrogates(build, token->data, token->size);
+    case COG_EXT_BIGINT:
+    case COG_EXT_DATETIME:
+    case COG_EXT_DATE:
+    case COG_EXT_TIME:
+    case COG_EXT_TIMEDELTA:
+    case COG_EXT_DECIMAL:
+    case COG_EXT_UUID:
+    case COG_EXT_COMPLEX: {
+        PyObject *bytes = PyBytes_FromStringAndSize((const char *)token->data,
+                                                    (Py_ssize_t)token->size);
+        PyObject *value = build_hooked(build, token->ext, bytes);
+
+        Py_XDECREF(bytes);
+        return value;
+    }
+    default:
+        return unsupported(build, "unknown-ext", "extension code %d", token->ext);
+    }
+}
+
+/* --- the stack ---------------------------------------------------------------------------------
+ */
+
+static void drop_frame(struct build_frame *frame)
+{
+    Py_XDECREF(frame->object);
+    Py_XDECREF(frame->key);
+}
+
+/* Begin a container; on failure nothing is pushed. */
+static int push(struct build *build, enum build_kind kind, int ext, uint32_t count,
+                const unsigned char *outer_end)
+{
+    if (build->count >= COG_FRAMING_DEPTH) {
+        (void)damaged(build, "nested too deep");
+        return -1;
+    }
+    if (build->count == build->capacity) {
+        size_t wanted = build->capacity ? 2 * build->capacity : STACK_START;
+        struct build_frame *more = cog_realloc(build->stack, wanted * sizeof *more);
+
+        if (more == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        build->stack = more;
+        build->capacity = wanted;
+    }
+    struct build_frame frame = {.kind = kind, .ext = ext, .count = count, .outer_end = outer_end};
+
+    if (kind == BUILD_TUPLE && count > PREALLOCATE) {
+        frame.kind = BUILD_LIST;
+    }
+    if (frame.kind == BUILD_LIST) {
+        frame.object = PyList_New(count <= PREALLOCATE ? (Py_ssize_t)count : 0);
+    } else if (frame.kind == BUILD_TUPLE) {
+        frame.object = PyTuple_New((Py_ssize_t)count);
+    } else if (frame.kind == BUILD_DICT) {
+        frame.object = PyDict_New();
+    }
+    if (frame.object == NULL && frame.kind != BUILD_EXT) {
+        return -1;
+    }
+    build->stack[build->count++] = frame;
+    return 0;
+}
+
+/* Does the innermost container have all it announced? */
+static bool is_full(const struct build_frame *frame)
+{
+    return frame->kind != BUILD_EXT && frame->done == frame->count;
+}
+
+/* The innermost container is full: take it off the stack, finished. NULL with an exception set. */
+static PyObject *pop(struct build *build)
+{
+    struct build_frame frame = build->stack[--build->count];
+    PyObject *object = frame.object;
+
+    if (frame.kind == BUILD_DICT && PyDict_GET_SIZE(object) != (Py_ssize_t)frame.count) {
+        Py_DECREF(object);
+        return unsupported(build, "duplicate-key", "a map with equal keys", 0);
+    }
+    if (frame.outer_end == NULL) {
+        return object;
+    }
+    if (build->reader.at != build->reader.end) {
+        Py_DECREF(object);
+        return damaged(build, "an extension longer than its payload");
+    }
+    build->reader.end = frame.outer_end;
+    return frame.kind == BUILD_TUPLE ? object : finish_ext(build, frame.ext, object);
+}
+
+/* Put a finished value (taken over) where it belongs. */
+static int add(struct build *build, struct build_frame *frame, PyObject *value)
+{
+    int result = 0;
+
+    if (build->load != NULL && frame->ext != COG_EXT_ARRAY && cog_is_memory(build->state, value)) {
+        Py_DECREF(value);
+        (void)damaged(build, "an array part outside an array");
+        return -1;
+    }
+    switch (frame->kind) {
+    case BUILD_TUPLE:
+        PyTuple_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value);
+        return 0;
+    case BUILD_LIST:
+        if (frame->count <= PREALLOCATE) {
+            PyList_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value);
+            return 0;
+        }
+        result = PyList_Append(frame->object, value);
+        frame->done++;
+        break;
+    case BUILD_DICT:
+        if (frame->key == NULL) {
+            frame->key = value;
+            return 0;
+        }
+        result = PyDict_SetItem(frame->object, frame->key, value);
+        if (result < 0) {
+            (void)as_damage(build); /* such as a key that cannot be one */
+        }
+        Py_CLEAR(frame->key);
+        frame->done++;
+        break;
+    case BUILD_EXT:
+        Py_XSETREF(frame->object, Py_NewRef(value));
+        frame->done = frame->count = 1;
+        break;
+    }
+    Py_DECREF(value);
+    return result;
+}
+
+/* --- the build itself --------------------------------------------------------------------------
+ */
+
+/* Begin a nested extension. Tuples and sets go straight to their array. */
+static int enter_ext(struct build *build, const struct cog_mp_token *token)
+{
+    const unsigned char *outer_end = build->reader.end;
+
+    build->reader.at = token->data;
+    build->reader.end = token->data + token->size;
+    struct cog_mp_token head;
+
+    if (cog_mp_next(&build->reader, &head) != COG_OK || head.type != COG_MP_ARRAY) {
+        (void)damaged(build, "an extension that is not an array inside");
+        return -1;
+    }
+    if (token->ext == COG_EXT_BUNDLE && build->count != 0) {
+        (void)damaged(build, "a bundle inside a value");
+        return -1;
+    }
+    enum build_kind kind = token->ext == COG_EXT_TUPLE ? BUILD_TUPLE : BUILD_LIST;
+
+    return push(build, kind, token->ext, head.size, outer_end);
+}
+
+/*
+ * Read one token. A scalar is returned; a container is pushed: NULL and no exception. NULL with an
+ * exception is a failure.
+ */
+static PyObject *step(struct build *build, bool as_key)
+{
+    struct cog_mp_token token;
+
+    if (cog_mp_next(&build->reader, &token) != COG_OK) {
+        return damaged(build, "ends or is spoilt within a value");
+    }
+    switch (token.type) {
+    case COG_MP_STR:
+        return as_key ? build_key(build, token.data, token.size)
+                      : build_str(build, token.data, token.size);
+    case COG_MP_INT:
+        return PyLong_FromLongLong(token.integer);
+    case COG_MP_UINT:
+        return PyLong_FromUnsignedLongLong(token.unsigned_integer);
+    case COG_MP_FLOAT:
+        return PyFloat_FromDouble(token.real);
+    case COG_MP_NIL:
+        return Py_NewRef(Py_None);
+    case COG_MP_BOOL:
+        return PyBool_FromLong(token.boolean);
+    case COG_MP_BIN:
+        return PyBytes_FromStringAndSize((const char *)token.data, (Py_ssize_t)token.size);
+    case COG_MP_ARRAY:
+        (void)push(build, BUILD_LIST, 0, token.size, NULL);
+        return NULL;
+    case COG_MP_MAP:
+        (void)push(build, BUILD_DICT, 0, token.size, NULL);
+        return NULL;
+    case COG_MP_EXT:
+        break;
+    }
+    if (build->load == NULL) {
+        return unsupported(build, "unknown-ext", "extension code %d in plain metadata", token.ext);
+    }
+    if (cog_ext_is_nested(token.ext)) {
+        (void)enter_ext(build, &token);
+        return NULL;
+    }
+    return build_flat_ext(build, &token);
+}
+
+/* Only the metadata of a bundle is wanted: leave out what follows it. */
+static void stop_at_metadata(struct build *build, struct build_frame *frame)
+{
+    if (frame->ext == COG_EXT_BUNDLE && build->frames == Py_False && frame->done == 1) {
+        PyObject *first = PyList_GetSlice(frame->object, 0, 1);
+
+        if (first != NULL) {
+            Py_SETREF(frame->object, first);
+            frame->count = 1;
+            build->reader.at = build->reader.end;
+        }
+    }
+}
+
+static PyObject *run(struct build *build)
+{
+    PyObject *value = step(build, false);
+
+    while (build->count > 0) {
+        struct build_frame *frame = &build->stack[build->count - 1];
+
+        if (value != NULL) {
+            if (add(build, frame, value) < 0) {
+                return NULL;
+            }
+            stop_at_metadata(build, frame);
+        } else if (PyErr_Occurred()) {
+            return NULL;
+        }
+        if (is_full(frame)) {
+            value = pop(build);
+            if (value == NULL) {
+                return NULL;
+            }
+        } else {
+            value = step(build, frame->kind == BUILD_DICT && frame->key == NULL);
+        }
+    }
+    return value;
+}
+
+static PyObject *build_all(struct build *build)
+{
+    PyObject *value = run(build);
+
+    while (build->count > 0) {
+        drop_frame(&build->stack[--build->count]);
+    }
+    cog_free(build->stack);
+    if (value != NULL && build->reader.at != build->reader.end) {
+        Py_DECREF(value);
+        return damaged(build, "bytes after the value");
+    }
+    if (value != NULL && build->load != NULL && cog_is_memory(build->state, value)) {
+        Py_DECREF(value);
+        return damaged(build, "an array part outside an array");
+    }
+    return value;
+}
+
+static int load_hooks(struct cog_py_state *state)
+{
+    static const char *const modules[] = {"cogcache.codecs", "cogcache.codecs", "cogcache.frames"};
+    static const char *const names[] = {"dtype_of", "decode", "from_document"};
+    PyObject **slots[] = {&state->hook_dtype_of, &state->hook_decode, &state->hook_bundle};
+
+    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
+        PyObject *module;
+
+        if (*slots[i] != NULL) {
+            continue;
+        }
+        module = PyImport_ImportModule(modules[i]);
+        if (module == NULL) {
+            return -1;
+        }
+        *slots[i] = PyObject_GetAttrString(module, names[i]);
+        Py_DECREF(module);
+        if (*slots[i] == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+PyObject *cog_load_build(struct cog_py_state *state, struct cog_load *load, PyObject *owner,
+                         PyObject *frames)
+{
+    struct build build = {.state = state,
+                          .load = load,
+                          .owner = owner,
+                          .frames = frames,
+                          .reader = {load->doc, load->doc + load->doc_size}};
+
+    return load_hooks(state) < 0 ? NULL : build_all(&build);
+}
+
+PyObject *cog_build_plain(struct cog_py_state *state, const void *data, size_t size)
+{
+    struct build build = {.state = state, .reader = {data, (const unsigned char *)data + size}};
+
+    return build_all(&build);
+}
+
+/* --- step 2: memory ----------------------------------------------------------------------------
+ */
+
+static bool is_aligned(const unsigned char *data)
+{
+    return ((uintptr_t)data & 15) == 0;
+}
+
+/* Memory of an array: the private map itself, a read-only view, or memory of its own. */
+static int allocate_array(struct cog_py_state *state, struct cog_load *load,
+                          struct cog_load_target *target, PyObject *owner)
+{
+    struct cog_part part;
+    bool mapped = load->object != NULL && cog_object_is_mapped(load->object);
+
+    (void)cog_entry_part(load->entry, target->part, &part);
+    bool lies_ready = load->image != NULL && cog_part_is_plain(&part) && part.raw_size > 0 &&
+                      is_aligned(load->image + part.offset);
+    bool lend = lies_ready && load->mode == COG_MODE_COW && mapped && !load->no_lending;
+
+    if (lend || (lies_ready && load->mode == COG_MODE_VIEW)) {
+        target->data = load->image + part.offset;
+        target->in_place = true;
+        target->object = cog_memory_borrow(state, target->data, target->size, owner, !lend);
+        load->lent |= lend;
+    } else {
+        target->object = cog_memory_new(state, target->size);
+        if (target->object != NULL) {
+            target->data = cog_memory_data(target->object);
+            if (load->mode == COG_MODE_VIEW) {
+                cog_memory_freeze(target->object);
+            }
+        }
+    }
+    return target->object != NULL ? 0 : -1;
+}
+
+int cog_load_allocate(struct cog_py_state *state, struct cog_load *load, PyObject *owner)
+{
+    for (size_t i = 0; i < load->target_count; i++) {
+        struct cog_load_target *target = &load->targets[i];
+
+        if (target->kind == COG_PART_ARRAY) {
+            if (allocate_array(state, load, target, owner) < 0) {
+                return -1;
+            }
+        } else if (target->role == COG_ROLE_BYTEARRAY) {
+            target->object = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)target->size);
+            target->data = target->object != NULL
+                               ? (unsigned char *)PyByteArray_AS_STRING(target->object)
+                               : NULL;
+        } else {
+            target->object = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)target->size);
+            target->data = target->object != NULL
+                               ? (unsigned char *)PyBytes_AS_STRING(target->object)
+                               : NULL;
+        }
+        if (target->object == NULL) {
+            return -1;
+        }
+        load->fill_bytes += target->in_place ? 0 : target->size;
+    }
+    return 0;
+}
+
+void cog_load_release(struct cog_load *load)
+{
+    for (size_t i = 0; i < load->target_count; i++) {
+        Py_CLEAR(load->targets[i].object);
+    }
+    cog_free(load->targets);
+    cog_free(load->doc_memory);
+    load->targets = NULL;
+    load->target_count = load->target_capacity = load->next_target = 0;
+    load->doc_memory = NULL;
+    load->doc = NULL;
+}

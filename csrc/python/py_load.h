@@ -1,0 +1,21 @@
+/* What the two halves of loading a value share; see py_value.h for the whole. */
+#ifndef COG_PY_LOAD_H
+#define COG_PY_LOAD_H
+
+#include "python/py_value.h"
+
+/* Is the payload of this extension itself msgpack? Both passes over a document descend alike. */
+bool cog_ext_is_nested(int8_t code);
+
+/* Name of the type of the document's value, of its first token alone; "unknown" where there is
+ * none. */
+const char *cog_load_type_name(const struct cog_load *load);
+
+/* Verify the parts whose numbers `numbers` (a sequence) holds; GIL held, released meanwhile. */
+enum cog_status cog_parts_check(const struct cog_load *load, PyObject *numbers,
+                                struct cog_error *err);
+/* A list with the verified bytes of each; parts near to each other are read with one read. */
+PyObject *cog_parts_fetch(const struct cog_load *load, PyObject *numbers, enum cog_status *status,
+                          struct cog_error *err);
+
+#endif

@@ -1,0 +1,26 @@
+/*
+ * Memory that Python may look into: what arrays and memoryviews over our bytes keep alive.
+ *
+ * A `_core.Memory` either owns a block or borrows bytes that its owner, another Python object,
+ * keeps where they are. It has no methods; everything goes through the buffer protocol.
+ */
+#ifndef COG_PY_MEMORY_H
+#define COG_PY_MEMORY_H
+
+#include "python/py_module.h"
+
+#include <stdbool.h>
+
+/* Writable, uninitialised, 64-byte aligned. */
+PyObject *cog_memory_new(struct cog_py_state *state, size_t size);
+/* `size` bytes at `data`, which stay there while `owner` lives. */
+PyObject *cog_memory_borrow(struct cog_py_state *state, void *data, size_t size, PyObject *owner,
+                            bool read_only);
+/* From here on views of it are read-only. */
+void cog_memory_freeze(PyObject *memory);
+
+bool cog_is_memory(const struct cog_py_state *state, PyObject *object);
+unsigned char *cog_memory_data(PyObject *memory);
+size_t cog_memory_size(PyObject *memory);
+
+#endif
