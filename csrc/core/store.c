@@ -509,8 +509,9 @@ static enum cog_status attach(struct cog_store *store, struct cog_error *err)
             return status;
         }
     }
-    if (store->table_less) {
-        cog_loose_clean_temp(store);
+    int rc = store->table_less ? cog_loose_clean_temp(store) : 0;
+    if (rc == -EROFS || rc == -EACCES || rc == -EPERM) {
+        return cog_store_write_error(store, -rc, "writing", err);
     }
     status = open_tags(store, true, err);
     if (status == COG_OK) {
@@ -560,6 +561,7 @@ static enum cog_status attach_as_asked(struct cog_store *store, struct cog_error
     enum cog_status status = COG_ERR_READ_ONLY;
     if (access != COG_ACCESS_READ_ONLY) {
         status = attach(store, err);
+        store->writable = status == COG_OK;
     }
     if (status != COG_ERR_READ_ONLY || access == COG_ACCESS_READ_WRITE) {
         return status;

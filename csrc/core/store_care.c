@@ -225,8 +225,7 @@ enum cog_status cog_store_sweep(struct cog_store *store, bool force, uint64_t *r
     enum cog_status status;
     removed = removed != NULL ? removed : &own;
     *removed = 0;
-    if (store->options.access == COG_ACCESS_READ_ONLY ||
-        (store->index == NULL && !store->table_less)) {
+    if (!store->writable) {
         return cog_fail(err, COG_ERR_READ_ONLY, 0, "%s is open read-only", store->root_path);
     }
     (void)cog_tags_refresh(store->tags, true, NULL);

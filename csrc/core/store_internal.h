@@ -87,8 +87,8 @@ struct cog_store {
     uint32_t block_size;
     bool table_less;
     bool maps;              /* objects may be mapped */
-    _Atomic bool read_only; /* nothing may or can be written; a put that succeeds clears it unless
-                               access says so */
+    bool writable;          /* opened for writing; constant */
+    _Atomic bool read_only; /* the last write was refused by the system; a put that succeeds clears it */
     uint64_t limit;         /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */
     uint64_t fixed_bytes;
     uint64_t quarantine_bytes;
@@ -180,8 +180,9 @@ enum cog_status cog_loose_remove(struct cog_store *store, const struct cog_diges
 /* Free at least `bytes`, oldest of a few shards first; for a full disk. Returns whether anything
  * went. */
 bool cog_loose_make_room(struct cog_store *store, uint64_t bytes);
-/* Temp files of writers that are gone: older than an hour by the clock of the file system. */
-void cog_loose_clean_temp(struct cog_store *store);
+/* Temp files of writers that are gone: older than an hour by the clock of the file system.
+ * 0 or -errno: it writes a file of its own, so it also tells whether the root can be written. */
+int cog_loose_clean_temp(struct cog_store *store);
 /* Bytes on disk as far as known; `*unknown` shards have never been listed. */
 uint64_t cog_loose_used(struct cog_store *store, unsigned *unknown);
 

@@ -310,7 +310,7 @@ static bool clean_one(void *context, const char *name)
     return true;
 }
 
-void cog_loose_clean_temp(struct cog_store *store)
+int cog_loose_clean_temp(struct cog_store *store)
 {
     char temp[COG_LONGEST_TEMP];
     struct cog_stat stat;
@@ -318,7 +318,7 @@ void cog_loose_clean_temp(struct cog_store *store)
     int fd = store->fs->open(store->root, temp, O_WRONLY | O_CREAT | O_EXCL,
                              cog_store_file_mode(store));
     if (fd < 0) {
-        return;
+        return fd;
     }
     int rc = store->fs->stat(fd, &stat);
     store->fs->close(fd);
@@ -327,4 +327,5 @@ void cog_loose_clean_temp(struct cog_store *store)
         struct cleaning cleaning = {store, stat.ctime_ns};
         (void)store->fs->list(store->root, "tmp", clean_one, &cleaning);
     }
+    return rc;
 }

@@ -97,7 +97,7 @@ enum cog_status cog_store_remove_open(struct cog_store *store, const struct cog_
                                       int fd, enum cog_remove how, struct cog_error *err)
 {
     struct cog_stat stat;
-    if (store->options.access == COG_ACCESS_READ_ONLY) {
+    if (!store->writable) {
         return COG_ERR_READ_ONLY;
     }
     int rc = store->fs->stat(fd, &stat);
@@ -107,8 +107,7 @@ enum cog_status cog_store_remove_open(struct cog_store *store, const struct cog_
     if (store->table_less) {
         return cog_loose_remove(store, digest, stat.inode, how, err);
     }
-    return store->index != NULL ? remove_indexed(store, digest, stat.inode, how, err)
-                                : COG_ERR_READ_ONLY;
+    return remove_indexed(store, digest, stat.inode, how, err);
 }
 
 /* --- delete -------------------------------------------------------------------------------- */
@@ -256,8 +255,7 @@ static enum cog_status refresh_indexed(struct cog_store *store, const struct cog
 enum cog_status cog_store_refresh(struct cog_store *store, const void *key, size_t key_size,
                                   uint64_t ttl_ms, struct cog_error *err)
 {
-    if (store->options.access == COG_ACCESS_READ_ONLY ||
-        (store->index == NULL && !store->table_less)) {
+    if (!store->writable) {
         return cog_fail(err, COG_ERR_READ_ONLY, 0, "%s is open read-only", store->root_path);
     }
     enum cog_status status = COG_ABSENT;

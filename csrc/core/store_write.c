@@ -365,9 +365,7 @@ static void count_refusal(struct cog_store *store, enum cog_status status)
     struct cog_counters *counters = &store->counters;
     switch (status) {
     case COG_OK:
-        if (store->options.access != COG_ACCESS_READ_ONLY) {
-            atomic_store_explicit(&store->read_only, false, memory_order_relaxed);
-        }
+        atomic_store_explicit(&store->read_only, false, memory_order_relaxed);
         break;
     case COG_ERR_FULL: cog_count(&counters->refused_full, 1); break;
     case COG_ERR_TOO_LARGE: cog_count(&counters->refused_too_large, 1); break;
@@ -378,13 +376,6 @@ static void count_refusal(struct cog_store *store, enum cog_status status)
         break;
     default: cog_count(&counters->io_errors, 1); break;
     }
-}
-
-/* Opened without write access: nothing will ever change that in this handle. */
-static bool never_writes(const struct cog_store *store)
-{
-    return store->options.access == COG_ACCESS_READ_ONLY ||
-           (!store->table_less && store->index == NULL);
 }
 
 static enum cog_status refuse_read_only(struct cog_store *store, struct cog_error *err)
@@ -403,7 +394,7 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
     if (!image->sealed) {
         return cog_fail(err, COG_ERR_INVALID, 0, "the image is not sealed");
     }
-    if (never_writes(store)) {
+    if (!store->writable) {
         return refuse_read_only(store, err);
     }
     enum cog_status status = check_size(store, image->length, err);
@@ -520,7 +511,10 @@ static enum cog_status stream_write(void *context, const void *data, size_t size
         memcpy(stream->buffer + stream->filled, data, size);
         stream->filled += size;
     }
-    stream->failed = status;
+    if (status != COG_OK) {
+        count_refusal(stream->draft.store, status);
+        stream->failed = status;
+    }
     return status;
 }
 
@@ -541,7 +535,7 @@ enum cog_status cog_store_stream_begin(struct cog_store *store, const void *key,
                                        struct cog_put_stream **out, struct cog_error *err)
 {
     *out = NULL;
-    if (never_writes(store)) {
+    if (!store->writable) {
         return refuse_read_only(store, err);
     }
     struct cog_put_stream *stream = cog_alloc_zeroed(1, sizeof *stream);
@@ -571,7 +565,11 @@ enum cog_status cog_store_stream_commit(struct cog_put_stream *stream,
     static const struct cog_put_info unknown;
     struct cog_store *store = stream->draft.store;
     enum cog_status status = stream->failed;
-    if (status == COG_OK && store->index != NULL &&
+    if (status != COG_OK) {
+        stream_free(stream);
+        return status;
+    }
+    if (store->index != NULL &&
         !cog_reservation_is_ours(&stream->draft.reservation)) {
         status = cog_fail(err, COG_ERR_INVALID, 0, "this put belongs to the parent process");
     }

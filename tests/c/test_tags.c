@@ -1,0 +1,318 @@
+/* Versions of tags: through the store, over processes, and with a log that is lost or damaged. */
+#define _POSIX_C_SOURCE 200809L
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "store_kit.h"
+
+#include "core/alloc.h"
+
+static uint64_t version_of(struct cog_store *store, const char *tag)
+{
+    uint64_t version = 0;
+    CHECK_EQ(cog_store_tag_version(store, tag, strlen(tag), &version, NULL), COG_OK);
+    return version;
+}
+
+/* As a caller does it: the time of the capture, raised to the version of the tag. */
+static uint64_t capture(struct cog_store *store, const char *tag)
+{
+    uint64_t now = cog_store_now_ms(store) * 1000, version = version_of(store, tag);
+    return now > version ? now : version;
+}
+
+static enum cog_status put_tagged(struct cog_store *store, const char *key, const char *tag,
+                                  uint64_t captured)
+{
+    struct kit_value value = {.data = key, .size = strlen(key), .tag = {tag, captured}};
+    return kit_put_value(store, key, &value);
+}
+
+static enum cog_status invalidate(struct cog_store *store, const char *tag)
+{
+    struct cog_tag_name name = {tag, strlen(tag)};
+    return cog_store_invalidate_tags(store, &name, 1, NULL);
+}
+
+static void test_invalidation_outdates_what_was_captured_before(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    uint64_t before = capture(store, "t");
+    CHECK_EQ(put_tagged(store, "a", "t", before), COG_OK);
+    CHECK_EQ(put_tagged(store, "b", "u", capture(store, "u")), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+    CHECK_EQ(invalidate(store, "t"), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    CHECK_EQ(kit_miss(store, "b"), COG_MISS_NONE);
+    CHECK_EQ(put_tagged(store, "a", "t", before), COG_OK); /* computed from what is outdated now */
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    CHECK_EQ(put_tagged(store, "a", "t", capture(store, "t")), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+    CHECK_EQ(invalidate(store, "t"), COG_OK); /* twice within one second */
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    cog_store_close(store);
+    store = kit_open(kit, NULL);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    CHECK_EQ(kit_miss(store, "b"), COG_MISS_NONE);
+    cog_store_close(store);
+}
+
+static void test_two_stores_see_each_others_invalidations_at_once(struct kit *kit)
+{
+    struct cog_store *one = kit_open(kit, NULL), *two = kit_open(kit, NULL);
+    for (unsigned round = 0; round < 10; round++) {
+        CHECK_EQ(put_tagged(one, "a", "t", capture(one, "t")), COG_OK);
+        CHECK_EQ(kit_miss(two, "a"), COG_MISS_NONE);
+        CHECK_EQ(invalidate(round % 2 ? one : two, "t"), COG_OK);
+        CHECK_EQ(kit_miss(one, "a"), COG_MISS_TAG);
+        CHECK_EQ(kit_miss(two, "a"), COG_MISS_TAG);
+        CHECK_EQ(version_of(one, "t"), version_of(two, "t"));
+    }
+    cog_store_close(one);
+    cog_store_close(two);
+}
+
+static int child_invalidates(const struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    int failed = invalidate(store, "t") != COG_OK || kit_miss(store, "a") != COG_MISS_TAG;
+    cog_store_close(store);
+    return failed;
+}
+
+static void test_a_process_sees_the_invalidations_of_another(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    for (unsigned round = 0; round < 3; round++) {
+        CHECK_EQ(put_tagged(store, "a", "t", capture(store, "t")), COG_OK);
+        CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+        CHECK_EQ(kit_in_child(kit, false, child_invalidates), 0);
+        CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    }
+    cog_store_close(store);
+}
+
+static void test_nowait_never_answers_from_an_old_table(struct kit *kit)
+{
+    struct cog_store *one = kit_open(kit, NULL), *two = kit_open(kit, NULL);
+    struct cog_object *object = NULL;
+    CHECK_EQ(put_tagged(one, "a", "t", capture(one, "t")), COG_OK);
+    CHECK_EQ(kit_miss(one, "a"), COG_MISS_NONE);
+    CHECK_EQ(invalidate(two, "t"), COG_OK);
+    CHECK_EQ(cog_store_get(one, "a", 1, COG_GET_NOWAIT, &object, NULL, NULL), COG_ERR_WOULD_BLOCK);
+    CHECK_EQ(kit_miss(one, "a"), COG_MISS_TAG);
+    CHECK_EQ(cog_store_get(one, "a", 1, COG_GET_NOWAIT, &object, NULL, NULL),
+             kit->posix ? COG_ERR_WOULD_BLOCK : COG_ABSENT);
+    cog_store_close(one);
+    cog_store_close(two);
+}
+
+/* --- the log in trouble -------------------------------------------------------------------- */
+
+static void spoil_by_unlinking(const char *log)
+{
+    CHECK_EQ(unlink(log), 0);
+}
+
+static void spoil_the_head(const char *log)
+{
+    kit_flip(log, 20, 1);
+}
+
+static void spoil_both_commits(const char *log)
+{
+    kit_flip(log, 64, 1);
+    kit_flip(log, 96, 1);
+}
+
+static void spoil_a_record(const char *log)
+{
+    kit_flip(log, 128 + 26, 0x80);
+}
+
+static void spoil_by_cutting(const char *log)
+{
+    struct stat stat_of_log;
+    REQUIRE(stat(log, &stat_of_log) == 0);
+    CHECK_EQ(truncate(log, stat_of_log.st_size - 29), 0); /* exactly the last record */
+}
+
+static void spoil_by_a_directory(const char *log)
+{
+    CHECK_EQ(unlink(log), 0);
+    CHECK_EQ(symlink("/etc/passwd", log), 0);
+}
+
+static void test_a_lost_or_damaged_log_outdates_everything(struct kit *kit)
+{
+    static void (*const spoils[])(const char *) = {spoil_by_unlinking, spoil_the_head,
+                                                   spoil_both_commits, spoil_a_record,
+                                                   spoil_by_cutting,   spoil_by_a_directory};
+    char log[400];
+    kit_path(kit, "tags.log", log);
+    for (unsigned i = 0; i < sizeof spoils / sizeof spoils[0]; i++) {
+        struct cog_store *store = kit_open(kit, NULL);
+        CHECK_EQ(put_tagged(store, "a", "alpha", capture(store, "alpha")), COG_OK);
+        CHECK_EQ(invalidate(store, "gamma"), COG_OK);
+        CHECK_EQ(invalidate(store, "alpha"), COG_OK);
+        CHECK_EQ(put_tagged(store, "b", "beta", capture(store, "beta")), COG_OK);
+        CHECK_EQ(kit_put(store, "untagged", "u", 1), COG_OK);
+        cog_store_close(store);
+        spoils[i](log);
+        store = kit_open(kit, NULL);
+        CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+        CHECK_EQ(kit_miss(store, "b"), COG_MISS_TAG);
+        CHECK_EQ(kit_miss(store, "untagged"), COG_MISS_NONE);
+        CHECK_EQ(put_tagged(store, "a", "alpha", capture(store, "alpha")), COG_OK);
+        CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+        CHECK_EQ(invalidate(store, "alpha"), COG_OK);
+        CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+        cog_store_close(store);
+    }
+}
+
+static void test_a_log_lost_while_open_is_noticed_by_the_next_invalidation(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    char log[400];
+    kit_path(kit, "tags.log", log);
+    CHECK_EQ(put_tagged(store, "a", "alpha", capture(store, "alpha")), COG_OK);
+    CHECK_EQ(put_tagged(store, "b", "beta", capture(store, "beta")), COG_OK);
+    CHECK_EQ(unlink(log), 0);
+    CHECK_EQ(invalidate(store, "alpha"), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    CHECK_EQ(kit_miss(store, "b"), COG_MISS_TAG); /* what it said of beta is lost as well */
+    cog_store_close(store);
+}
+
+static void test_what_lies_beyond_the_commit_is_not_there(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    char log[400];
+    kit_path(kit, "tags.log", log);
+    CHECK_EQ(put_tagged(store, "a", "alpha", capture(store, "alpha")), COG_OK);
+    cog_store_close(store);
+    int fd = open(log, O_WRONLY | O_APPEND | O_CLOEXEC); /* an append that power loss cut short */
+    CHECK_EQ(write(fd, "half a record", 13), 13);
+    close(fd);
+    store = kit_open(kit, NULL);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+    CHECK_EQ(invalidate(store, "beta"), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+    CHECK_EQ(invalidate(store, "alpha"), COG_OK);
+    cog_store_close(store);
+    store = kit_open(kit, NULL);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    cog_store_close(store);
+}
+
+static void test_a_full_log_is_compacted_and_forgets_only_towards_a_miss(struct kit *kit)
+{
+    struct cog_store_options options = kit_options(kit);
+    options.max_bytes = 17000000; /* the smallest log: 65 KiB or so */
+    struct cog_store *store = kit_open(kit, &options);
+    char log[400], tag[200];
+    struct stat stat_of_log;
+    kit_path(kit, "tags.log", log);
+    CHECK_EQ(put_tagged(store, "never", "calm", capture(store, "calm")), COG_OK);
+    CHECK_EQ(put_tagged(store, "old", "first", capture(store, "first")), COG_OK);
+    CHECK_EQ(invalidate(store, "first"), COG_OK);
+    struct cog_tag_name names[100];
+    memset(tag, 'b', sizeof tag);
+    for (unsigned i = 0; i < 100; i++) {
+        names[i] = (struct cog_tag_name){tag, 100};
+    }
+    for (unsigned i = 0; i < 20; i++) { /* one tag again and again: compacting loses nothing */
+        CHECK_EQ(cog_store_invalidate_tags(store, names, 100, NULL), COG_OK);
+        REQUIRE(stat(log, &stat_of_log) == 0);
+        CHECK(stat_of_log.st_size <= 17000000 / 256);
+    }
+    CHECK_EQ(kit_miss(store, "never"), COG_MISS_NONE);
+    CHECK_EQ(kit_miss(store, "old"), COG_MISS_TAG);
+    for (unsigned i = 0; i < 8; i++) { /* more tags than the log holds: the floor rises */
+        static char many[100][160];
+        for (unsigned j = 0; j < 100; j++) {
+            snprintf(many[j], sizeof many[j], "%0150u", 100 * i + j);
+            names[j] = (struct cog_tag_name){many[j], 150};
+        }
+        CHECK_EQ(cog_store_invalidate_tags(store, names, 100, NULL), COG_OK);
+        REQUIRE(stat(log, &stat_of_log) == 0);
+        CHECK(stat_of_log.st_size <= 17000000 / 256);
+    }
+    CHECK_EQ(kit_miss(store, "old"), COG_MISS_TAG);
+    CHECK_EQ(kit_miss(store, "never"), COG_MISS_TAG); /* captured before the floor */
+    CHECK_EQ(put_tagged(store, "never", "calm", capture(store, "calm")), COG_OK);
+    CHECK_EQ(kit_miss(store, "never"), COG_MISS_NONE);
+    cog_store_close(store);
+    store = kit_open(kit, &options);
+    CHECK_EQ(kit_miss(store, "old"), COG_MISS_TAG);
+    CHECK_EQ(kit_miss(store, "never"), COG_MISS_NONE);
+    cog_store_close(store);
+}
+
+static void test_tags_have_limits(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    char tag[1100];
+    memset(tag, 't', sizeof tag);
+    struct cog_tag_name names[3] = {{tag, 1024}, {tag, 1025}, {tag, 0}};
+    CHECK_EQ(cog_store_invalidate_tags(store, &names[0], 1, NULL), COG_OK);
+    CHECK_EQ(cog_store_invalidate_tags(store, &names[1], 1, NULL), COG_ERR_LIMIT);
+    CHECK_EQ(cog_store_invalidate_tags(store, &names[2], 1, NULL), COG_ERR_LIMIT);
+    struct cog_tag_name many[100];
+    for (unsigned i = 0; i < 100; i++) {
+        many[i] = (struct cog_tag_name){tag, 925 + i};
+    }
+    CHECK_EQ(cog_store_invalidate_tags(store, many, 100, NULL), COG_OK);
+    CHECK_EQ(cog_store_invalidate_tags(store, many, 0, NULL), COG_OK);
+    cog_store_close(store);
+}
+
+static void test_a_capture_by_a_clock_that_ran_ahead_is_not_trusted(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    uint64_t next_year = capture(store, "t") + UINT64_C(31536000000000);
+    CHECK_EQ(put_tagged(store, "a", "t", next_year), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE); /* nothing was invalidated */
+    CHECK_EQ(invalidate(store, "t"), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    cog_store_close(store);
+}
+
+static void test_the_sweep_reclaims_what_tags_outdated(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    uint64_t removed = 0, all = 0;
+    char path[400];
+    CHECK_EQ(put_tagged(store, "a", "t", capture(store, "t")), COG_OK);
+    CHECK_EQ(put_tagged(store, "b", "u", capture(store, "u")), COG_OK);
+    CHECK_EQ(invalidate(store, "t"), COG_OK);
+    for (unsigned i = 0; i < 16; i++) { /* table-less: a 16th of the shards at a time */
+        CHECK_EQ(cog_store_sweep(store, false, &removed, NULL), COG_OK);
+        all += removed;
+    }
+    CHECK_EQ(all, 1);
+    kit_object(kit, "a", path);
+    CHECK(!kit_exists(path));
+    CHECK_EQ(kit_miss(store, "b"), COG_MISS_NONE);
+    cog_store_close(store);
+}
+
+int main(void)
+{
+    KIT_RUN(test_invalidation_outdates_what_was_captured_before);
+    KIT_RUN(test_two_stores_see_each_others_invalidations_at_once);
+    KIT_RUN(test_a_process_sees_the_invalidations_of_another);
+    KIT_RUN(test_nowait_never_answers_from_an_old_table);
+    KIT_RUN(test_a_lost_or_damaged_log_outdates_everything);
+    KIT_RUN(test_a_log_lost_while_open_is_noticed_by_the_next_invalidation);
+    KIT_RUN(test_what_lies_beyond_the_commit_is_not_there);
+    KIT_RUN(test_a_full_log_is_compacted_and_forgets_only_towards_a_miss);
+    KIT_RUN(test_tags_have_limits);
+    KIT_RUN(test_a_capture_by_a_clock_that_ran_ahead_is_not_trusted);
+    KIT_RUN(test_the_sweep_reclaims_what_tags_outdated);
+    return check_done();
+}
