@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from cogcache.exceptions import KeyTypeError
@@ -281,7 +281,7 @@ def _keyframes_digest(name: str, value: Any, parent: Callable[[Mapping[str, Any]
     if value is None:
         return parent({}).digest.hex()
     if isinstance(value, Keyframes):
-        return parent(value.arguments()).digest.hex()
+        return parent({f.name: getattr(value, f.name) for f in fields(value)}).digest.hex()
     digest = _digest_or_none(name, "keyframes", value)
     assert digest is not None
     return digest

@@ -159,9 +159,10 @@ class CacheBackend(ABC):
 
     async def invalidate_tags(self, tags: Iterable[str]) -> None:
         """Make every entry captured before now that carries one of these tags a miss."""
-        now_us = self.now_ms() * 1000
+        # Stamps are taken in whole milliseconds: the next one is later than any that was.
+        next_us = (self.now_ms() + 1) * 1000
         for tag in tags:
-            self._tag_versions[tag] = max(now_us, self._tag_versions.get(tag, 0) + 1)
+            self._tag_versions[tag] = max(next_us, self._tag_versions.get(tag, 0) + 1)
 
     def tag_version(self, tag: str) -> int:
         """The version (microseconds) that an entry with this tag must have been captured at or

@@ -10,7 +10,7 @@
 #include "core/entry.h"
 #include "core/hash.h"
 
-#define COG_HEAD_MAGIC UINT64_C(0x0A1A0A0D47434789) /* 89 43 47 43 0D 0A 1A 0A */
+#define COG_HEAD_MAGIC UINT64_C(0x0A1A0A0D43474389) /* 89 43 47 43 0D 0A 1A 0A */
 #define COG_END_MAGIC UINT32_C(0x1A434743)          /* 43 47 43 1A */
 
 enum {
