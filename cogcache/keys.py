@@ -214,7 +214,10 @@ class Key:
                 str(artifact),
                 dict(params),
             ) if len(source) == 16:
-                key = cls(profile, source, artifact, params)
+                try:
+                    key = cls(profile, source, artifact, params)
+                except TypeError as error:  # a folded value where none can be
+                    raise ValueError("not a canonical encoding of a key") from error
             case _:
                 raise ValueError("not the encoding of a key of this version")
         if key.encoded != encoded:
@@ -286,16 +289,13 @@ class Key:
             return []
         if self.text is not None or other.text is not None:
             return [Difference("key", str(self), str(other))]
-        found = [
-            Difference(part, mine, theirs)
-            for part, mine, theirs in (
-                ("profile", repr(self.profile), repr(other.profile)),
-                ("artifact", self.artifact, other.artifact),
-            )
-            if mine != theirs
-        ]
+        found = []
+        if self.profile != other.profile:
+            found.append(Difference("profile", repr(self.profile), repr(other.profile)))
         if self.source != other.source:
-            found[1:1] = _source_differences(self, other)
+            found += _source_differences(self, other)
+        if self.artifact != other.artifact:
+            found.append(Difference("artifact", self.artifact, other.artifact))
         return found + _param_differences("", self.params, other.params)
 
     def __str__(self) -> str:

@@ -180,7 +180,7 @@ static int put_big(struct walk *walk, const struct step *step, PyObject *value)
         magnitude[size++] = byte;
     }
     result = size > COG_KEY_SIZE_MAX
-                 ? refuse(step, "long", value)
+                 ? refuse(step, "size", value)
                  : check(step, cog_key_big(&walk->out, negative, magnitude, size), value);
     PyMem_Free(magnitude);
     Py_DECREF(text);
