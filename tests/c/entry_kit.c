@@ -135,11 +135,12 @@ struct cog_source kit_remote_source(struct kit_remote *remote)
 /* --- samples ------------------------------------------------------------------------------- */
 
 static const unsigned char created[] = {0x81, 0x01, 0xcf, 0, 0, 1, 0x9a, 0xa4, 0xb6, 0x45, 0};
-static unsigned char noise[2][4096];
+static unsigned char noise[2][66000];
 static unsigned char text[2][2048];
 static unsigned char slope[2][600];
-static char frame_names[600][8];
-static struct kit_part frames[2][24], packed[2][600];
+enum { PACKED = 600 };
+static char frame_names[PACKED][12];
+static struct kit_part frames[2][24], packed[2][PACKED + 1];
 
 static void fill_samples(void)
 {
@@ -162,7 +163,7 @@ static void fill_samples(void)
             float value = (float)i * (v ? 0.25f : 0.5f);
             memcpy(slope[v] + 4 * i, &value, sizeof value);
         }
-        for (size_t i = 0; i < 600; i++) {
+        for (size_t i = 0; i < PACKED; i++) {
             struct kit_part part = {COG_PART_FRAME, frame_names[i], {0}, noise[v] + 5 * i, 1};
             snprintf(frame_names[i], sizeof frame_names[i], "%u", (unsigned)(15 * i));
             packed[v][i] = part;
@@ -220,7 +221,11 @@ static const struct kit_part *parts_of(enum kit_which which, unsigned v, size_t 
         filtered[v][4] = doc;
         *count = 5;
         return filtered[v];
-    case KIT_PACKED_INDEX: *count = 600; return packed[v];
+    case KIT_PACKED_INDEX:
+        /* A document that leaves no room for the index beside it in the first 64 KiB. */
+        packed[v][PACKED] = (struct kit_part){COG_PART_DOC, "", {0}, noise[v], 60000};
+        *count = PACKED + 1;
+        return packed[v];
     default: *count = 0; return NULL;
     }
 }

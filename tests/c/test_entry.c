@@ -830,7 +830,8 @@ static enum cog_status write_and_read(const struct kit_sample *sample)
     struct cog_entry *entry = NULL;
     struct kit_remote remote = {0};
     struct cog_source far;
-    unsigned char *bytes = NULL, out[4096];
+    static unsigned char out[65536];
+    unsigned char *bytes = NULL;
     uint64_t length;
     enum cog_status status = cog_entry_writer_new(sample->key, strlen(sample->key), 5,
                                                   cog_image_sink(&image), &writer, NULL);
@@ -1059,8 +1060,7 @@ static void test_a_lying_compressed_index_costs_nothing(void)
     unsigned char *footer = image + size - COG_ENTRY_FOOTER_SIZE;
     struct verdicts verdicts = {0};
 
-    CHECK_EQ(footer[COG_FOOTER_INDEX_CODEC], COG_CODEC_STORED);
-    footer[COG_FOOTER_INDEX_CODEC] = COG_CODEC_ZSTD;
+    CHECK_EQ(footer[COG_FOOTER_INDEX_CODEC], COG_CODEC_ZSTD);
     cog_store_le32(footer + COG_FOOTER_INDEX_RAW, COG_INDEX_LIMIT);
     try_forged(image, size, &verdicts);
     CHECK_EQ(verdicts.damaged, 1);
