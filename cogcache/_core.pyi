@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, final
 
+from _typeshed import structseq
 from typing_extensions import Buffer
 
 # --- keys (py_hash.c, py_key.c) -------------------------------------------------------------------
@@ -186,66 +187,118 @@ class Entry:
 
 # --- the filesystem store (py_store.c) ------------------------------------------------------------
 
-GET_NO_TOUCH: Final[int]
-GET_INDEX_ONLY: Final[int]
-GET_ANY_AGE: Final[int]
+GET_NO_TOUCH: Final[int]  # do not record a use
+GET_INDEX_ONLY: Final[int]  # open and parse, do not bring the value's bytes along
+GET_ANY_AGE: Final[int]  # hand out what is expired or tag-invalidated too; see Entry.miss
 
-class Listed(NamedTuple):
-    digest: bytes
-    disk_bytes: int
-    source: int
-    mtime_ms: int
+_Durability = Literal["none", "data", "full"]
+_Access = Literal["rw", "ro", "auto"]
+_Mode = Literal["cow", "view", "copy"]
+
+@final
+class Listed(structseq[Any], tuple[bytes, int, int, int]):
+    """One name of a shard."""
+
+    __match_args__: Final = ("digest", "disk_bytes", "source", "mtime_ms")
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def disk_bytes(self) -> int: ...
+    @property
+    def source(self) -> int: ...  # 0 = unknown
+    @property
+    def mtime_ms(self) -> int: ...
 
 @final
 class Store:
-    """The filesystem tier of one root. Every method blocks (the GIL is released); see ``submit``
-    for the loop's way.
+    """The filesystem tier of one root.
+
+    Every method blocks, with the GIL released, except the four that keep it and never block:
+    ``get_value``, ``get_values``, ``fetch_now`` and ``load_now``. ``submit`` is the loop's way.
+    After ``close`` every method raises ``ClosedError``.
     """
 
     root: str
     closed: bool
-    def __init__(
-        self,
+    in_flight: int  # operations under way
+    def __new__(
+        cls,
         base_path: str | bytes,
         *,
         max_bytes: int = 0,
         min_free_bytes: int | None = None,
         max_files: int = 0,
         policy: str = "lru",
-        durability: Literal["none", "data", "full"] = "none",
-        access: Literal["rw", "ro", "auto"] = "rw",
+        durability: _Durability = "none",
+        access: _Access = "rw",
         group_shared: bool = False,
         no_map: bool = False,
         table_less: bool = False,
         touch_seconds: int | None = None,
         plain_posix: bool = False,
-    ) -> None: ...
+    ) -> Store: ...
     def get_value(self, key: bytes, miss: Any, slow: Any, /) -> Any:
         """The inline hit: the decoded value, ``miss``, or ``slow`` where answering might block."""
-    def get(self, key: bytes, flags: int = 0, /) -> Entry | None: ...
-    def get_digest(self, digest: bytes, flags: int = 0, /) -> Entry | None: ...
-    def why_missed(self) -> str: ...  # reason word of this thread's last miss
+    def get_values(self, keys: Sequence[bytes], miss: Any, slow: Any, /) -> list[Any]:
+        """``get_value`` of the first keys, as many as about 200 us allow, at least one."""
+    def fetch_now(self, key: bytes, flags: int = 0, /) -> Entry | str | None:
+        """``fetch`` without waiting; ``None`` where answering might block."""
+    def load_now(
+        self,
+        entry: Entry,
+        slow: Any,
+        /,
+        *,
+        mode: _Mode = "cow",
+        max_bytes: int = 0,
+        frames: bool | Sequence[Any] = True,
+    ) -> Any:
+        """``load`` in this thread; ``slow`` where that takes over about 50 us or might block."""
+    def fetch(self, key: bytes, /, flags: int = 0) -> Entry | str:
+        """The live entry of a key, or one word for why there is none."""
+    def fetch_digests(self, digests: Sequence[bytes], /, flags: int = 0) -> list[Entry | str]:
+        """``fetch`` by digest, whatever key the entries have, for a few at once."""
+    def load(
+        self,
+        entry: Entry,
+        /,
+        *,
+        mode: _Mode = "cow",
+        max_bytes: int = 0,
+        frames: bool | Sequence[Any] = True,
+    ) -> Any:
+        """The value of an entry; large copies are made without the GIL."""
+    def read_part(self, entry: Entry, number: int, start: int, stop: int, /) -> bytes: ...
+    def verify(self, entry: Entry, /) -> None: ...
     def put(self, what: Draft | Image, /, *, source: int = 0, kind: int = 0) -> str | None:
-        """``None`` when stored, else the reason word ("no-space", "too-large", "read-only", "busy",
-        "io-error").
-        """
+        """``None`` when stored, else the reason word ("no-space", "too-large", "busy", ...)."""
+    def put_many(self, whats: Sequence[Draft | Image], /) -> list[str | None]: ...
     def delete(self, key: bytes, /) -> bool: ...
-    def delete_entry(self, entry: Entry, /) -> bool: ...
+    def delete_entries(self, entries: Sequence[Entry], /) -> int:
+        """Forget exactly these generations; how many were still there."""
     def refresh(self, key: bytes, ttl_ms: int | None, /) -> bool: ...
     def invalidate_tags(self, tags: Sequence[str], /) -> None: ...
     def tag_version(self, tag: str, /) -> int: ...
-    def list_shard(self, shard: int, source: int = 0, /) -> list[Listed]: ...
-    def sweep(self, force: bool = False, /) -> int: ...
-    def stats(self) -> dict[str, int | bool]: ...
+    def list_shard(self, shard: int, /, source: int = 0) -> list[Listed]: ...
+    def sweep(self, force: bool = False) -> int | None:
+        """Entries reclaimed; ``None``: another process is at it, or nothing may be written."""
+    def stats(self) -> dict[str, Any]: ...
     def now_ms(self) -> int: ...
     def set_clock_offset(self, offset_ms: int, /) -> None: ...
     def submit(
-        self, channel: Channel, future: Any, operation: str, /, *args: Any, **kwargs: Any
+        self,
+        channel: Channel | None,
+        future: Any,
+        operation: str,
+        /,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        """Run the method named ``operation`` in the C pool; its result arrives through ``channel``
-        on ``future``.
+        """Run the method named ``operation`` in the thread pool; its outcome goes to ``future``
+        through ``channel``. Both ``None``: nobody waits.
         """
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Refuse new operations; those under way end well. May be called twice."""
 
 # --- the thread pool (py_channel.c) ---------------------------------------------------------------
 

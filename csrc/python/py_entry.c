@@ -416,6 +416,11 @@ static PyObject *entry_read(PyObject *object, PyObject *args, PyObject *kwargs)
 /* --- the value ---------------------------------------------------------------------------------
  */
 
+struct cog_object *cog_py_entry_object(PyObject *object)
+{
+    return entry_of(object)->object;
+}
+
 int cog_py_entry_load(PyObject *object, enum cog_value_mode mode, struct cog_load *load)
 {
     struct py_entry *self = entry_of(object);
@@ -776,10 +781,8 @@ static PyObject *entry_number(PyObject *object, void *closure)
     const unsigned char *bytes;
 
     switch (field) {
-    case FIELD_TOKEN:
-        return PyLong_FromUnsignedLongLong(cog_entry_token(self->entry));
-    case FIELD_LENGTH:
-        return PyLong_FromUnsignedLongLong(cog_entry_length(self->entry));
+    case FIELD_TOKEN: return PyLong_FromUnsignedLongLong(cog_entry_token(self->entry));
+    case FIELD_LENGTH: return PyLong_FromUnsignedLongLong(cog_entry_length(self->entry));
     case FIELD_DISK_BYTES:
         return PyLong_FromUnsignedLongLong(self->object != NULL
                                                ? cog_object_disk_bytes(self->object)
@@ -789,12 +792,9 @@ static PyObject *entry_number(PyObject *object, void *closure)
         bytes = cog_entry_meta(self->entry, &size);
         (void)cog_meta_parse(bytes, size, &meta);
         return PyLong_FromUnsignedLongLong(field == FIELD_COST ? meta.cost_ms : meta.created_ms);
-    case FIELD_REFRESHED:
-        return PyLong_FromUnsignedLongLong(self->fresh.refreshed_ms);
-    case FIELD_TTL:
-        return span(self->fresh.ttl_ms);
-    case FIELD_STALE:
-        return span(self->fresh.stale_ms);
+    case FIELD_REFRESHED: return PyLong_FromUnsignedLongLong(self->fresh.refreshed_ms);
+    case FIELD_TTL: return span(self->fresh.ttl_ms);
+    case FIELD_STALE: return span(self->fresh.stale_ms);
     case FIELD_EXPIRES:
         return span(self->fresh.ttl_ms == COG_NEVER
                         ? COG_NEVER

@@ -38,6 +38,8 @@ void cog_py_draft_stored(PyObject *draft, uint64_t length);
 PyObject *cog_py_entry_from_object(struct cog_py_state *state, struct cog_object *object,
                                    PyObject *store,
                                    void (*on_damage)(PyObject *store, struct cog_object *object));
+/* The store's object behind `entry` (an Entry), borrowed; NULL: it does not come from a store. */
+struct cog_object *cog_py_entry_object(PyObject *entry);
 /* Begin to load the value of `entry` (an Entry): fills what the caller of cog_load_document() must
  * set. */
 int cog_py_entry_load(PyObject *entry, enum cog_value_mode mode, struct cog_load *load);

@@ -17,6 +17,8 @@
  */
 #define COG_PY_STATE(X)                                                            \
     X(PyTypeObject, channel_type)                                                  \
+    X(PyTypeObject, store_type)                                                    \
+    X(PyTypeObject, listed_type)                                                   \
     X(PyObject, str_set_result)                                                    \
     X(PyObject, str_set_exception)                                                 \
     X(PyTypeObject, memory_type)                                                   \
@@ -66,5 +68,6 @@ int cog_py_add_memory(PyObject *module);
 int cog_py_add_value(PyObject *module);
 int cog_py_add_draft(PyObject *module);
 int cog_py_add_entry(PyObject *module);
+int cog_py_add_store(PyObject *module);
 
 #endif

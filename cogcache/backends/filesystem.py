@@ -1,0 +1,273 @@
+"""The tier of files under one directory: the C store, awaited.
+
+A warm hit is answered in the awaiting task, without a thread and without ever blocking. Whatever
+might block (a page that is not in memory, a large value, every write) becomes a job of the C pool,
+which works without the GIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from cogcache import _bridge, _core
+from cogcache._inline import is_inline
+from cogcache.backends.base import CacheBackend, KeyPattern
+from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
+from cogcache.exceptions import ClosedError
+from cogcache.keys import Key
+
+logger = logging.getLogger("cogcache")
+
+SWEEP_SECONDS: Final = 60.0  # between two sweeps that this process starts
+CLOSE_SECONDS: Final = 10.0  # how long aclose() waits for what is under way
+_SHARDS: Final = 256
+_BATCH: Final = 64  # entries that a listing opens at once: each may hold a descriptor
+_SLOW: Final = object()
+_PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
+
+
+class FilesystemCacheBackend(CacheBackend):
+    """Entries as files of one directory, which any number of processes share.
+
+    Usable from several event loops and threads, safe across ``fork``, and pickled by its
+    configuration. The size limit is hard, evictions happen in the puts that need room, and lost or
+    damaged bookkeeping never costs a value.
+
+    Raises:
+        ConfigError: The directory cannot be used as configured; says why and what would help.
+        OSError: The system refused to open it.
+    """
+
+    CONFIG_CLASS: ClassVar[type[Any] | None] = FilesystemCacheConfig
+    runs_inline: ClassVar[bool] = True
+
+    def __init__(self, config: FilesystemCacheConfig) -> None:
+        super().__init__(config)
+        self._store = open_store(config)
+        self._expires = config.enable_ttl
+        self._next_sweep = 0.0 if config.cleanup_on_startup else time.monotonic() + SWEEP_SECONDS
+        self._unavailable = False
+
+    @property
+    def root(self) -> str:
+        """The directory that holds everything: ``<base_path>/v1``, absolute."""
+        return self._store.root
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def get_inline(self, key: bytes, miss: object, slow: object) -> Any:
+        value = self._store.get_value(key, miss, slow)
+        return slow if value is miss and not self._expires else value
+
+    def get_many_inline(self, keys: Sequence[bytes], miss: object, slow: object) -> list[Any]:
+        """``get_inline`` of the first ``keys``, as many as about 200 us allow, but at least one."""
+        values = self._store.get_values(keys, miss, slow)
+        return values if self._expires else [slow if v is miss else v for v in values]
+
+    async def fetch(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str:
+        flags = (_core.GET_INDEX_ONLY if index_only else 0) | (
+            0 if self._expires else _core.GET_ANY_AGE
+        )
+        found = await self._fetch(key, flags)
+        if not isinstance(found, str) and found.miss not in (None, "expired"):
+            return found.miss  # only with GET_ANY_AGE
+        return found
+
+    async def _fetch(self, key: bytes, flags: int) -> _core.Entry | str:
+        found = self._store.fetch_now(key, flags)
+        if found is None:
+            try:
+                found = await _bridge.run(self._store, "fetch", key, flags)
+            except OSError as error:  # no descriptor or no thread to ask with
+                return self._note_unavailable(error)
+        assert found is not None
+        if found == "unavailable":
+            return self._note_unavailable(None)
+        if found == "damaged":
+            self.counters["damaged"] += 1
+        if self._unavailable:
+            self._unavailable = False
+            logger.warning("%s: %s: works again", self.name, self.root)
+        return found
+
+    async def read(self, key: bytes) -> _core.Entry | None:
+        found = await self._fetch(key, _core.GET_ANY_AGE)
+        if found == "unavailable":
+            raise OSError(f"{self.root} cannot be read now")
+        return None if isinstance(found, str) else found
+
+    async def load(self, entry: _core.Entry, **options: Any) -> Any:
+        value = self._store.load_now(entry, _SLOW, **options)
+        return await _bridge.run(self._store, "load", entry, **options) if value is _SLOW else value
+
+    async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
+        data: bytes = await _bridge.run(self._store, "read_part", entry, part, start, stop)
+        return data
+
+    async def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
+        async for batch in self._batches(source):
+            for entry in batch:
+                yield entry
+
+    async def _batches(self, source: int = 0) -> AsyncIterator[list[_core.Entry]]:
+        """Every entry, opened a few at a time; those of one shard as the directory had them."""
+        for shard in range(_SHARDS):
+            listed = await _bridge.run(self._store, "list_shard", shard, source)
+            for start in range(0, len(listed), _BATCH):
+                found = await _bridge.run(
+                    self._store,
+                    "fetch_digests",
+                    [name.digest for name in listed[start : start + _BATCH]],
+                    _PEEK,
+                )
+                yield [entry for entry in found if not isinstance(entry, str)]
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def draft(
+        self,
+        key: bytes,
+        value: Any,
+        *,
+        ttl_ms: int | None,
+        meta: Mapping[int | str, Any] | None = None,
+    ) -> _core.Draft:
+        return super().draft(key, value, ttl_ms=ttl_ms if self._expires else None, meta=meta)
+
+    async def write(
+        self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
+    ) -> str | None:
+        try:
+            reason: str | None = await _bridge.run(
+                self._store, "put", what, source=source, kind=kind
+            )
+        except OSError as error:
+            self._note_unavailable(error)
+            return "busy"
+        self._sweep_now_and_then()
+        return reason
+
+    async def discard(self, key: bytes) -> bool:
+        removed: bool = await _bridge.run(self._store, "delete", key)
+        return removed
+
+    async def discard_entry(self, entry: _core.Entry) -> bool:
+        removed: int = await _bridge.run(self._store, "delete_entries", [entry])
+        return removed > 0
+
+    async def clear(self, pattern: str | None = None) -> int:
+        matcher = KeyPattern(pattern)
+        if matcher.exact is not None:
+            return int(await self.delete(matcher.exact))
+        removed = 0
+        async for batch in self._batches():
+            meant = [e for e in batch if matcher.matches(str(Key.from_encoded(e.key)))]
+            if meant:
+                removed += await _bridge.run(self._store, "delete_entries", meant)
+        self.counters["deletes"] += removed
+        return removed
+
+    async def cleanup_expired(self) -> int:
+        removed: int | None = await _bridge.run(self._store, "sweep")
+        return await super().cleanup_expired() if removed is None else removed
+
+    async def refresh(self, key: bytes, ttl_ms: int | None) -> bool:
+        lengthened: bool = await _bridge.run(self._store, "refresh", key, ttl_ms)
+        return lengthened
+
+    async def invalidate_tags(self, tags: Iterable[str]) -> None:
+        await _bridge.run(self._store, "invalidate_tags", list(tags))
+
+    def tag_version(self, tag: str) -> int:
+        return self._store.tag_version(tag)
+
+    def _sweep_now_and_then(self) -> None:
+        """Reclaim what is expired, in the background of a process that writes; nobody waits for
+        it.
+        """
+        now = time.monotonic()
+        if now < self._next_sweep or is_inline():
+            return
+        self._next_sweep = now + SWEEP_SECONDS
+        with contextlib.suppress(OSError, ClosedError):  # then the next write tries again
+            _bridge.start(self._store, "sweep")
+
+    # --- the tier itself --------------------------------------------------------------------------
+
+    async def usage(self) -> dict[str, Any]:
+        stats = await _bridge.run(self._store, "stats")
+        return {
+            **stats,
+            "size_bytes": stats["used_bytes"],
+            "total_files": stats["entries"],
+        }
+
+    async def get_stats(self) -> dict[str, Any]:
+        stats = await super().get_stats()
+        stats["hits"] = self.counters["hits"] + stats["value_hits"]
+        stats["misses"] = self.counters["misses"] + stats["value_misses"]
+        stats["evictions"] = stats["evicted_policy"] + stats["evicted_expired"]
+        return stats
+
+    def now_ms(self) -> int:
+        return self._store.now_ms()
+
+    def set_clock_offset(self, offset_ms: int) -> None:
+        self._store.set_clock_offset(offset_ms)
+
+    async def aclose(self) -> None:
+        self._store.close()
+        if is_inline():
+            _core.drain_pool(CLOSE_SECONDS)
+            return
+        until = time.monotonic() + CLOSE_SECONDS
+        # Operations of other event loops end in those loops, so there is nothing here to await.
+        while self._store.in_flight and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+    def _note_unavailable(self, error: OSError | None) -> str:
+        self.counters["errors"] += 1
+        if not self._unavailable:
+            self._unavailable = True
+            logger.warning(
+                "%s: %s: cannot be read now: %s", self.name, self.root, error or "refused"
+            )
+        return "unavailable"
+
+    def __reduce__(self) -> Any:
+        """Only the configuration travels; the other process opens the directory itself."""
+        kept = {"name": self.name, "enable_compression": self.enable_compression}
+        return type(self), (self.config,), kept
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.root}>"
+
+
+class StructuredFilesystemBackend(FilesystemCacheBackend):
+    """The upstream name of ``FilesystemCacheBackend``."""
+
+    CONFIG_CLASS: ClassVar[type[Any] | None] = StructuredFilesystemConfig
+
+
+def open_store(config: FilesystemCacheConfig) -> _core.Store:
+    """Open the directory that ``config`` names."""
+    access: dict[object, Any] = {True: "ro", False: "rw", "auto": "auto"}
+    return _core.Store(
+        os.path.abspath(config.expanded_path),
+        max_bytes=0 if config.max_size_mb is None else int(config.max_size_mb * 1_000_000),
+        min_free_bytes=(
+            None if config.min_free_mb is None else int(config.min_free_mb * 1_000_000)
+        ),
+        max_files=config.max_files or 0,
+        policy=config.eviction_policy,
+        durability=config.durability,
+        access=access[config.read_only],
+        group_shared=config.shared == "group",
+        touch_seconds=None if config.touch_seconds is None else int(config.touch_seconds),
+    )

@@ -1,0 +1,254 @@
+/*
+ * The hit on the loop's own thread: never blocks, keeps the GIL (giving it up for 3 us beside a
+ * busy Python thread costs 5 ms), and leaves to the pool what would take over about 50 us.
+ */
+#include "python/py_store.h"
+
+#include <time.h>
+
+/* How long get_values() may hold the loop before it returns what it has. */
+enum { BATCH_NANOSECONDS = 200000 };
+
+/* --- the inline hit ------------------------------------------------------------------------ */
+
+/* Whether the document can be expanded under the GIL within about 30 us. */
+static bool document_is_quick(const struct cog_load *load)
+{
+    uint32_t count = cog_entry_part_count(load->entry);
+    struct cog_part part;
+
+    if (load->image == NULL) {
+        return false; /* it would be read from a file, which may block */
+    }
+    if (count == 0 || cog_entry_part(load->entry, count - 1, &part) != COG_OK) {
+        return true; /* no document: the load says what is wrong */
+    }
+    return part.kind != COG_PART_DOC ||
+           part.raw_size <=
+               (part.codec == COG_CODEC_STORED ? COG_PY_INLINE_BYTES : COG_PY_INLINE_PACKED);
+}
+
+/* Before allocation: is the memory that must be had in any case small? */
+static bool allocation_is_small(const struct cog_load *load)
+{
+    bool lends = load->object != NULL && cog_object_is_mapped(load->object) && !load->no_lending;
+    uint64_t weight = 0;
+
+    for (size_t i = 0; i < load->target_count; i++) {
+        if (!lends || load->targets[i].kind != COG_PART_ARRAY) {
+            weight += cog_py_store_weight(load, &load->targets[i]);
+        }
+    }
+    return weight <= COG_PY_INLINE_BYTES;
+}
+
+/*
+ * The value that `load` describes, `slow` where it takes too long here, or NULL with an exception.
+ * `owner` is the Entry, or NULL when there is none and nothing may be lent.
+ */
+static PyObject *load_inline(struct cog_py_state *state, struct cog_load *load, PyObject *owner,
+                             PyObject *frames, PyObject *slow)
+{
+    struct cog_error error = {0};
+    enum cog_status status;
+
+    if (!document_is_quick(load)) {
+        return Py_NewRef(slow);
+    }
+    status = cog_load_document(load, &error);
+    if (status == COG_OK && (!allocation_is_small(load) || (load->is_bundle && owner == NULL))) {
+        return Py_NewRef(slow);
+    }
+    if (status == COG_OK && load->target_count > 0) {
+        if (cog_load_allocate(state, load, owner) < 0) {
+            return NULL;
+        }
+        if (!cog_py_store_fill_is_quick(load)) {
+            return Py_NewRef(slow);
+        }
+        if (owner != NULL) {
+            cog_py_entry_loaded(owner, load, COG_OK);
+        }
+        status = cog_load_fill(load, &error);
+    }
+    if (status != COG_OK) {
+        return cog_py_raise_entry(state, status, load->reason, &error);
+    }
+    return cog_load_build(state, load, owner, frames);
+}
+
+/* What get_value() has in hand: the value, or `slow` also for what is wrong with the value. */
+static PyObject *decode_inline(struct cog_py_state *state, struct cog_py_store *store,
+                               struct cog_object *object, PyObject *slow)
+{
+    struct cog_load load = {.mode = COG_MODE_COW, .no_lending = true, .object = object};
+    PyObject *entry = NULL;
+    PyObject *value = NULL;
+    size_t size;
+
+    if (cog_object_is_mapped(object)) {
+        entry = cog_py_entry_from_object(state, object, (PyObject *)store, cog_py_store_on_damage);
+        if (entry == NULL || cog_py_entry_load(entry, COG_MODE_COW, &load) < 0) {
+            Py_XDECREF(entry);
+            return NULL;
+        }
+    } else {
+        load.entry = cog_object_entry(object);
+        load.source = cog_object_source(object);
+        load.image = cog_object_image(object, &size);
+    }
+    value = load_inline(state, &load, entry, Py_True, slow);
+    if (value == NULL && (PyErr_ExceptionMatches(state->damaged_error) ||
+                          PyErr_ExceptionMatches(state->unsupported_error))) {
+        PyErr_Clear(); /* for the blocking way to look into, count and report */
+        value = Py_NewRef(slow);
+    }
+    cog_load_release(&load);
+    if (entry != NULL) {
+        Py_DECREF(entry);
+    } else {
+        cog_object_free(object);
+    }
+    return value;
+}
+
+PyObject *cog_py_store_load_now(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    struct cog_py_store *store = (struct cog_py_store *)self;
+    struct cog_py_state *state = cog_py_state_of_type(Py_TYPE(self));
+    struct cog_py_load_options options;
+    struct cog_load load;
+    PyObject *slow;
+    PyObject *value;
+
+    if (state == NULL || cog_py_store_check(store) < 0 ||
+        cog_py_store_parse_load(self, args, kwargs, &options, &slow) < 0 ||
+        cog_py_entry_load(options.entry, options.mode, &load) < 0) {
+        return NULL;
+    }
+    load.max_bytes = options.max_bytes;
+    store->in_flight++;
+    value = load_inline(state, &load, options.entry, options.frames, slow);
+    if (value == NULL && PyErr_ExceptionMatches(state->damaged_error)) {
+        cog_py_store_report_damage(options.entry, &load);
+    }
+    cog_py_store_leave(store);
+    cog_load_release(&load);
+    return value;
+}
+
+PyObject *cog_py_store_fetch_now(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct cog_py_store *store = (struct cog_py_store *)self;
+    struct cog_object *object = NULL;
+    enum cog_miss miss = COG_MISS_NONE;
+    enum cog_status status;
+    unsigned long flags = count > 1 ? PyLong_AsUnsignedLong(args[1]) : 0;
+
+    if (count < 1 || count > 2 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "fetch_now(key, flags=0): key is bytes");
+        return NULL;
+    }
+    if (PyErr_Occurred() || cog_py_store_check(store) < 0) {
+        return NULL;
+    }
+    status = cog_store_get(store->handle, PyBytes_AS_STRING(args[0]),
+                           (size_t)PyBytes_GET_SIZE(args[0]), (unsigned)flags | COG_GET_NOWAIT,
+                           &object, &miss, NULL);
+    if (status == COG_OK || (status == COG_ABSENT && miss != COG_MISS_UNAVAILABLE)) {
+        return cog_py_store_outcome(store, status, object, miss);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_value(struct cog_py_state *state, struct cog_py_store *store, PyObject *key,
+                           PyObject *miss, PyObject *slow)
+{
+    struct cog_object *object = NULL;
+    enum cog_miss why = COG_MISS_NONE;
+    enum cog_status status;
+    PyObject *value;
+
+    if (!PyBytes_Check(key)) {
+        PyErr_Format(PyExc_TypeError, "a key is bytes, not %s", Py_TYPE(key)->tp_name);
+        return NULL;
+    }
+    status = cog_store_get(store->handle, PyBytes_AS_STRING(key), (size_t)PyBytes_GET_SIZE(key),
+                           COG_GET_NOWAIT, &object, &why, NULL);
+    if (status == COG_ABSENT && why != COG_MISS_UNAVAILABLE) {
+        store->value_misses++;
+        return Py_NewRef(miss);
+    }
+    if (status != COG_OK) {
+        store->value_slow++;
+        return Py_NewRef(slow);
+    }
+    value = decode_inline(state, store, object, slow);
+    if (value == slow) {
+        store->value_slow++;
+    } else {
+        store->value_hits++;
+    }
+    return value;
+}
+
+PyObject *cog_py_store_get_value(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct cog_py_store *store = (struct cog_py_store *)self;
+    struct cog_py_state *state = cog_py_state_of_type(Py_TYPE(self));
+    PyObject *value;
+
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "get_value(key, miss, slow) takes three arguments");
+        return NULL;
+    }
+    if (state == NULL || cog_py_store_check(store) < 0) {
+        return NULL;
+    }
+    store->in_flight++; /* building a value may run code that closes the store */
+    value = get_value(state, store, args[0], args[1], args[2]);
+    cog_py_store_leave(store);
+    return value;
+}
+
+static int64_t monotonic_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct cog_py_store *store = (struct cog_py_store *)self;
+    struct cog_py_state *state = cog_py_state_of_type(Py_TYPE(self));
+    int64_t until = monotonic_ns() + BATCH_NANOSECONDS;
+    PyObject *keys;
+    PyObject *values;
+
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "get_values(keys, miss, slow) takes three arguments");
+        return NULL;
+    }
+    if (state == NULL || cog_py_store_check(store) < 0) {
+        return NULL;
+    }
+    keys = PySequence_Tuple(args[0]);
+    values = keys != NULL ? PyList_New(0) : NULL;
+    store->in_flight++;
+    for (Py_ssize_t i = 0; values != NULL && i < PyTuple_GET_SIZE(keys); i++) {
+        PyObject *value = get_value(state, store, PyTuple_GET_ITEM(keys, i), args[1], args[2]);
+
+        if (value == NULL || PyList_Append(values, value) < 0) {
+            Py_CLEAR(values);
+        }
+        Py_XDECREF(value);
+        if (values != NULL && monotonic_ns() >= until) {
+            break;
+        }
+    }
+    cog_py_store_leave(store);
+    Py_XDECREF(keys);
+    return values;
+}
