@@ -177,6 +177,19 @@ static int hold_large(const struct cog_store *store, const struct cog_index_foun
     return store->fs->open(store->root, path, O_RDONLY | O_NONBLOCK, 0);
 }
 
+/* The name is taken by something that is not an entry: it is not ours to replace. */
+static enum cog_status check_name(const struct cog_store *store, const char *path,
+                                  struct cog_error *err)
+{
+    struct cog_stat stat;
+    if (store->fs->stat_at(store->root, path, &stat) < 0 ||
+        (S_ISREG(stat.mode) && cog_store_trusts(store, &stat))) {
+        return COG_OK;
+    }
+    return cog_fail(err, COG_ERR_REFUSED, 0, "%s/%s is not a regular file of ours: remove it",
+                    store->root_path, path);
+}
+
 static enum cog_status publish_locked(struct draft *draft, struct cog_index_lock *lock,
                                       uint64_t charge, struct cog_index_record *record, int *held,
                                       struct cog_error *err)
@@ -189,10 +202,6 @@ static enum cog_status publish_locked(struct draft *draft, struct cog_index_lock
         if (status != COG_OK) {
             return status;
         }
-        if (found.present && S_ISDIR(found.stat.mode)) {
-            cog_index_publish_cancel(lock);
-            return cog_fail(err, COG_ERR_IO, EISDIR, "%s is a directory", path);
-        }
         *held = hold_large(draft->store, &found, path);
         int rc = rename_into_place(draft, path, found.present);
         if (rc == 0) {
@@ -202,7 +211,10 @@ static enum cog_status publish_locked(struct draft *draft, struct cog_index_lock
         }
         cog_index_publish_cancel(lock);
         if (rc == -EEXIST) {
-            status = cog_index_rebuild(lock, err);
+            status = check_name(draft->store, path, err);
+            if (status == COG_OK) {
+                status = cog_index_rebuild(lock, err);
+            }
             if (status != COG_OK) {
                 return status;
             }
@@ -289,7 +301,12 @@ static enum cog_status publish(struct draft *draft, const struct cog_put_info *i
     if (store->index != NULL) {
         status = publish_indexed(draft, &stat, charge, info, err);
     } else {
-        status = cog_loose_publish(store, &draft->digest, draft->temp, charge, err);
+        char path[COG_OBJECT_PATH_SIZE];
+        cog_object_path(&draft->digest, path);
+        status = check_name(store, path, err);
+        if (status == COG_OK) {
+            status = cog_loose_publish(store, &draft->digest, draft->temp, charge, err);
+        }
         if (status == COG_OK) {
             draft->temp[0] = '\0';
         }
