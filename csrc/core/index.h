@@ -153,6 +153,7 @@ struct cog_reservation { /* a value of the caller; all zeroes = none. Fields are
  * first call. Evicts by the policy until it fits, at most 64 entries plus one per 4 KiB. May be
  * called again on the same reservation: streams grow
  * (`bytes` more; on refusal what was reserved before stays).
+ * COG_ERR_TOO_LARGE: over a quarter of the limit at once.
  * COG_ERR_FULL: no room could be made. COG_ERR_BUSY: too much in flight (over a quarter of the
  * limit), no free slot of 512, or the count after a lost index is still going on. COG_INDEX_MOVED:
  * as above.

@@ -507,7 +507,11 @@ enum cog_status cog_index_reserve(struct cog_index *index, uint64_t bytes,
         status = cog_index_attach(index, &file, err);
     if (status != COG_OK)
         return status;
-    status = ensure_slot(index, file, err);
+    uint64_t limit = cog_word64(file, COG_AT_HEAD(limit));
+    if (limit && reservation->bytes + bytes > limit / 4)
+        status = cog_fail(err, COG_ERR_TOO_LARGE, 0, "over a quarter of the limit in one write");
+    else
+        status = ensure_slot(index, file, err);
     if (status == COG_OK)
         status = count_along(index, file, err);
     if (status == COG_OK)
