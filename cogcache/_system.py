@@ -42,6 +42,10 @@ class System:
         """Return the wall clock, nanoseconds since the epoch: what file times are compared with."""
         return time.time_ns()
 
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never jumps: what durations are measured with."""
+        return time.monotonic()
+
     # --- paths ---------------------------------------------------------------------------------
 
     def probe(self, path: bytes) -> tuple[bytes, os.stat_result | None]:
@@ -110,7 +114,7 @@ class System:
 
     def mounts(self) -> dict[bytes, bool] | None:
         """Return mount points and whether each is remote; None when that cannot be known."""
-        now = time.monotonic()
+        now = self.monotonic()
         if now - self._mounts_read >= _MOUNTS_SECONDS:
             table = self.read_mounts()
             self._mounts = None if table is None else self._parse_mounts(table)

@@ -14,7 +14,6 @@ import errno
 import logging
 import os
 import stat
-import time
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar
 
@@ -260,9 +259,9 @@ def _digest(
             return known
     if not may_read:
         raise WouldReadError
-    started = time.monotonic()
+    started = system.monotonic()
     digest = DIGESTS[kind](system, real, found, beat)
-    _tell_if_slow(kind, time.monotonic() - started, system, real)
+    _tell_if_slow(kind, system.monotonic() - started, system, real)
     if memo is not None and memo_key is not None:
         _, after = system.probe(real)
         # A change since must not be remembered as this content.
