@@ -112,11 +112,13 @@ enum cog_status cog_meta_parse(const void *bytes, size_t size, struct cog_meta *
 
 void cog_tag_iter_init(struct cog_tag_iter *iter, const struct cog_meta *meta)
 {
-    struct cog_mp_reader reader = {meta->tags, meta->tags + meta->tags_size};
     struct cog_mp_token head;
 
     memset(iter, 0, sizeof *iter);
-    if (!meta->tags || cog_mp_next(&reader, &head) != COG_OK)
+    if (!meta->tags)
+        return;
+    struct cog_mp_reader reader = {meta->tags, meta->tags + meta->tags_size};
+    if (cog_mp_next(&reader, &head) != COG_OK)
         return;
     iter->at = reader.at;
     iter->end = reader.end;

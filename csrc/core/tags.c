@@ -149,12 +149,19 @@ static bool decode_head(const unsigned char bytes[RECORDS_AT], struct log_head *
     }
     head->capacity = cog_load_le64(bytes + 16);
     head->floor = cog_load_le64(bytes + 24);
+    static const unsigned char never_written[COMMIT_SIZE];
     bool found = false;
     for (unsigned i = 0; i < 2; i++) {
         const unsigned char *slot = bytes + HEAD_SIZE + i * COMMIT_SIZE;
         uint64_t seq = cog_load_le64(slot);
-        if (seq != 0 && cog_load_le64(slot + 24) == cog_hash64(slot, 24, LOG_SEED + 1) &&
-            (!found || seq > head->seq)) {
+        if (memcmp(slot, never_written, COMMIT_SIZE) == 0) {
+            continue;
+        }
+        /* Falling back to the older slot would undo the invalidation that the damaged one says. */
+        if (cog_load_le64(slot + 24) != cog_hash64(slot, 24, LOG_SEED + 1)) {
+            return false;
+        }
+        if (!found || seq > head->seq) {
             head->seq = seq;
             head->used = cog_load_le64(slot + 8);
             head->which = i;
