@@ -146,30 +146,42 @@ int cog_store_make_dir(struct cog_store *store, const char *path)
     return rc < 0 ? rc : 0;
 }
 
-/* Publish a small file of the root if there is none; the content is constant, so races are moot. */
-static int write_small_file(struct cog_store *store, const char *name, const char *content)
+static int write_temp(struct cog_store *store, const char *temp, const char *content)
 {
-    struct cog_stat stat;
-    if (store->fs->stat_at(store->root, name, &stat) == 0) {
-        return 0;
-    }
-    char temp[COG_LONGEST_TEMP];
-    cog_loose_temp_path(store, "new", temp);
-    int fd = store->fs->open(store->root, temp, O_WRONLY | O_CREAT | O_EXCL,
-                             cog_store_file_mode(store));
+    unsigned mode = cog_store_file_mode(store);
+    int fd = store->fs->open(store->root, temp, O_WRONLY | O_CREAT | O_EXCL, mode);
     if (fd < 0) {
         return fd;
     }
-    int rc = store->fs->chmod(fd, cog_store_file_mode(store));
+    int rc = store->fs->chmod(fd, mode);
     if (rc == 0) {
         rc = cog_fs_write_all(store->fs, fd, content, strlen(content), 0);
     }
     store->fs->close(fd);
-    if (rc == 0) {
-        rc = store->fs->rename(store->root, temp, store->root, name);
-    }
-    if (rc < 0) {
-        (void)store->fs->unlink(store->root, temp);
+    return rc;
+}
+
+/*
+ * Publish a small file of the root if there is none; the content is constant, so races are moot. A
+ * process that makes a new index empties tmp/ under us: then once more.
+ */
+static int write_small_file(struct cog_store *store, const char *name, const char *content)
+{
+    struct cog_stat stat;
+    int rc = -ENOENT;
+    for (unsigned tries = 0; tries < 8 && rc == -ENOENT; tries++) {
+        if (store->fs->stat_at(store->root, name, &stat) == 0) {
+            return 0;
+        }
+        char temp[COG_LONGEST_TEMP];
+        cog_loose_temp_path(store, "new", temp);
+        rc = write_temp(store, temp, content);
+        if (rc == 0) {
+            rc = store->fs->rename(store->root, temp, store->root, name);
+        }
+        if (rc < 0) {
+            (void)store->fs->unlink(store->root, temp);
+        }
     }
     return rc;
 }

@@ -252,25 +252,17 @@ static enum cog_status log_error(int rc, const char *what, struct cog_error *err
     }
 }
 
-/* Replace the log: head with `floor`, then `records`. */
-static enum cog_status write_log(struct cog_tags *tags, uint64_t floor, uint64_t seq,
-                                 const struct cog_buf *records, struct cog_error *err)
+static int write_synced(struct cog_tags *tags, const char *temp, const unsigned char *head,
+                        const struct cog_buf *records)
 {
     const struct cog_fs *fs = tags->fs;
-    unsigned char head[RECORDS_AT] = {0};
-    uint32_t chance[2] = {0};
-    char temp[64];
-    encode_head(head, tags->options.capacity, floor);
-    encode_commit(head + HEAD_SIZE, seq, RECORDS_AT + records->size);
-    (void)fs->random(chance, sizeof chance);
-    (void)snprintf(temp, sizeof temp, "tmp/" LOG_NAME "-%08x%08x", chance[0], chance[1]);
     int fd = fs->open(tags->options.root, temp, O_RDWR | O_CREAT | O_EXCL, tags->options.mode);
     if (fd < 0) {
-        return log_error(fd, "creating", err);
+        return fd;
     }
     int rc = fs->chmod(fd, tags->options.mode);
     if (rc == 0) {
-        rc = cog_fs_write_all(fs, fd, head, sizeof head, 0);
+        rc = cog_fs_write_all(fs, fd, head, RECORDS_AT, 0);
     }
     if (rc == 0 && records->size > 0) {
         rc = cog_fs_write_all(fs, fd, records->data, records->size, RECORDS_AT);
@@ -278,19 +270,40 @@ static enum cog_status write_log(struct cog_tags *tags, uint64_t floor, uint64_t
     if (rc == 0) {
         rc = fs->sync(fd);
     }
-    if (rc == 0) {
-        rc = fs->rename(tags->options.root, temp, tags->options.root, LOG_NAME);
+    fs->close(fd);
+    return rc;
+}
+
+/*
+ * Replace the log: head with `floor`, then `records`. A process that makes a new index empties tmp/
+ * under us: then once more.
+ */
+static enum cog_status write_log(struct cog_tags *tags, uint64_t floor, uint64_t seq,
+                                 const struct cog_buf *records, struct cog_error *err)
+{
+    const struct cog_fs *fs = tags->fs;
+    unsigned char head[RECORDS_AT] = {0};
+    encode_head(head, tags->options.capacity, floor);
+    encode_commit(head + HEAD_SIZE, seq, RECORDS_AT + records->size);
+    int rc = -ENOENT;
+    for (unsigned tries = 0; tries < 8 && rc == -ENOENT; tries++) {
+        uint32_t chance[2] = {0};
+        char temp[64];
+        (void)fs->random(chance, sizeof chance);
+        (void)snprintf(temp, sizeof temp, "tmp/" LOG_NAME "-%08x%08x", chance[0], chance[1]);
+        rc = write_synced(tags, temp, head, records);
+        if (rc == 0) {
+            rc = fs->rename(tags->options.root, temp, tags->options.root, LOG_NAME);
+        }
+        if (rc < 0) {
+            (void)fs->unlink(tags->options.root, temp);
+        }
     }
     if (rc == 0) {
         rc = fs->sync(tags->options.root); /* the name, too, before anybody relies on it */
         rc = rc == -EINVAL || rc == -EBADF ? 0 : rc;
     }
-    fs->close(fd);
-    if (rc < 0) {
-        (void)fs->unlink(tags->options.root, temp);
-        return log_error(rc, "writing", err);
-    }
-    return COG_OK;
+    return rc < 0 ? log_error(rc, "writing", err) : COG_OK;
 }
 
 /* Whole and committed, or COG_ERR_DAMAGED. `records` gets the committed records. */
