@@ -75,7 +75,8 @@ def dtype_of(name: str) -> np.dtype[Any]:
         scalar = getattr(ml_dtypes, name, None)
         if scalar is None:
             raise UnsupportedError("unknown-dtype", f"{name}: not in this ml_dtypes")
-        return np.dtype(scalar)
+        made: np.dtype[Any] = np.dtype(scalar)
+        return made
     if not _PLAIN_DTYPE.fullmatch(name):
         raise UnsupportedError("unknown-dtype", f"dtype {name!r}")
     return np.dtype(name)

@@ -24,7 +24,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from cogcache import _moments
+from cogcache import _moments, images
 from cogcache._arrays import dtype_name, dtype_of, plain_array, scalar_of
 from cogcache._core import Draft, Entry, UnsupportedError
 from cogcache.exceptions import CogcacheWarning, MissingExtraError, ValueTypeError
@@ -50,6 +50,12 @@ BUNDLE: Final = 23
 
 Answer = tuple[int | None, Any]
 """(code, payload bytes), (code, list inside the extension) or (None, what to store instead)."""
+
+
+class FrameRef(int):
+    """Number of the part that holds a frame; the C half makes them."""
+
+    __slots__ = ()
 
 
 class FramePart:
@@ -164,7 +170,7 @@ def _with_fields(cls: type, plain: Any) -> Any:
     names = {field.name for field in dataclasses.fields(cls)}
     if not isinstance(plain, dict) or set(plain) != names:
         raise ValueError("other fields than the class has; register it with a higher version")
-    value = object.__new__(cls)
+    value: Any = object.__new__(cls)
     for name, field in plain.items():
         object.__setattr__(value, name, field)
     return value
@@ -236,7 +242,7 @@ def _refuse_by_shape(value: Any) -> None:
         raise ValueTypeError(
             f"{type(value).__name__} has named fields; store tuple(value) or a dict"
         )
-    if isinstance(value, dt.datetime) and getattr(value, "nanosecond", 0):
+    if isinstance(value, dt.datetime) and getattr(value, "nanosecond", None):
         raise ValueTypeError(
             f"{type(value).__name__} with nanoseconds; store value.to_datetime64() or .isoformat()"
         )
@@ -277,7 +283,7 @@ def _hint(value: Any) -> str:
     return "; register_type() makes a class storable"
 
 
-# --- numpy, torch, Pillow --------------------------------------------------------------------------------
+# --- numpy, torch, Pillow -------------------------------------------------------------------------
 
 
 def _encode_numpy(value: Any) -> Answer | None:
@@ -300,8 +306,6 @@ def _refuse_torch(value: Any) -> Answer | None:
 
 
 def _encode_pillow(value: Any) -> Answer | None:
-    from cogcache import images
-
     return (IMAGE, images.encode_exact(value)) if images.is_image(value) else None
 
 
@@ -310,6 +314,7 @@ _BY_MODULE: dict[str, Callable[[Any], Answer | None]] = {
     "ml_dtypes": _encode_ml_dtypes,
     "torch": _refuse_torch,
     "PIL": _encode_pillow,
+    "cogcache": lambda value: _encode_own(value),
 }
 
 
@@ -344,8 +349,11 @@ _FLAVOURS: Final[dict[type, str]] = {
 }
 
 
-def _encode_bundle(value: Any) -> Answer:
-    return BUNDLE, value.to_document()
+def _encode_own(value: Any) -> Answer | None:
+    """Frames on their way in: see ``frames.py``."""
+    if hasattr(value, "to_document"):
+        return BUNDLE, value.to_document()
+    return (IMAGE, value.to_image()) if hasattr(value, "to_image") else None
 
 
 _ENCODERS: dict[type, Callable[[Any], Answer]] = {
@@ -388,11 +396,12 @@ def _decode_object(payload: Any) -> Any:
 
 
 def _decode_image(payload: Any) -> Any:
+    if isinstance(payload[4], FrameRef):
+        return images.EncodedImage.from_fields(payload)  # for Frames, which decode when asked
     try:
-        from cogcache import images
+        return images.decode_exact(payload)
     except MissingExtraError as error:
         raise UnsupportedError("missing-extra", str(error)) from None
-    return images.decode_exact(payload)
 
 
 _DECODERS: dict[int, Callable[[Any], Any]] = {

@@ -271,6 +271,16 @@ static PyObject *build_array(const struct build *build, PyObject *fields)
 /* --- references to parts -----------------------------------------------------------------------
  */
 
+/* The number of a frame's part, as the type that nothing else in a document becomes. */
+static PyObject *frame_ref(const struct build *build, uint32_t number)
+{
+    PyObject *plain = PyLong_FromUnsignedLong(number);
+    PyObject *ref = plain != NULL ? PyObject_CallOneArg(build->state->frame_ref_type, plain) : NULL;
+
+    Py_XDECREF(plain);
+    return ref;
+}
+
 /* What the next reference of the document stands for. */
 static PyObject *build_part(struct build *build, const struct cog_mp_token *token)
 {
@@ -283,7 +293,7 @@ static PyObject *build_part(struct build *build, const struct cog_mp_token *toke
         return damaged(build, "a reference to no part");
     }
     if (part.kind == COG_PART_FRAME) {
-        return load->is_bundle ? PyLong_FromUnsignedLong(number)
+        return load->is_bundle ? frame_ref(build, number)
                                : damaged(build, "a frame outside a bundle");
     }
     if (load->next_target >= load->target_count ||
@@ -323,14 +333,14 @@ static PyObject *build_hooked(const struct build *build, int ext, PyObject *payl
     return value;
 }
 
-/* (metadata, Frames) */
+/* (metadata, Frames), or the metadata alone. */
 static PyObject *build_bundle(const struct build *build, PyObject *fields)
 {
     if (!PyList_CheckExact(fields) || PyList_GET_SIZE(fields) < 1) {
         return damaged(build, "a bundle that is none");
     }
     if (build->frames == Py_False) {
-        return PyTuple_Pack(2, PyList_GET_ITEM(fields, 0), Py_None);
+        return Py_NewRef(PyList_GET_ITEM(fields, 0));
     }
     if (PyList_GET_SIZE(fields) != 2) {
         return damaged(build, "a bundle without frames");
@@ -366,15 +376,9 @@ static PyObject *finish_ext(struct build *build, int ext, PyObject *payload)
         value = PyList_CheckExact(payload) ? PyList_AsTuple(payload) : Py_NewRef(payload);
         break;
     case COG_EXT_SET:
-    case COG_EXT_FROZENSET:
-        value = build_set(build, payload, ext);
-        break;
-    case COG_EXT_ARRAY:
-        value = build_array(build, payload);
-        break;
-    case COG_EXT_BUNDLE:
-        value = build_bundle(build, payload);
-        break;
+    case COG_EXT_FROZENSET: value = build_set(build, payload, ext); break;
+    case COG_EXT_ARRAY: value = build_array(build, payload); break;
+    case COG_EXT_BUNDLE: value = build_bundle(build, payload); break;
     default:
         if (cog_is_memory(build->state, payload)) {
             value = damaged(build, "an array part outside an array");
@@ -389,12 +393,10 @@ static PyObject *finish_ext(struct build *build, int ext, PyObject *payload)
 static PyObject *build_flat_ext(struct build *build, const struct cog_mp_token *token)
 {
     switch (token->ext) {
-    case COG_EXT_PART:
-        return build_part(build, token);
+    case COG_EXT_PART: return build_part(build, token);
     case COG_EXT_BYTEARRAY:
         return PyByteArray_FromStringAndSize((const char *)token->data, (Py_ssize_t)token->size);
-    case COG_EXT_SURROGATES:
-        return build_surrogates(build, token->data, token->size);
+    case COG_EXT_SURROGATES: return build_surrogates(build, token->data, token->size);
     case COG_EXT_BIGINT:
     case COG_EXT_DATETIME:
     case COG_EXT_DATE:
@@ -410,8 +412,7 @@ static PyObject *build_flat_ext(struct build *build, const struct cog_mp_token *
         Py_XDECREF(bytes);
         return value;
     }
-    default:
-        return unsupported(build, "unknown-ext", "extension code %d", token->ext);
+    default: return unsupported(build, "unknown-ext", "extension code %d", token->ext);
     }
 }
 
@@ -500,9 +501,7 @@ static int add(struct build *build, struct build_frame *frame, PyObject *value)
         return -1;
     }
     switch (frame->kind) {
-    case BUILD_TUPLE:
-        PyTuple_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value);
-        return 0;
+    case BUILD_TUPLE: PyTuple_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value); return 0;
     case BUILD_LIST:
         if (frame->count <= PREALLOCATE) {
             PyList_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value);
@@ -572,26 +571,16 @@ static PyObject *step(struct build *build, bool as_key)
     case COG_MP_STR:
         return as_key ? build_key(build, token.data, token.size)
                       : build_str(build, token.data, token.size);
-    case COG_MP_INT:
-        return PyLong_FromLongLong(token.integer);
-    case COG_MP_UINT:
-        return PyLong_FromUnsignedLongLong(token.unsigned_integer);
-    case COG_MP_FLOAT:
-        return PyFloat_FromDouble(token.real);
-    case COG_MP_NIL:
-        return Py_NewRef(Py_None);
-    case COG_MP_BOOL:
-        return PyBool_FromLong(token.boolean);
+    case COG_MP_INT: return PyLong_FromLongLong(token.integer);
+    case COG_MP_UINT: return PyLong_FromUnsignedLongLong(token.unsigned_integer);
+    case COG_MP_FLOAT: return PyFloat_FromDouble(token.real);
+    case COG_MP_NIL: return Py_NewRef(Py_None);
+    case COG_MP_BOOL: return PyBool_FromLong(token.boolean);
     case COG_MP_BIN:
         return PyBytes_FromStringAndSize((const char *)token.data, (Py_ssize_t)token.size);
-    case COG_MP_ARRAY:
-        (void)push(build, BUILD_LIST, 0, token.size, NULL);
-        return NULL;
-    case COG_MP_MAP:
-        (void)push(build, BUILD_DICT, 0, token.size, NULL);
-        return NULL;
-    case COG_MP_EXT:
-        break;
+    case COG_MP_ARRAY: (void)push(build, BUILD_LIST, 0, token.size, NULL); return NULL;
+    case COG_MP_MAP: (void)push(build, BUILD_DICT, 0, token.size, NULL); return NULL;
+    case COG_MP_EXT: break;
     }
     if (build->load == NULL) {
         return unsupported(build, "unknown-ext", "extension code %d in plain metadata", token.ext);
@@ -665,9 +654,11 @@ static PyObject *build_all(struct build *build)
 
 static int load_hooks(struct cog_py_state *state)
 {
-    static const char *const modules[] = {"cogcache.codecs", "cogcache.codecs", "cogcache.frames"};
-    static const char *const names[] = {"dtype_of", "decode", "from_document"};
-    PyObject **slots[] = {&state->hook_dtype_of, &state->hook_decode, &state->hook_bundle};
+    static const char *const modules[] = {"cogcache.codecs", "cogcache.codecs", "cogcache.codecs",
+                                          "cogcache.frames"};
+    static const char *const names[] = {"dtype_of", "decode", "FrameRef", "from_document"};
+    PyObject **slots[] = {&state->hook_dtype_of, &state->hook_decode, &state->frame_ref_type,
+                          &state->hook_bundle};
 
     for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
         PyObject *module;

@@ -25,6 +25,7 @@ struct py_entry {
     bool pinned;    /* an Image borrows our bytes: they must not be lent */
     PyObject *keep; /* bytes, a read function, or the store */
     PyObject *meta; /* decoded on first use */
+    PyObject *tail; /* bytes: the end of what is behind a read function, as far as it was read */
     void (*on_damage)(PyObject *store, struct cog_object *object);
 };
 
@@ -101,15 +102,39 @@ static PyObject *entry_from_bytes(PyObject *Py_UNUSED(cls), PyTypeObject *defini
     return open_entry(state, self, count > 1 ? args[1] : Py_None);
 }
 
-/* A range through the Python function; called with or without the GIL. */
+/* Is the range in the kept end of the container? Copies it. */
+static bool read_tail(const struct py_entry *self, uint64_t offset, void *out, size_t size)
+{
+    if (self->tail == NULL) {
+        return false;
+    }
+    uint64_t start = self->own_source.size - (uint64_t)PyBytes_GET_SIZE(self->tail);
+
+    if (offset < start) {
+        return false;
+    }
+    memcpy(out, PyBytes_AS_STRING(self->tail) + (size_t)(offset - start), size);
+    return true;
+}
+
+/*
+ * A range through the Python function; called with or without the GIL. The end, which is read
+ * first, is kept: the document lies there, and to ask a server for it again would cost a request.
+ */
 static enum cog_status read_through(void *context, uint64_t offset, void *out, size_t size,
                                     struct cog_error *err)
 {
+    struct py_entry *self = context;
     PyGILState_STATE gil = PyGILState_Ensure();
-    PyObject *answer = PyObject_CallFunction(context, "KK", (unsigned long long)offset,
-                                             (unsigned long long)size);
     enum cog_status status = COG_ERR_IO;
     Py_buffer view;
+
+    if (read_tail(self, offset, out, size)) {
+        PyGILState_Release(gil);
+        return COG_OK;
+    }
+    PyObject *answer = PyObject_CallFunction(self->keep, "KK", (unsigned long long)offset,
+                                             (unsigned long long)size);
 
     if (answer != NULL && PyObject_GetBuffer(answer, &view, PyBUF_SIMPLE) == 0) {
         if ((size_t)view.len == size) {
@@ -122,6 +147,12 @@ static enum cog_status read_through(void *context, uint64_t offset, void *out, s
         PyBuffer_Release(&view);
     }
     Py_XDECREF(answer);
+    if (status == COG_OK && self->tail == NULL && offset + size == self->own_source.size) {
+        self->tail = PyBytes_FromStringAndSize(out, (Py_ssize_t)size);
+        if (self->tail == NULL) {
+            status = COG_ERR_NOMEM;
+        }
+    }
     PyGILState_Release(gil); /* an exception stays set in this thread: see cog_py_raise_entry() */
     return status;
 }
@@ -150,9 +181,7 @@ static PyObject *entry_from_reader(PyObject *Py_UNUSED(cls), PyTypeObject *defin
         return NULL;
     }
     self->keep = Py_NewRef(args[1]);
-    self->own_source = (struct cog_source){.context = self->keep,
-                                           .size = size,
-                                           .read = read_through};
+    self->own_source = (struct cog_source){.context = self, .size = size, .read = read_through};
     self->source = &self->own_source;
     return open_entry(state, self, count > 2 ? args[2] : Py_None);
 }
@@ -203,6 +232,7 @@ static void entry_dealloc(PyObject *object)
     }
     Py_XDECREF(self->keep);
     Py_XDECREF(self->meta);
+    Py_XDECREF(self->tail);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -421,16 +451,21 @@ struct cog_object *cog_py_entry_object(PyObject *object)
     return entry_of(object)->object;
 }
 
+/* What every load of this entry starts from. */
+static struct cog_load load_of(const struct py_entry *self)
+{
+    return (struct cog_load){.entry = self->entry,
+                             .source = self->source,
+                             .object = self->object,
+                             .image = self->image,
+                             .no_lending = self->pinned,
+                             .lent = self->lent};
+}
+
 int cog_py_entry_load(PyObject *object, enum cog_value_mode mode, struct cog_load *load)
 {
-    struct py_entry *self = entry_of(object);
-
-    *load = (struct cog_load){.entry = self->entry,
-                              .source = self->source,
-                              .object = self->object,
-                              .image = self->image,
-                              .mode = mode,
-                              .no_lending = self->pinned};
+    *load = load_of(entry_of(object));
+    load->mode = mode;
     return refuse_lent(object, "value");
 }
 
@@ -559,12 +594,8 @@ static PyObject *entry_value(PyObject *object, PyObject *args, PyObject *kwargs)
 
 static PyObject *entry_check(PyObject *object, PyObject *numbers)
 {
-    struct cog_load load;
+    struct cog_load load = load_of(entry_of(object));
     struct cog_error err = {0};
-
-    if (cog_py_entry_load(object, COG_MODE_VIEW, &load) < 0) {
-        return NULL;
-    }
     enum cog_status status = cog_parts_check(&load, numbers, &err);
 
     if (status != COG_OK) {
@@ -575,13 +606,9 @@ static PyObject *entry_check(PyObject *object, PyObject *numbers)
 
 static PyObject *entry_fetch(PyObject *object, PyObject *numbers)
 {
-    struct cog_load load;
+    struct cog_load load = load_of(entry_of(object));
     struct cog_error err = {0};
     enum cog_status status = COG_OK;
-
-    if (cog_py_entry_load(object, COG_MODE_VIEW, &load) < 0) {
-        return NULL;
-    }
     PyObject *list = cog_parts_fetch(&load, numbers, &status, &err);
 
     return list != NULL ? list : fail(object, status, NULL, &err);

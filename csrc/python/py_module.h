@@ -15,29 +15,34 @@
 
 /* Every object the module holds on to: X(C type, name). All are NULL until their adder sets them.
  */
-#define COG_PY_STATE(X)                                                            \
-    X(PyTypeObject, channel_type)                                                  \
-    X(PyTypeObject, store_type)                                                    \
-    X(PyTypeObject, listed_type)                                                   \
-    X(PyObject, str_set_result)                                                    \
-    X(PyObject, str_set_exception)                                                 \
-    X(PyTypeObject, memory_type)                                                   \
-    X(PyTypeObject, draft_type)                                                    \
-    X(PyTypeObject, image_type)                                                    \
-    X(PyTypeObject, entry_type)                                                    \
-    X(PyTypeObject, part_info_type)                                                \
-    X(PyObject, damaged_error)                                                     \
-    X(PyObject, foreign_error)                                                     \
-    X(PyObject, unsupported_error)                                                 \
-    X(PyObject, key_cache)       /* list of str or None */                         \
-    X(PyObject, dtypes)          /* stored name -> numpy.dtype */                  \
-    X(PyObject, dtype_names)     /* numpy.dtype -> stored name */                  \
-    X(PyObject, ndarray_type)    /* numpy's, once somebody imported it */          \
-    X(PyObject, frame_part_type) /* cogcache.codecs.FramePart */                   \
-    X(PyObject, hook_encode)     /* functions of cogcache.codecs, on first need */ \
-    X(PyObject, hook_decode)                                                       \
-    X(PyObject, hook_dtype_name)                                                   \
-    X(PyObject, hook_dtype_of)                                                     \
+#define COG_PY_STATE(X)            \
+    X(PyTypeObject, channel_type)  \
+    X(PyTypeObject, store_type)    \
+    X(PyTypeObject, listed_type)   \
+    X(PyObject, str_set_result)    \
+    X(PyObject, str_set_exception) \
+    COG_PY_VALUE_STATE(X)
+
+/* Of the value code; the hooks are functions and types of cogcache.codecs, on first need. */
+#define COG_PY_VALUE_STATE(X)                                          \
+    X(PyTypeObject, memory_type)                                       \
+    X(PyTypeObject, draft_type)                                        \
+    X(PyTypeObject, image_type)                                        \
+    X(PyTypeObject, entry_type)                                        \
+    X(PyTypeObject, part_info_type)                                    \
+    X(PyObject, damaged_error)                                         \
+    X(PyObject, foreign_error)                                         \
+    X(PyObject, unsupported_error)                                     \
+    X(PyObject, key_cache)    /* list of str or None */                \
+    X(PyObject, dtypes)       /* stored name -> numpy.dtype */         \
+    X(PyObject, dtype_names)  /* numpy.dtype -> stored name */         \
+    X(PyObject, ndarray_type) /* numpy's, once somebody imported it */ \
+    X(PyObject, frame_part_type)                                       \
+    X(PyObject, frame_ref_type)                                        \
+    X(PyObject, hook_encode)                                           \
+    X(PyObject, hook_decode)                                           \
+    X(PyObject, hook_dtype_name)                                       \
+    X(PyObject, hook_dtype_of)                                         \
     X(PyObject, hook_bundle) /* cogcache.frames.from_document */
 
 /* The module state; one per module object. Valid from exec until the module is freed. */

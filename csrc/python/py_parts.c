@@ -12,7 +12,6 @@ enum {
 
 struct wanted {
     uint32_t number;
-    size_t position; /* in the caller's order */
     struct cog_part part;
     unsigned char *out;
 };
@@ -40,11 +39,14 @@ static struct wanted *read_numbers(const struct cog_load *load, PyObject *number
             if (!PyErr_Occurred()) {
                 PyErr_Format(PyExc_IndexError, "no part %lu", number);
             }
+        } else if (load->lent && wanted[i].part.kind == COG_PART_ARRAY) {
+            PyErr_Format(PyExc_ValueError, "part %lu was given away as an array", number);
+        }
+        if (PyErr_Occurred()) {
             cog_free(wanted);
             wanted = NULL;
         } else {
             wanted[i].number = (uint32_t)number;
-            wanted[i].position = i;
         }
     }
     Py_DECREF(items);

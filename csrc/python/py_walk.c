@@ -821,7 +821,9 @@ static int walk_hooked(struct walk *walk, PyObject *value)
     } else {
         long ext = PyLong_AsLong(code);
 
-        if (ext < 0 || ext > 127) {
+        if (ext == COG_EXT_BUNDLE && walk->count > 0) {
+            result = refuse(walk, PyUnicode_FromString("frames inside a value; they are one"));
+        } else if (ext < 0 || ext > 127) {
             PyErr_SetString(PyExc_SystemError, "codecs.encode: no such extension code");
             result = -1;
         } else if (PyBytes_CheckExact(payload)) {
