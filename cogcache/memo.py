@@ -114,7 +114,10 @@ class DigestMemo:
         with self._lock:
             self._remember(key, digest)
             with contextlib.suppress(OSError):
-                self._append(record)
+                if self._append(record):
+                    return
+                self._remember(key, digest)  # the newest again, after what was just loaded
+                self._rewrite()
 
     # --- the file ------------------------------------------------------------------------------
 
@@ -181,27 +184,26 @@ class DigestMemo:
                 self._remember(key, digest[:length])
         self._read += whole
 
-    def _append(self, record: bytes) -> None:
+    def _append(self, record: bytes) -> bool:
+        """Append to the file as it is; False when it must be written anew."""
         try:
             fd = self._open(os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
-            self._rewrite()
-            return
+            return False
         try:
             size = os.fstat(fd).st_size - len(_MAGIC)
-            # A torn record would put all later ones out of step: then, as when it is full, start
-            # anew.
+            # A torn record would put all later ones out of step.
             if (
                 os.pread(fd, len(_MAGIC), 0) == _MAGIC
                 and size % _RECORD.size == 0
                 and size < 2 * self.max_records * _RECORD.size
             ):
                 os.write(fd, record)
-                return
+                return True
             self._load_from(fd)
         finally:
             os.close(fd)
-        self._rewrite()
+        return False
 
     def _rewrite(self) -> None:
         """Replace the file by the newest records that are known here."""
