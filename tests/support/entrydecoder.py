@@ -363,8 +363,8 @@ def compress(data: bytes) -> bytes:
     ).compress(data)
 
 
-def to_planes(values: Sequence[int]) -> tuple[int, bytes]:
-    width = (max(values, default=0).bit_length() + 7) // 8
+def to_planes(values: Sequence[int], least: int) -> tuple[int, bytes]:
+    width = max(least if values else 0, (max(values, default=0).bit_length() + 7) // 8)
     return width, bytes(value >> (8 * j) & 255 for j in range(width) for value in values)
 
 
@@ -379,8 +379,12 @@ def encode(
     extensions: Sequence[tuple[int, bytes]] = (),
     version: tuple[int, int] = (1, 0),
     features: int = 0,
+    widths: tuple[int, int, int] = (0, 0, 0),
 ) -> bytes:
-    """Write a container. Nothing is checked, so that tests can make what a writer would not."""
+    """Write a container. Nothing is checked, so that tests can make what a writer would not.
+
+    ``widths`` = the least widths of raw lengths, stored lengths and lookup order.
+    """
     out = bytearray(HEAD_MAGIC + struct.pack("<Q", token) + xxhash.xxh3_128_digest(key))
     formats: list[Format] = []
     sums: list[int] = []
@@ -394,7 +398,7 @@ def encode(
             if not draft.format.implied:
                 listed.append(len(piece))
             out += piece
-    index = encode_index(key, parts, meta, formats, sums, listed, extensions)
+    index = encode_index(key, parts, meta, formats, sums, listed, extensions, widths)
     stored = index
     if index_codec == ZSTD:
         stored = zstandard.ZstdCompressor(level=3).compress(index)
@@ -423,6 +427,7 @@ def encode_index(
     sums: Sequence[int],
     listed: Sequence[int],
     extensions: Sequence[tuple[int, bytes]],
+    widths: tuple[int, int, int],
 ) -> bytes:
     shared, names, before = [], [], b""
     for draft in parts:
@@ -434,9 +439,11 @@ def encode_index(
         before = draft.name
     ranks = [(draft.kind, len(draft.name), draft.name) for draft in parts]
     order = sorted(range(len(parts)), key=lambda number: ranks[number])
-    w_order, order_planes = (0, b"") if order == sorted(order) else to_planes(order)
-    w_raw, raw_planes = to_planes([len(draft.data) for draft in parts])
-    w_stored, listed_planes = to_planes(listed)
+    w_order, order_planes = (0, b"")
+    if order != sorted(order) or widths[2]:
+        w_order, order_planes = to_planes(order, widths[2])
+    w_raw, raw_planes = to_planes([len(draft.data) for draft in parts], widths[0])
+    w_stored, listed_planes = to_planes(listed, widths[1])
     suffixes = b"".join(names)
     return b"".join(
         (
