@@ -64,7 +64,7 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
     forget_in_child();
-    pthread_mutex_init(&all_lock, NULL);
+    pthread_mutex_unlock(&all_lock); /* taken by this very thread in before_fork */
 }
 
 static void fork_setup(void)
