@@ -9,7 +9,7 @@ itself; any other text is a raw key. So a manager takes ``key`` and ``str(key)``
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -170,14 +170,14 @@ class Key:
         origin: SourceRef | None,
         folded: dict[tuple[str | int, ...], bytes],
     ) -> None:
-        fill = object.__setattr__
-        fill(self, "profile", profile)
-        fill(self, "source", source)
-        fill(self, "artifact", artifact)
-        fill(self, "text", text)
-        fill(self, "encoded", encoded)
-        fill(self, "origin", origin)
-        fill(self, "_folded", folded)
+        # The slots themselves, since the instance refuses assignment.
+        _set_profile(self, profile)
+        _set_source(self, source)
+        _set_artifact(self, artifact)
+        _set_text(self, text)
+        _set_encoded(self, encoded)
+        _set_origin(self, origin)
+        _set_folded(self, folded)
 
     @classmethod
     def parse(cls, text: str) -> Key:
@@ -331,13 +331,19 @@ class Key:
         return _restore, (self.encoded, self.origin, self._folded)
 
 
+_set_profile, _set_source, _set_artifact, _set_text, _set_encoded, _set_origin, _set_folded = (
+    cast("Callable[[Key, object], None]", vars(Key)[name].__set__)
+    for name in ("profile", "source", "artifact", "text", "encoded", "origin", "_folded")
+)
+
+
 def _restore(
     encoded: bytes, origin: SourceRef | None, folded: dict[tuple[str | int, ...], bytes]
 ) -> Key:
     """Rebuild a pickled key: its encoding is checked again, the rest travels along."""
     key = Key.from_encoded(encoded)
-    object.__setattr__(key, "origin", origin)
-    object.__setattr__(key, "_folded", folded)
+    _set_origin(key, origin)
+    _set_folded(key, folded)
     return key
 
 

