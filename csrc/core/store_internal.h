@@ -86,10 +86,11 @@ struct cog_store {
     uint32_t root_uid, root_gid, uid;
     uint32_t block_size;
     bool table_less;
-    bool maps;              /* objects may be mapped */
-    bool writable;          /* opened for writing; constant */
-    _Atomic bool read_only; /* the last write was refused by the system; a put that succeeds clears it */
-    uint64_t limit;         /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */
+    bool maps;     /* objects may be mapped */
+    bool writable; /* opened for writing; constant */
+    /* the last write was refused by the system; a put that succeeds clears it */
+    _Atomic bool read_only;
+    uint64_t limit; /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */
     uint64_t fixed_bytes;
     uint64_t quarantine_bytes;
     _Atomic int64_t clock_offset_ms;

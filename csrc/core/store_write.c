@@ -381,9 +381,7 @@ static void count_refusal(struct cog_store *store, enum cog_status status)
 {
     struct cog_counters *counters = &store->counters;
     switch (status) {
-    case COG_OK:
-        atomic_store_explicit(&store->read_only, false, memory_order_relaxed);
-        break;
+    case COG_OK: atomic_store_explicit(&store->read_only, false, memory_order_relaxed); break;
     case COG_ERR_FULL: cog_count(&counters->refused_full, 1); break;
     case COG_ERR_TOO_LARGE: cog_count(&counters->refused_too_large, 1); break;
     case COG_ERR_BUSY: cog_count(&counters->refused_busy, 1); break;
@@ -586,8 +584,7 @@ enum cog_status cog_store_stream_commit(struct cog_put_stream *stream,
         stream_free(stream);
         return status;
     }
-    if (store->index != NULL &&
-        !cog_reservation_is_ours(&stream->draft.reservation)) {
+    if (store->index != NULL && !cog_reservation_is_ours(&stream->draft.reservation)) {
         status = cog_fail(err, COG_ERR_INVALID, 0, "this put belongs to the parent process");
     }
     if (status == COG_OK) {

@@ -26,10 +26,8 @@ bool cog_ext_is_nested(int8_t code)
     case COG_EXT_IMAGE:
     case COG_EXT_FRACTION:
     case COG_EXT_PATH:
-    case COG_EXT_BUNDLE:
-        return true;
-    default:
-        return false;
+    case COG_EXT_BUNDLE: return true;
+    default: return false;
     }
 }
 

@@ -40,14 +40,9 @@ PyObject *cog_py_raise_entry(struct cog_py_state *state, enum cog_status status,
         return NULL; /* a read function of Python's has said it better */
     }
     switch (status) {
-    case COG_ERR_NOMEM:
-        return PyErr_NoMemory();
-    case COG_ERR_DAMAGED:
-        PyErr_SetString(state->damaged_error, text);
-        return NULL;
-    case COG_ERR_FOREIGN:
-        PyErr_SetString(state->foreign_error, text);
-        return NULL;
+    case COG_ERR_NOMEM: return PyErr_NoMemory();
+    case COG_ERR_DAMAGED: PyErr_SetString(state->damaged_error, text); return NULL;
+    case COG_ERR_FOREIGN: PyErr_SetString(state->foreign_error, text); return NULL;
     case COG_ERR_UNSUPPORTED: {
         PyObject *arguments = Py_BuildValue("(ss)", reason != NULL ? reason : "unsupported-part",
                                             text);
@@ -59,9 +54,7 @@ PyObject *cog_py_raise_entry(struct cog_py_state *state, enum cog_status status,
         return NULL;
     }
     case COG_ERR_INVALID:
-    case COG_ERR_LIMIT:
-        PyErr_SetString(PyExc_ValueError, text);
-        return NULL;
+    case COG_ERR_LIMIT: PyErr_SetString(PyExc_ValueError, text); return NULL;
     default: {
         PyObject *arguments = Py_BuildValue("(is)",
                                             err != NULL && err->sys_errno ? err->sys_errno : EIO,

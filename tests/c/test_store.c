@@ -299,7 +299,8 @@ static enum cog_status stream_value(struct cog_store *store, const char *key,
     if (status != COG_OK) {
         return status;
     }
-    status = cog_entry_writer_new(key, strlen(key), 0, cog_store_stream_sink(stream), &writer, NULL);
+    status = cog_entry_writer_new(key, strlen(key), 0, cog_store_stream_sink(stream), &writer,
+                                  NULL);
     if (status == COG_OK) {
         status = cog_entry_part_begin(writer, COG_PART_BLOB, "0", 1, NULL, &number, NULL);
     }

@@ -71,7 +71,7 @@ static void zero_a_sector(const char *path)
 
 static void test_every_kind_of_damage_is_a_miss_and_is_set_aside(struct kit *kit)
 {
-    static void (*const spoils[])(const char *) = {flip_data,      flip_head,   flip_index,
+    static void (*const spoils[])(const char *) = {flip_data,      flip_head,      flip_index,
                                                    flip_footer,    cut_to_nothing, cut_the_end,
                                                    append_garbage, zero_a_sector};
     enum { KINDS = sizeof spoils / sizeof spoils[0] };

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from support_cache import DictTier
 
 from cogcache import CacheBackendRegistry, CacheManager, ConfigError
 from cogcache.backends.base import CacheBackend
+from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
 from cogcache.config import FilesystemCacheConfig, MemoryCacheConfig, StructuredFilesystemConfig
 from cogcache.testing import BackendConformance

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cogcache.backends.filesystem import FilesystemCacheBackend
 from support_cache import DictTier, a_video, filesystem_cache, filesystem_manager, manager_over
 
 from cogcache import (
@@ -25,6 +24,7 @@ from cogcache import (
     PipelineArtifactCache,
     VideoArtifacts,
 )
+from cogcache.backends.filesystem import FilesystemCacheBackend
 from cogcache.testing import FakeClock
 
 
