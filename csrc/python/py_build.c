@@ -13,13 +13,13 @@
 #include "python/py_memory.h"
 
 enum {
-    PREALLOCATE = 4096, /* items that a count is believed for in advance; the rest as they come */
-    SHORT_KEY = 32,     /* ASCII keys up to here are looked up among those of before */
+    GC_PAUSE = 16 << 10, /* bytes of a document from which on garbage collection waits */
+    SHORT_KEY = 32,      /* ASCII keys up to here are looked up among those of before */
 
     STACK_START = 16
 };
 
-enum build_kind { BUILD_LIST, BUILD_TUPLE, BUILD_DICT, BUILD_EXT };
+enum build_kind { BUILD_LIST, BUILD_TUPLE, BUILD_DICT };
 
 struct build_frame {
     enum build_kind kind;
@@ -35,6 +35,7 @@ struct build {
     struct cog_load *load; /* NULL: plain document */
     PyObject *owner, *frames;
     struct cog_mp_reader reader;
+    uint64_t items_left; /* that the document can still announce */
     struct build_frame *stack;
     size_t count, capacity;
 };
@@ -92,8 +93,31 @@ static PyObject *as_damage(const struct build *build)
 /* --- scalars -----------------------------------------------------------------------------------
  */
 
-static PyObject *build_str(const struct build *build, const unsigned char *data, size_t size)
+/* Are there only ASCII bytes? Sixteen at a time, which compilers turn into vector code. */
+static inline bool is_ascii(const unsigned char *data, size_t size)
 {
+    uint64_t seen = 0;
+    size_t i = 0;
+
+    for (; i + 16 <= size; i += 16) {
+        seen |= cog_load_le64(data + i) | cog_load_le64(data + i + 8);
+    }
+    for (; i < size; i++) {
+        seen |= data[i];
+    }
+    return (seen & UINT64_C(0x8080808080808080)) == 0;
+}
+
+static inline PyObject *build_str(const struct build *build, const unsigned char *data, size_t size)
+{
+    if (size > 1 && is_ascii(data, size)) {
+        PyObject *text = PyUnicode_New((Py_ssize_t)size, 127);
+
+        if (text != NULL) {
+            memcpy(PyUnicode_1BYTE_DATA(text), data, size);
+        }
+        return text;
+    }
     PyObject *text = PyUnicode_DecodeUTF8((const char *)data, (Py_ssize_t)size, NULL);
 
     return text != NULL ? text : as_damage(build);
@@ -106,28 +130,52 @@ static PyObject *build_surrogates(const struct build *build, const unsigned char
     return text != NULL ? text : as_damage(build);
 }
 
+/* The first and the last eight bytes, or all of a shorter text. Sizes 1 to 16 are known by them. */
+static inline void ends_of(const void *data, size_t size, uint64_t *head, uint64_t *tail)
+{
+    const unsigned char *bytes = data;
+
+    if (size >= 8) {
+        *head = cog_load_le64(bytes);
+        *tail = cog_load_le64(bytes + size - 8);
+    } else {
+        *head = size >= 4 ? cog_load_le32(bytes) : bytes[0];
+        *tail = size >= 4 ? cog_load_le32(bytes + size - 4)
+                          : (uint64_t)bytes[size / 2] << 8 | bytes[size - 1];
+    }
+}
+
+static inline bool is_text(PyObject *kept, const unsigned char *data, size_t size, uint64_t head,
+                           uint64_t tail)
+{
+    uint64_t kept_head, kept_tail;
+
+    if (kept == Py_None || (size_t)PyUnicode_GET_LENGTH(kept) != size) {
+        return false;
+    }
+    ends_of(PyUnicode_1BYTE_DATA(kept), size, &kept_head, &kept_tail);
+    return kept_head == head && kept_tail == tail &&
+           (size <= 16 || memcmp(PyUnicode_1BYTE_DATA(kept), data, size) == 0);
+}
+
 /*
  * Keys repeat, within a document and from one to the next: those that are short and ASCII are kept
  * in a small table, so that they are made and hashed once. A newcomer simply takes the place.
  */
-static PyObject *build_key(const struct build *build, const unsigned char *data, size_t size)
+static inline PyObject *build_key(const struct build *build, const unsigned char *data, size_t size)
 {
     PyObject *cache = build->state->key_cache;
-    uint64_t head = 0, tail = 0;
+    uint64_t head, tail;
 
     if (size == 0 || size > SHORT_KEY) {
         return build_str(build, data, size);
     }
-    size_t width = size < 8 ? size : 8;
-
-    memcpy(&head, data, width);
-    memcpy(&tail, data + size - width, width);
+    ends_of(data, size, &head, &tail);
     uint64_t mix = (head ^ (tail << 7) ^ (tail >> 57) ^ size) * UINT64_C(0x9E3779B97F4A7C15);
     Py_ssize_t slot = (Py_ssize_t)(mix >> 32 & (COG_KEY_CACHE - 1));
     PyObject *kept = PyList_GET_ITEM(cache, slot);
 
-    if (kept != Py_None && (size_t)PyUnicode_GET_LENGTH(kept) == size &&
-        memcmp(PyUnicode_DATA(kept), data, size) == 0) {
+    if (is_text(kept, data, size, head, tail)) {
         return Py_NewRef(kept);
     }
     PyObject *text = build_str(build, data, size);
@@ -137,6 +185,57 @@ static PyObject *build_key(const struct build *build, const unsigned char *data,
         Py_DECREF(kept);
     }
     return text;
+}
+
+/*
+ * The commonest tokens without the detour over a token: small ints, short texts, floats, None and
+ * bools. False: something else, for step(); nothing was read. `*value` NULL: an exception is set.
+ */
+static inline bool quick(struct build *build, bool as_key, PyObject **value)
+{
+    const unsigned char *at = build->reader.at;
+    size_t left = (size_t)(build->reader.end - at);
+    unsigned lead = left > 0 ? *at : 0xC1;
+    size_t head = 1, size;
+
+    if (lead < 0x80) {
+        *value = PyLong_FromLong((long)lead);
+        build->reader.at = at + 1;
+        return true;
+    }
+    if ((lead & 0xE0) == 0xA0) {
+        size = lead & 0x1F;
+    } else if (lead == 0xD9 && left > 1) {
+        size = at[1];
+        head = 2;
+    } else if (lead == 0xDA && left > 2) {
+        size = (size_t)at[1] << 8 | at[2];
+        head = 3;
+    } else if (lead == 0xCB && left >= 9) {
+        uint64_t bits = cog_load_be64(at + 1);
+        double real;
+
+        memcpy(&real, &bits, sizeof real);
+        *value = PyFloat_FromDouble(real);
+        build->reader.at = at + 9;
+        return true;
+    } else if (lead == 0xCD && left >= 3) {
+        *value = PyLong_FromLong((long)at[1] << 8 | at[2]);
+        build->reader.at = at + 3;
+        return true;
+    } else if (lead == 0xC0 || lead == 0xC2 || lead == 0xC3) {
+        *value = Py_NewRef(lead == 0xC0 ? Py_None : lead == 0xC2 ? Py_False : Py_True);
+        build->reader.at = at + 1;
+        return true;
+    } else {
+        return false;
+    }
+    if (size > left - head) {
+        return false;
+    }
+    *value = as_key ? build_key(build, at + head, size) : build_str(build, at + head, size);
+    build->reader.at = at + head + size;
+    return true;
 }
 
 /* --- arrays ------------------------------------------------------------------------------------
@@ -372,9 +471,6 @@ static PyObject *finish_ext(struct build *build, int ext, PyObject *payload)
     PyObject *value;
 
     switch (ext) {
-    case COG_EXT_TUPLE: /* of more items than are believed in advance */
-        value = PyList_CheckExact(payload) ? PyList_AsTuple(payload) : Py_NewRef(payload);
-        break;
     case COG_EXT_SET:
     case COG_EXT_FROZENSET: value = build_set(build, payload, ext); break;
     case COG_EXT_ARRAY: value = build_array(build, payload); break;
@@ -444,29 +540,31 @@ static int push(struct build *build, enum build_kind kind, int ext, uint32_t cou
         build->stack = more;
         build->capacity = wanted;
     }
+    /*
+     * Every item takes a byte: a document cannot announce more items than it has bytes, in all its
+     * containers together. So memory is taken for what can be there, at once and exactly.
+     */
+    uint64_t items = kind == BUILD_DICT ? 2 * (uint64_t)count : count;
+
+    if (items > build->items_left) {
+        (void)damaged(build, "more items announced than there are bytes");
+        return -1;
+    }
+    build->items_left -= items;
     struct build_frame frame = {.kind = kind, .ext = ext, .count = count, .outer_end = outer_end};
 
-    if (kind == BUILD_TUPLE && count > PREALLOCATE) {
-        frame.kind = BUILD_LIST;
-    }
-    if (frame.kind == BUILD_LIST) {
-        frame.object = PyList_New(count <= PREALLOCATE ? (Py_ssize_t)count : 0);
-    } else if (frame.kind == BUILD_TUPLE) {
+    if (kind == BUILD_LIST) {
+        frame.object = PyList_New((Py_ssize_t)count);
+    } else if (kind == BUILD_TUPLE) {
         frame.object = PyTuple_New((Py_ssize_t)count);
-    } else if (frame.kind == BUILD_DICT) {
+    } else {
         frame.object = PyDict_New();
     }
-    if (frame.object == NULL && frame.kind != BUILD_EXT) {
+    if (frame.object == NULL) {
         return -1;
     }
     build->stack[build->count++] = frame;
     return 0;
-}
-
-/* Does the innermost container have all it announced? */
-static bool is_full(const struct build_frame *frame)
-{
-    return frame->kind != BUILD_EXT && frame->done == frame->count;
 }
 
 /* The innermost container is full: take it off the stack, finished. NULL with an exception set. */
@@ -502,14 +600,7 @@ static int add(struct build *build, struct build_frame *frame, PyObject *value)
     }
     switch (frame->kind) {
     case BUILD_TUPLE: PyTuple_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value); return 0;
-    case BUILD_LIST:
-        if (frame->count <= PREALLOCATE) {
-            PyList_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value);
-            return 0;
-        }
-        result = PyList_Append(frame->object, value);
-        frame->done++;
-        break;
+    case BUILD_LIST: PyList_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value); return 0;
     case BUILD_DICT:
         if (frame->key == NULL) {
             frame->key = value;
@@ -521,10 +612,6 @@ static int add(struct build *build, struct build_frame *frame, PyObject *value)
         }
         Py_CLEAR(frame->key);
         frame->done++;
-        break;
-    case BUILD_EXT:
-        Py_XSETREF(frame->object, Py_NewRef(value));
-        frame->done = frame->count = 1;
         break;
     }
     Py_DECREF(value);
@@ -606,6 +693,46 @@ static void stop_at_metadata(struct build *build, struct build_frame *frame)
     }
 }
 
+/* Fill a list or tuple as far as quick() goes. */
+static int fill_items(struct build *build, struct build_frame *frame)
+{
+    PyObject *value;
+
+    while (frame->done < frame->count && quick(build, false, &value)) {
+        if (value == NULL) {
+            return -1;
+        }
+        if (frame->kind == BUILD_LIST) {
+            PyList_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value);
+        } else {
+            PyTuple_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value);
+        }
+    }
+    return 0;
+}
+
+/* Fill a map as far as quick() goes; a key may be left over, whose value is something else. */
+static int fill_pairs(struct build *build, struct build_frame *frame)
+{
+    PyObject *value;
+
+    while (frame->done < frame->count) {
+        if (frame->key == NULL && !quick(build, true, &frame->key)) {
+            return 0;
+        }
+        if (frame->key == NULL) {
+            return -1;
+        }
+        if (!quick(build, false, &value)) {
+            return 0;
+        }
+        if (value == NULL || add(build, frame, value) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *run(struct build *build)
 {
     PyObject *value = step(build, false);
@@ -617,11 +744,14 @@ static PyObject *run(struct build *build)
             if (add(build, frame, value) < 0) {
                 return NULL;
             }
-            stop_at_metadata(build, frame);
         } else if (PyErr_Occurred()) {
             return NULL;
         }
-        if (is_full(frame)) {
+        if ((frame->kind == BUILD_DICT ? fill_pairs(build, frame) : fill_items(build, frame)) < 0) {
+            return NULL;
+        }
+        stop_at_metadata(build, frame);
+        if (frame->done == frame->count) {
             value = pop(build);
             if (value == NULL) {
                 return NULL;
@@ -635,8 +765,13 @@ static PyObject *run(struct build *build)
 
 static PyObject *build_all(struct build *build)
 {
+    /* Thousands of new containers would set off collections that can find nothing. */
+    int collecting = build->items_left > GC_PAUSE ? PyGC_Disable() : 0;
     PyObject *value = run(build);
 
+    if (collecting) {
+        PyGC_Enable();
+    }
     while (build->count > 0) {
         drop_frame(&build->stack[--build->count]);
     }
@@ -686,6 +821,7 @@ PyObject *cog_load_build(struct cog_py_state *state, struct cog_load *load, PyOb
                           .load = load,
                           .owner = owner,
                           .frames = frames,
+                          .items_left = load->doc_size,
                           .reader = {load->doc, load->doc + load->doc_size}};
 
     return load_hooks(state) < 0 ? NULL : build_all(&build);
@@ -693,7 +829,9 @@ PyObject *cog_load_build(struct cog_py_state *state, struct cog_load *load, PyOb
 
 PyObject *cog_build_plain(struct cog_py_state *state, const void *data, size_t size)
 {
-    struct build build = {.state = state, .reader = {data, (const unsigned char *)data + size}};
+    struct build build = {.state = state,
+                          .items_left = size,
+                          .reader = {data, (const unsigned char *)data + size}};
 
     return build_all(&build);
 }
