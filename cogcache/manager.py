@@ -189,7 +189,9 @@ class CacheManager:
         encoded = self._encoded(key)
         if encoded is None:
             return Lookup(False, reason="bad-key")
-        found, reason = await self._find(encoded)
+        # Some frames or none: what is not asked for is not read.
+        some = options.get("frames", True) is not True
+        found, reason = await self._find(encoded, index_only=some)
         if found is None:
             self._count("misses")
             return Lookup(False, reason=reason)
