@@ -1,5 +1,83 @@
-"""The artifact cache for video and ML pipelines."""
+"""The artifact cache for video and ML pipelines.
+
+Three promises, in this order: never a wrong value, never in the way, always worth it. Start with
+``PipelineArtifactCache.open(directory)``; ``docs/`` has the five-minute start, how keys work and what is never cached.
+"""
+
+from cogcache._types import Duration, Lookup, StoreResult
+from cogcache.backends.base import CacheBackend, CacheBackendRegistry
+from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
+from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.codecs import register_type
+from cogcache.config import (
+    BackendConfig,
+    CacheConfig,
+    FilesystemCacheConfig,
+    MemoryCacheConfig,
+    S3CacheBackendConfig,
+    S3CacheConfig,
+    StructuredFilesystemConfig,
+)
+from cogcache.exceptions import (
+    ClosedError,
+    CogcacheError,
+    CogcacheWarning,
+    ConfigError,
+    IncompleteError,
+    KeyTypeError,
+    MissingExtraError,
+    RecursiveComputeError,
+    ValueTypeError,
+)
+from cogcache.explain import Explanation
+from cogcache.frames import Frames
+from cogcache.keys import Difference, Key, Keyframes, KeyParts
+from cogcache.manager import CacheManager
+from cogcache.pipeline import PipelineArtifactCache
+from cogcache.reader import Reader
+from cogcache.sources import SourceRef, file_digest
+from cogcache.video import VideoArtifacts, VideoCache
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "BackendConfig",
+    "CacheBackend",
+    "CacheBackendRegistry",
+    "CacheConfig",
+    "CacheManager",
+    "ClosedError",
+    "CogcacheError",
+    "CogcacheWarning",
+    "ConfigError",
+    "Difference",
+    "Duration",
+    "Explanation",
+    "FilesystemCacheBackend",
+    "FilesystemCacheConfig",
+    "Frames",
+    "IncompleteError",
+    "Key",
+    "KeyParts",
+    "KeyTypeError",
+    "Keyframes",
+    "Lookup",
+    "MemoryCacheBackend",
+    "MemoryCacheConfig",
+    "MissingExtraError",
+    "PipelineArtifactCache",
+    "Reader",
+    "RecursiveComputeError",
+    "S3CacheBackendConfig",
+    "S3CacheConfig",
+    "SourceRef",
+    "StoreResult",
+    "StructuredFilesystemBackend",
+    "StructuredFilesystemConfig",
+    "ValueTypeError",
+    "VideoArtifacts",
+    "VideoCache",
+    "__version__",
+    "file_digest",
+    "register_type",
+]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cogcache import _core
+from cogcache._inline import SyncFacade
 
 if TYPE_CHECKING:
     from cogcache.backends.base import CacheBackend
@@ -24,6 +25,7 @@ class Reader:
         created: Unix seconds of the write.
         parts: Names of all parts of the entry.
         part: Name of the part that ``read`` reads.
+        sync: The same methods, blocking.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Reader:
         self._entry = entry
         self._number = number
         self._inline: bytes | None = None
+        self.sync: Any = SyncFacade(self, lambda: tier.runs_inline)
         self.part = part
         self.size = size
         self.etag = f'"{entry.token:016x}-{part}"'

@@ -6,6 +6,7 @@
 #include "python/py_store.h"
 
 #include "core/fs.h"
+#include "core/pool.h"
 
 struct cog_py_state *cog_py_store_state(const struct cog_py_store *store)
 {
@@ -384,6 +385,7 @@ static PyObject *store_get_closed(PyObject *self, void *Py_UNUSED(closure))
 
 static PyObject *store_get_in_flight(PyObject *self, void *Py_UNUSED(closure))
 {
+    cog_pool_reap(); /* what has ended without anybody waiting for it is under way no more */
     return PyLong_FromSsize_t(((struct cog_py_store *)self)->in_flight);
 }
 

@@ -91,7 +91,7 @@ async def test_a_bad_key_is_an_error(
 
 
 async def test_a_megabyte_of_key_names_the_limit(manager: CacheManager) -> None:
-    with pytest.raises(ValueError, match="1000000.*65,?000"):
+    with pytest.raises(ValueError, match="65000.*1000000"):
         await manager.get("k" * 1_000_000)
     await manager.aclose()
 
