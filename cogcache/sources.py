@@ -199,36 +199,53 @@ def capture_place(
         return SourceRef(uri, kind, etag=etag, source_id=source_id, path=path, captured_ns=now)
     if place.uri is not None:
         return SourceRef(place.uri, "opaque", captured_ns=now)
-    for attempt in range(1, _ATTEMPTS + 1):
-        # Before the stat: a file that ages while we look was young when we saw it.
-        now = system.now_ns()
-        path, real, found = _settled_path(system, place)
-        if found is None:
-            return SourceRef(file_uri(real), "absent", path=path, captured_ns=now)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(
-                f"{file_uri(real)} is no regular file; pass source_id= to name what it stands for"
-            )
-        young = _tick_ns(system, real, found.st_mtime_ns, now)
-        digest = young_digest = None
+    attempts = _ATTEMPTS
+    while True:
+        attempts -= 1
         try:
-            if identity != "stat":
-                still_young = _tick_ns(system, real, found.st_ctime_ns, now) > 0
-                keeper = None if still_young else memo
-                digest = _digest(identity, system, real, found, keeper, may_read, beat)
-            elif young:
-                young_digest = sample_digest(system, real, found, beat)
+            ref, steady = _look(place, identity, memo, may_read, beat, system)
+        except SourceUnavailableError:
+            raise
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and attempt < _ATTEMPTS:
+            if attempts and isinstance(error, FileNotFoundError):
                 continue
             raise unavailable(error) from error
-        still = probe(system, path) if identity != "stat" or young else (real, found)
-        if still[0] == real and _same_file(found, still[1]):
-            break
-    assert found is not None
-    # A file that never holds still gets its last identity: `changed` will tell the difference.
-    return SourceRef(
-        file_uri(real),
+        # A file that never holds still gets its last identity: `changed` will tell the difference.
+        if steady or not attempts:
+            return ref
+
+
+def _look(
+    place: Place,
+    identity: Identity,
+    memo: DigestMemo | None,
+    may_read: bool,
+    beat: Beat,
+    system: System,
+) -> tuple[SourceRef, bool]:
+    """Identify what is at a path, once; also say whether it held still meanwhile."""
+    # Before the stat: a file that ages while we look was young when we saw it.
+    now = system.now_ns()
+    path, real, found = _settled_path(system, place)
+    uri = file_uri(real)
+    if found is None:
+        return SourceRef(uri, "absent", path=path, captured_ns=now), True
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{uri} is no regular file; pass source_id= to name what it stands for")
+    young = _tick_ns(system, real, found.st_mtime_ns, now)
+    digest = young_digest = None
+    if identity != "stat":
+        still_young = _tick_ns(system, real, found.st_ctime_ns, now) > 0
+        keeper = None if still_young else memo
+        digest = _digest(identity, system, real, found, keeper, may_read, beat)
+    elif young:
+        young_digest = sample_digest(system, real, found, beat)
+    steady = True
+    if identity != "stat" or young:
+        real_after, after = probe(system, path)
+        steady = real_after == real and _same_file(found, after)
+    ref = SourceRef(
+        uri,
         identity,
         found.st_size,
         found.st_mtime_ns,
@@ -239,6 +256,7 @@ def capture_place(
         young_ns=young,
         young_digest=young_digest,
     )
+    return ref, steady
 
 
 def _digest(

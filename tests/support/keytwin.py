@@ -1,6 +1,6 @@
 """Keys in plain Python, written from docs/keys.md alone: the oracle for the C core.
 
-Shares no code with the package but the digest function. Slow and short on purpose.
+Shares no code with the package. Slow and short on purpose.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from fractions import Fraction
 from math import inf, isfinite, isnan, nan
 from urllib.parse import unquote, unquote_to_bytes
 
-from cogcache._core import hash128
+from xxhash import xxh3_128_digest as hash128
 
 KEY_VERSION = 1
 
