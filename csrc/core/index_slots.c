@@ -55,6 +55,7 @@ void cog_index_sum(struct cog_index_file *file, struct cog_sum *sum)
         bound = uncounted_bound(file);
 #ifdef COG_SEED_BUG_TOTALS_FIRST
     cog_words64(file, COG_AT_SHARD(total, 0), sizeof total[0], COG_SHARDS, total);
+    file->fs->sleep_us(300); /* seeded bugs hold their window open, so that a short run meets it */
     sum->held = sum_held(file);
 #else
     sum->held = sum_held(file);
@@ -102,6 +103,7 @@ static void reap_slot(struct cog_index *index, struct cog_index_file *file, unsi
     reaping.length = (size_t)snprintf(reaping.prefix, sizeof reaping.prefix, "%u-", i);
 #ifdef COG_SEED_BUG_REAP_KEEP_TMP
     cog_word64_set(file, COG_AT_SLOT(held, i), 0);
+    file->fs->sleep_us(3000);
 #endif
     int failed = index->options.fs->list(index->options.root, "tmp", unlink_of_slot, &reaping);
     if (failed && failed != -ENOENT)
@@ -319,7 +321,9 @@ static void ensure_ceiling(struct cog_index_file *file, const struct cog_sum *su
     if (durable != UINT64_MAX && sum->moving <= durable)
         return;
     uint64_t most = limit > sum->fixed ? limit - sum->fixed : limit;
-    uint64_t next = add_saturated(sum->moving, limit / 64);
+    /* a small root is soon counted, and need not wait for syncs */
+    const uint64_t least_step = UINT64_C(16) << 20;
+    uint64_t next = add_saturated(sum->moving, limit / 64 > least_step ? limit / 64 : least_step);
     next = (file->map && next < most) ? next : most;
     next = next > sum->moving ? next : sum->moving;
     raise_ceiling_word(file, COG_AT_HEAD(ceiling), next);
@@ -469,6 +473,7 @@ static enum cog_status reserve_in(struct cog_index *index, struct cog_index_file
         if (sum.moving + sum.fixed + bytes > limit - cog_limit_margin(limit))
             seeded = MUST_EVICT;
         if (seeded == GRANTED) {
+            file->fs->sleep_us(300);
             held_add(file, bytes);
             return COG_OK;
         }

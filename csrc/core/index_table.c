@@ -434,7 +434,9 @@ enum cog_status cog_index_publish_begin(struct cog_index_lock *lock,
     cog_stamp_inside(lock); /* P7 */
     /* P8, before the rename: then `held` of the dead may be dropped without knowing how far they
      * came */
-#ifndef COG_SEED_BUG_TOTAL_LATE
+#ifdef COG_SEED_BUG_TOTAL_LATE
+    (void)charge;
+#else
     total_raise(lock, charge + COG_ROW_SHARE + COG_DIRECTORY_SLACK);
 #endif
     return COG_OK;

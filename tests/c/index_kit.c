@@ -414,7 +414,9 @@ int in_child(int (*body)(void *context), void *context)
     pid_t child = fork();
     REQUIRE(child >= 0);
     if (child == 0) {
-        _exit(body(context));
+        int code = body(context);
+        fflush(NULL);
+        _exit(code);
     }
     int status;
     REQUIRE(waitpid(child, &status, 0) == child);

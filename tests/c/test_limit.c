@@ -1,0 +1,352 @@
+/*
+ * The proof of the hard limit on real files: 8 processes put, overwrite, stream, delete and touch
+ * in one small root and are killed wherever they happen to be, while the truth is sampled.
+ *
+ * At every sample all of them are stopped, so that a walk over the directories is the truth of one
+ * instant: truth <= what may be granted   (I2, and truth of the whole root <= limit) sum of totals
+ * + held >= truth  (I5) and, when all have died and every shard was healed and every slot reaped:
+ * sum = truth, rows = files, no temp file, every file whole. Where a file system of our own can be
+ * mounted, its usage is watched continuously as well.
+ *
+ * Called without arguments it proves the product, and then that it can fail: its twins beside it,
+ * built with one seeded bug each (test_limit.<BUG>), must be caught. COG_LIMIT_SECONDS makes it run
+ * longer.
+ */
+#define _GNU_SOURCE 1
+
+#include "index_kit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+
+enum { WORKERS = 8, KEYS = 1500 };
+static const uint64_t limit = UINT64_C(32) << 20;
+
+struct counters { /* in memory shared with the workers */
+    _Atomic uint64_t puts, refused, deletes, streams, evictions, failures;
+};
+static struct counters *counters;
+
+struct proof {
+    struct root root;
+    bool own_mount;
+    bool posix, no_map;
+    uint64_t seconds;
+    bool until_caught; /* a twin: stop at the first violation */
+    pid_t workers[WORKERS];
+    uint64_t samples, kills, quick_samples;
+    uint64_t over, under; /* violations of I2 and I5 */
+    uint64_t most;        /* truth seen, in bytes */
+};
+
+static struct cog_index_options proof_options(const struct proof *proof)
+{
+    struct cog_index_options options = root_options(&proof->root);
+    options.limit = limit;
+    return options;
+}
+
+/* --- a worker --- */
+
+static uint64_t next_random(uint64_t *seed)
+{
+    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return *seed >> 24;
+}
+
+static size_t random_size(uint64_t *seed)
+{
+    uint64_t kind = next_random(seed) % 10, random = next_random(seed);
+    if (kind < 6) {
+        return (size_t)(random % 30000);
+    }
+    if (kind < 9) {
+        return (size_t)(random % 400000);
+    }
+    return (size_t)(random % (limit / 8 - 100000));
+}
+
+static _Noreturn void work(const struct proof *proof, uint64_t seed)
+{
+    struct cog_index_options options = proof_options(proof);
+    struct cog_index *index;
+    if (cog_index_open(&options, &index, NULL) != COG_OK) {
+        _exit(3);
+    }
+    for (;;) {
+        uint64_t key = next_random(&seed) % KEYS, what = next_random(&seed) % 20;
+        struct cog_digest digest;
+        enum cog_status status;
+        key_digest(key, &digest);
+        cog_index_touch(index, &digest);
+        if (what == 0) {
+            status = entry_delete(index, key);
+            atomic_fetch_add(&counters->deletes, status == COG_OK);
+        } else if (what < 4) {
+            status = entry_stream(index, key, random_size(&seed), 5);
+            atomic_fetch_add(&counters->streams, status == COG_OK);
+        } else {
+            status = entry_put(index, key, random_size(&seed));
+            atomic_fetch_add(&counters->puts, status == COG_OK);
+        }
+        atomic_fetch_add(&counters->refused, status == COG_ERR_BUSY || status == COG_ERR_FULL);
+        if (status != COG_OK && status != COG_ABSENT && status != COG_ERR_BUSY &&
+            status != COG_ERR_FULL) {
+            atomic_fetch_add(&counters->failures, 1);
+        }
+    }
+}
+
+static void start(struct proof *proof, unsigned i, uint64_t seed)
+{
+    pid_t parent = getpid();
+    fflush(NULL);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        if (getppid() != parent) {
+            _exit(0);
+        }
+        work(proof, seed * 977 + i);
+    }
+    proof->workers[i] = child;
+}
+
+static void kill_and_wait(struct proof *proof, unsigned i)
+{
+    int status;
+    REQUIRE(kill(proof->workers[i], SIGKILL) == 0);
+    REQUIRE(waitpid(proof->workers[i], &status, 0) == proof->workers[i]);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* nothing else has ended it */
+}
+
+/* --- sampling --- */
+
+static uint64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static void watch_usage(struct proof *proof, uint64_t until_us)
+{
+    while (now_us() < until_us) {
+        struct statvfs got;
+        if (!proof->own_mount) {
+            usleep(200);
+            continue;
+        }
+        REQUIRE(fstatvfs(proof->root.fd, &got) == 0);
+        uint64_t used = (uint64_t)(got.f_blocks - got.f_bfree) * got.f_frsize;
+        proof->quick_samples++;
+        proof->over += used > limit;
+        proof->most = used > proof->most ? used : proof->most;
+        sched_yield();
+    }
+}
+
+static void stop_all(struct proof *proof)
+{
+    int status;
+    for (unsigned i = 0; i < WORKERS; i++) {
+        REQUIRE(kill(proof->workers[i], SIGSTOP) == 0);
+    }
+    for (unsigned i = 0; i < WORKERS; i++) {
+        REQUIRE(waitpid(proof->workers[i], &status, WUNTRACED) == proof->workers[i]);
+        REQUIRE(WIFSTOPPED(status));
+    }
+}
+
+static void sample_stopped(struct proof *proof, struct cog_index *index)
+{
+    struct truth truth;
+    struct cog_sum sum;
+    struct cog_index_file *file = cog_index_enter(index);
+    REQUIRE(file != NULL);
+    cog_index_sum(file, &sum);
+    cog_index_leave(index);
+    root_truth(&proof->root, &truth, true);
+    proof->samples++;
+    proof->most = truth.all > proof->most ? truth.all : proof->most;
+    if (sum.unknown) {
+        proof->over += truth.all > limit;
+        return;
+    }
+    uint64_t grantable = limit - cog_limit_margin(limit) - sum.fixed;
+    bool over = truth.moving > grantable || truth.all > limit;
+    bool under = sum.held + sum.known < truth.moving;
+    proof->over += over;
+    proof->under += under;
+    CHECK_EQ(truth.torn, 0);
+    if ((over || under) && !proof->until_caught) {
+        fprintf(stderr, "    truth %llu (all %llu), grantable %llu, held %llu + totals %llu\n",
+                (unsigned long long)truth.moving, (unsigned long long)truth.all,
+                (unsigned long long)grantable, (unsigned long long)sum.held,
+                (unsigned long long)sum.known);
+    }
+}
+
+/* --- the proof --- */
+
+static void run(struct proof *proof)
+{
+    struct cog_index_options options = proof_options(proof);
+    struct cog_index *index = root_open(&proof->root, &options);
+    uint64_t seed = 4711 + (uint64_t)proof->posix * 2 + proof->no_map, round = 0;
+    while (cog_index_warm_up(index, COG_SHARDS, NULL) == COG_ERR_BUSY) {
+        continue;
+    }
+    for (unsigned i = 0; i < WORKERS; i++) {
+        start(proof, i, next_random(&seed));
+    }
+    uint64_t end_us = now_us() + proof->seconds * 1000000;
+    while (now_us() < end_us && !(proof->until_caught && proof->over + proof->under)) {
+        watch_usage(proof, now_us() + next_random(&seed) % 6000);
+        stop_all(proof);
+        sample_stopped(proof, index);
+        unsigned victims = (unsigned)(next_random(&seed) % 4);
+        for (unsigned v = 0; v < victims; v++) { /* where the stop has caught them */
+            unsigned i = (unsigned)(next_random(&seed) % WORKERS);
+            kill_and_wait(proof, i);
+            start(proof, i, next_random(&seed));
+            REQUIRE(kill(proof->workers[i], SIGSTOP) == 0);
+            int status;
+            REQUIRE(waitpid(proof->workers[i], &status, WUNTRACED) == proof->workers[i]);
+            proof->kills++;
+        }
+        /* the dead have left odd stamps and held bytes: still nothing may be missing */
+        if (round++ % 8 == 0) {
+            sample_stopped(proof, index);
+        }
+        for (unsigned i = 0; i < WORKERS; i++) {
+            REQUIRE(kill(proof->workers[i], SIGCONT) == 0);
+        }
+    }
+    for (unsigned i = 0; i < WORKERS; i++) {
+        kill_and_wait(proof, i);
+    }
+    const char *wrong = root_audit(&proof->root, index);
+    if (!proof->until_caught && !CHECK(wrong == NULL)) {
+        fprintf(stderr, "    at the end: %s\n", wrong);
+    }
+    struct truth truth;
+    root_truth(&proof->root, &truth, true);
+    CHECK_EQ(truth.torn, 0);
+    cog_index_close(index);
+}
+
+/* A file system of our own: of root's, or of a user namespace's. */
+static bool mount_own(const char *path)
+{
+    if (unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS)) {
+        return false;
+    }
+    return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+           mount("tmpfs", path, "tmpfs", 0, "size=512m") == 0;
+}
+
+static int prove(bool posix, bool no_map, uint64_t seconds, bool until_caught)
+{
+    static const char *const names[] = {"mapped", "by pread", "plain POSIX, mapped",
+                                        "plain POSIX, by pread"};
+    char parent[] = "/tmp/cog-limit-XXXXXX";
+    struct proof proof = {
+        .posix = posix, .no_map = no_map, .seconds = seconds, .until_caught = until_caught};
+    check_running = names[posix * 2 + no_map];
+    memset(counters, 0, sizeof *counters);
+    REQUIRE(mkdtemp(parent) != NULL);
+    proof.own_mount = mount_own(parent);
+    proof.root.fs = posix ? cog_fs_posix() : cog_fs_system();
+    proof.root.no_map = no_map;
+    root_make(&proof.root, parent);
+    run(&proof);
+    root_remove(&proof.root);
+    if (proof.own_mount) {
+        umount(parent);
+    }
+    rmdir(parent);
+    if (until_caught) {
+        return proof.over + proof.under ? 0 : 1; /* caught is what is wanted */
+    }
+    printf("%s: %llu puts, %llu streams, %llu deletes, %llu refused, %llu kills, %llu samples of "
+           "all stopped, %llu of "
+           "the usage%s, at most %.1f %% of the limit\n",
+           check_running, (unsigned long long)counters->puts, (unsigned long long)counters->streams,
+           (unsigned long long)counters->deletes, (unsigned long long)counters->refused,
+           (unsigned long long)proof.kills, (unsigned long long)proof.samples,
+           (unsigned long long)proof.quick_samples,
+           proof.own_mount ? "" : " (no file system of our own can be mounted here: not run)",
+           100.0 * (double)proof.most / (double)limit);
+    CHECK_EQ(proof.over, 0);
+    CHECK_EQ(proof.under, 0);
+    CHECK_EQ(counters->failures, 0);
+    CHECK(counters->puts > 50 && proof.kills > 10 && proof.samples > 20);
+    CHECK(proof.most > limit / 2); /* the limit was in play */
+    return atomic_load(&check_failures) ? 1 : 0;
+}
+
+struct arguments {
+    bool posix, no_map, until_caught;
+    uint64_t seconds;
+};
+
+static int prove_in_child(void *context)
+{
+    const struct arguments *given = context;
+    return prove(given->posix, given->no_map, given->seconds, given->until_caught);
+}
+
+/* A seeded bug: the twin ends as soon as it is caught, or admits after a while that it was not. */
+static void expect_caught(const char *self, const char *bug)
+{
+    char twin[600];
+    int status;
+    snprintf(twin, sizeof twin, "%s.%s", self, bug);
+    check_running = bug;
+    fflush(NULL);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        execl(twin, twin, "until-caught", (char *)NULL);
+        _exit(127);
+    }
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+int main(int count, char **arguments)
+{
+    const char *wish = getenv("COG_LIMIT_SECONDS");
+    uint64_t seconds = wish ? strtoull(wish, NULL, 10) : 2;
+    counters = mmap(NULL, sizeof *counters, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+                    0);
+    REQUIRE(counters != MAP_FAILED);
+    if (count > 1) {
+        return prove(false, false, 40, true);
+    }
+    for (unsigned mode = 0; mode < ROOT_MODES; mode++) {
+        struct arguments given = {.posix = mode / 2, .no_map = mode % 2, .seconds = seconds};
+        CHECK_EQ(in_child(prove_in_child, &given), 0);
+    }
+    static const char *const bugs[] = {"SUM_THEN_ADD", "TOTALS_FIRST", "TOTAL_LATE",
+                                       "REAP_KEEP_TMP", "SUB_FIRST"};
+    for (unsigned i = 0; i < sizeof bugs / sizeof *bugs; i++) {
+        expect_caught(arguments[0], bugs[i]);
+    }
+    return check_done();
+}
