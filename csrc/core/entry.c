@@ -338,6 +338,36 @@ struct cursor { /* where the pass over the parts stands */
     size_t name, suffix; /* in names and suffixes */
 };
 
+/*
+ * Names are short, and a call for each of them would cost more than all the rest of the pass.
+ * Behind every byte of the index and of the names lie SLACK more in the entry's block, so that
+ * short ones are copied and compared as words.
+ */
+enum { SLACK = 16 };
+
+static inline void copy_name(unsigned char *to, const unsigned char *from, size_t size)
+{
+    uint64_t words[SLACK / sizeof(uint64_t)];
+
+    if (size > SLACK) {
+        memcpy(to, from, size);
+        return;
+    }
+    memcpy(words, from, SLACK);
+    memcpy(to, words, SLACK);
+}
+
+static inline int compare_names(const unsigned char *a, const unsigned char *b, size_t size)
+{
+    uint64_t x, y;
+
+    if (size == 0 || size > sizeof x)
+        return size ? memcmp(a, b, size) : 0;
+    x = cog_load_be64(a) >> (64 - 8 * size);
+    y = cog_load_be64(b) >> (64 - 8 * size);
+    return (x > y) - (x < y);
+}
+
 /* Write out the name of part `i`: a prefix of the name before it and its own suffix. */
 static enum cog_status place_name(struct cog_entry *entry, struct cursor *cursor, size_t i,
                                   struct cog_error *err)
@@ -350,8 +380,8 @@ static enum cog_status place_name(struct cog_entry *entry, struct cursor *cursor
         return damaged(err, "a part name breaks a rule");
     if (entry->kind_of[i] == COG_PART_DOC && (shared + suffix != 0 || i + 1 != entry->parts))
         return damaged(err, "the document has a name or is not the last part");
-    memcpy(name, name - before, shared);
-    memcpy(name + shared, entry->suffixes + cursor->suffix, suffix);
+    copy_name(name, name - before, shared);
+    copy_name(name + shared, entry->suffixes + cursor->suffix, suffix);
     entry->places[i].name_at = (uint32_t)cursor->name;
     cursor->name += shared + suffix;
     cursor->suffix += suffix;
@@ -453,6 +483,18 @@ static int compare_part(const struct cog_entry *entry, uint32_t part, uint8_t ki
     return size ? memcmp(entry->names + entry->places[part].name_at, name, size) : 0;
 }
 
+static int compare_parts(const struct cog_entry *entry, uint32_t a, uint32_t b)
+{
+    size_t size = name_size(entry, a), other = name_size(entry, b);
+
+    if (entry->kind_of[a] != entry->kind_of[b])
+        return entry->kind_of[a] < entry->kind_of[b] ? -1 : 1;
+    if (size != other)
+        return size < other ? -1 : 1;
+    return compare_names(entry->names + entry->places[a].name_at,
+                         entry->names + entry->places[b].name_at, size);
+}
+
 /* Strictly increasing: so the order is a permutation and no two parts have one name. */
 static enum cog_status check_order(const struct cog_entry *entry, struct cog_error *err)
 {
@@ -462,9 +504,7 @@ static enum cog_status check_order(const struct cog_entry *entry, struct cog_err
         uint32_t part = part_at(entry, rank);
         if (part >= entry->parts)
             return damaged(err, "lookup order names a part that is not there");
-        if (rank > 0 &&
-            compare_part(entry, before, entry->kind_of[part],
-                         entry->names + entry->places[part].name_at, name_size(entry, part)) >= 0)
+        if (rank > 0 && compare_parts(entry, before, part) >= 0)
             return damaged(err, "lookup order is not increasing");
         before = part;
     }
@@ -478,7 +518,7 @@ static struct cog_entry *new_entry(const struct cog_entry *parsed, const unsigne
     size_t index_room = (index_size + 7) / 8 * 8;
     size_t places = ((size_t)parsed->parts + 1) * sizeof(struct place);
     size_t ends = (size_t)parsed->chunks * sizeof(uint64_t);
-    unsigned char *block = cog_alloc(sizeof *parsed + places + ends + index_room + names);
+    unsigned char *block = cog_alloc(sizeof *parsed + places + ends + index_room + names + SLACK);
     struct cog_entry *entry = (void *)block;
 
     if (!block)
