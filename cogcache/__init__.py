@@ -1,7 +1,8 @@
 """The artifact cache for video and ML pipelines.
 
 Three promises, in this order: never a wrong value, never in the way, always worth it. Start with
-``PipelineArtifactCache.open(directory)``; ``docs/`` has the five-minute start, how keys work and what is never cached.
+``PipelineArtifactCache.open(directory)``; ``docs/`` has the five-minute start, how keys work and
+what is never cached.
 """
 
 from cogcache._types import Duration, Lookup, StoreResult

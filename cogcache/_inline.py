@@ -160,4 +160,4 @@ class SyncFacade:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._run(self._target.aclose())
+        self._run(self._target.__aexit__(None, None, None))

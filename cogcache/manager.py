@@ -514,7 +514,9 @@ class CacheManager:
         """
         found: dict[str, dict[str, Any] | None] = {}
         for listed in reversed(
-            await self._each("list", lambda tier: tier.list_keys(pattern, include_metadata))
+            await self._each(
+                "list", lambda tier: tier.list_keys(pattern, include_metadata), failed=()
+            )
         ):
             found.update(listed)
         return sorted(found.items())

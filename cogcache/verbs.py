@@ -256,7 +256,7 @@ class ArtifactVerbs:
             executor=executor,
             finish=lambda value: self._bundled(request, value, channels),
         )
-        return _handed_out(value, load)
+        return _handed_out(artifact, value, load)
 
     async def explain(self, artifact: str, video_path: Source, /, **named: Any) -> Explanation:
         """Why an artifact is or is not there: each tier's answer, and what the nearest entries
@@ -413,6 +413,9 @@ class ArtifactVerbs:
         if not (source.settle() if is_inline() else await settle_async(source)):
             return self._refused(request.artifact.name, "source-changed")
         stamp = self._stamp(request) if stamp is None else stamp
+        tag = self._uri_tag(source)
+        if stamp < max(tier.tag_version(tag) for tier in self.cache.backends):
+            return self._refused(request.artifact.name, "tag-invalidated")  # since the miss
         meta: dict[int | str, Any] = {META_SOURCE: list(request.source.identity)}
         full = request.key.long_values
         if full:
@@ -426,7 +429,7 @@ class ArtifactVerbs:
             cost_seconds=cost_seconds,
             context=Context(
                 artifact=name,
-                tags=((self._uri_tag(request.source), stamp),),
+                tags=((tag, stamp),),
                 meta=meta,
                 source=request.source.uri_hash,
                 kind=_core.hash64(f"{self.profile or ''}\0{name}".encode("utf-8", "surrogatepass"))
@@ -461,7 +464,7 @@ class ArtifactVerbs:
             and len(value) == 2
         ):
             value = make_bundle(*value, channels=channels) if value[1] is not None else value[0]
-        return _handed_out(value, load)
+        return _handed_out(artifact, value, load)
 
     async def _latest_generation(self, source: SourceRef) -> SourceRef:
         """The newest identity of a URI that the cache has entries of; the given one if there are
@@ -569,11 +572,16 @@ def _load_options(
     return {}, lambda value: value
 
 
-def _handed_out(value: Any, load: Mapping[str, Any]) -> Any:
+def _handed_out(artifact: str, value: Any, load: Mapping[str, Any]) -> Any:
     """What the computing caller gets: for frames the decoded stored form, as every later caller."""
     if not isinstance(value, Bundle):
         return value
-    return value.decoded(bool(load.get("load_images", False)), load.get("frames"))
+    images = bool(load.get("load_images", artifact == "segment_frames"))
+    decoded = value.decoded(images, load.get("frames"))
+    if images and artifact == "segment_frames":
+        metadata, frames = decoded
+        return metadata, list(frames.values())
+    return decoded
 
 
 def _metadata_of(value: Any) -> Any:

@@ -354,7 +354,7 @@ class KeyPattern:
             raise ValueError("pattern must not be empty; use None or '*' for everything")
         self.exact: str | None = None
         self._everything = pattern is None or pattern == "*"
-        self._open_end = False
+        self._open_end = self._more = False
         self._segments: list[str] = []
         if pattern is None or self._everything:
             return
@@ -363,6 +363,7 @@ class KeyPattern:
             return
         body = pattern[:-1] if pattern.endswith("*") else pattern
         self._open_end = pattern.endswith("*")
+        self._more = pattern.endswith(":*")  # what lies under the segments, not they themselves
         self._segments = body.removesuffix(":").split(":")
         if any("*" in segment and segment != "*" for segment in self._segments):
             raise ValueError(
@@ -378,9 +379,8 @@ class KeyPattern:
         if self.exact is not None:
             return text == self.exact
         segments = text.split(":")
-        if len(segments) < len(self._segments) or (
-            not self._open_end and len(segments) != len(self._segments)
-        ):
+        least = len(self._segments) + self._more
+        if len(segments) < least or (not self._open_end and len(segments) > least):
             return False
         return all(want in ("*", got) for want, got in zip(self._segments, segments, strict=False))
 

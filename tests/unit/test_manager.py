@@ -335,7 +335,9 @@ async def test_an_error_goes_to_every_waiter_and_is_not_kept(manager: CacheManag
     async def fail() -> None:
         nonlocal calls
         calls += 1
-        await asyncio.sleep(0)
+        (flight,) = manager._flights._flights.values()
+        while flight.waiters < 8:
+            await asyncio.sleep(0)
         raise LookupError("no GPU")
 
     results = await asyncio.gather(
@@ -397,8 +399,9 @@ async def test_a_computation_that_cancels_itself_is_tried_again_by_a_follower(
     async def compute() -> int:
         nonlocal calls
         calls += 1
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        (flight,) = manager._flights._flights.values()
+        while calls == 1 and flight.waiters < 4:
+            await asyncio.sleep(0)
         if calls == 1:
             raise asyncio.CancelledError
         return calls
@@ -406,8 +409,8 @@ async def test_a_computation_that_cancels_itself_is_tried_again_by_a_follower(
     results = await asyncio.gather(
         *(manager.get_or_compute("key", compute) for _ in range(4)), return_exceptions=True
     )
-    assert isinstance(results[0], asyncio.CancelledError)
-    assert results[1:] == [2, 2, 2]
+    assert sum(isinstance(result, asyncio.CancelledError) for result in results) == 1
+    assert results.count(2) == 3
     await manager.aclose()
 
 

@@ -485,6 +485,8 @@ async def test_invalidating_a_video_forgets_every_generation_of_it(
     assert await cache.get_transcript(video) is None
     assert await cache.get_transcript(other) == {"of": "other"}
     assert await cache.invalidate_video(video) == 0
+    late = await cache.store("transcript", video, {"of": "before the second invalidation"})
+    assert (late.stored, late.reason) == (False, "tag-invalidated")
     await cache.set_transcript(video, {"of": "after"})
     assert await cache.get_transcript(video) == {"of": "after"}
 
@@ -709,3 +711,18 @@ async def test_unstorable_artifacts_are_returned(cache: PipelineArtifactCache, v
     assert got == {"model": open}
     with pytest.raises(TypeError, match=r"\$\.model"):
         await cache.set_transcript(video, {"model": open})
+
+
+async def test_computed_segment_frames_are_what_a_hit_gives(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    named: dict[str, Any] = {"segment_id": 1, "start_time": 0.0, "end_time": 6.0}
+    frames = [b"\xff\xd8\xff one", b"\xff\xd8\xff two"]
+
+    def compute() -> Any:
+        return {"timestamps": [0.0, 0.5]}, frames
+
+    cold = await cache.get_or_compute_segment_frames(video, compute, **named)
+    warm = await cache.get_or_compute_segment_frames(video, compute, **named)
+    generic = await cache.get_or_compute("segment_frames", video, compute, **named)
+    assert cold == warm == generic == ({"timestamps": [0.0, 0.5]}, frames)

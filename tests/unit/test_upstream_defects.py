@@ -163,7 +163,8 @@ async def test_d12_metadata_and_listing_are_there(manager: CacheManager) -> None
 
 
 async def test_d13_touching_or_copying_files_changes_no_life(tmp_path: Path) -> None:
-    manager = filesystem_manager(tmp_path / "cache")
+    config = FilesystemCacheConfig(tmp_path / "cache", max_size_mb=20)
+    manager = CacheManager(CacheConfig([config]))
     clock = FakeClock(manager)
     await manager.set("mortal", 1, ttl=100)
     await manager.set("immortal", 2, ttl=0)
@@ -276,6 +277,7 @@ async def test_d19_encoded_frames_are_never_encoded_again(
     assert frames["0"] == frames.encoded("0") == jpeg
 
 
+@pytest.mark.filterwarnings("ignore:serialization_format")
 async def test_d20_types_survive_every_tier(tmp_path: Path) -> None:
     value = {1: ("a", "b"), "1": b"bytes", "shared": [{"path": "x"}]}
     tiers: list[Any] = [
@@ -311,6 +313,7 @@ def test_d21_nothing_is_unpickled(tmp_path: Path) -> None:
     assert out.stdout.strip() == "{1: (b'x', 2.5), 'l': [None, {3}]}"
 
 
+@pytest.mark.filterwarnings("ignore:serialization_format")
 async def test_d21_the_format_setting_never_makes_entries_unreadable(tmp_path: Path) -> None:
     for written, read in (("pickle", "json"), ("json", "msgpack")):
         one = CacheManager(
