@@ -220,7 +220,7 @@ class Store:
 
     root: str
     closed: bool
-    in_flight: int  # operations under way
+    in_flight: int  # operations under way, without sweeps
     def __new__(
         cls,
         base_path: str | bytes,

@@ -80,6 +80,14 @@ def gate() -> Iterator[Gate]:
         assert _core.drain_pool(HANG_SECONDS)
 
 
+def settle() -> None:
+    """Wait until nothing runs in the pool, the background included."""
+    assert _core.drain_pool(HANG_SECONDS)
+    while (stats := _core.pool_stats())["running"] or stats["waiting"]:
+        os.sched_yield()
+    _core.drain_pool(0)
+
+
 def descriptors() -> int:
     """Open file descriptors of this process."""
     return len(os.listdir("/proc/self/fd")) - 1

@@ -228,7 +228,8 @@ class FilesystemCacheBackend(CacheBackend):
             return
         until = time.monotonic() + CLOSE_SECONDS
         # Operations of other event loops end in those loops, so there is nothing here to await.
-        while self._store.in_flight and time.monotonic() < until:  # noqa: ASYNC110
+        while self._store.in_flight and time.monotonic() < until:
+            _core.drain_pool(0)  # lets go of what ended and nobody waits for
             await asyncio.sleep(0.002)
 
     def _note_unavailable(self, error: OSError | None) -> str:

@@ -471,8 +471,10 @@ static PyObject *py_drain_pool(PyObject *Py_UNUSED(module), PyObject *argument)
     }
     until = monotonic_ns() + (int64_t)(seconds * 1e9);
     do { /* in short waits, so that Ctrl-C ends it at once */
+        int64_t left = (until - monotonic_ns()) / 1000000;
+
         Py_BEGIN_ALLOW_THREADS;
-        quiet = cog_pool_drain(50);
+        quiet = cog_pool_drain(left > 50 ? 50 : left > 0 ? (uint32_t)left : 0);
         Py_END_ALLOW_THREADS;
         if (PyErr_CheckSignals() < 0) {
             return NULL;

@@ -24,20 +24,14 @@ int cog_py_store_check(const struct cog_py_store *store)
     return 0;
 }
 
-/* Keep the handle open until store_leave(); what every parse() does last, and get_value() too. */
-int cog_py_store_enter(struct cog_py_store_job *job)
+void cog_py_store_hold(struct cog_py_store *store)
 {
-    job->store = (struct cog_py_store *)job->base.self;
-    if (cog_py_store_check(job->store) < 0) {
-        return -1;
-    }
-    job->store->in_flight++;
-    return 0;
+    store->users++;
 }
 
-void cog_py_store_leave(struct cog_py_store *store)
+void cog_py_store_drop(struct cog_py_store *store)
 {
-    if (--store->in_flight == 0 && store->closed) {
+    if (--store->users == 0 && store->closed) {
         struct cog_store *handle = store->handle;
 
         store->handle = NULL;
@@ -45,6 +39,23 @@ void cog_py_store_leave(struct cog_py_store *store)
         cog_store_close(handle);
         Py_END_ALLOW_THREADS;
     }
+}
+
+int cog_py_store_enter(struct cog_py_store_job *job)
+{
+    job->store = (struct cog_py_store *)job->base.self;
+    if (cog_py_store_check(job->store) < 0) {
+        return -1;
+    }
+    cog_py_store_hold(job->store);
+    job->store->in_flight += job->base.job.lane != COG_LANE_BACKGROUND;
+    return 0;
+}
+
+void cog_py_store_leave(struct cog_py_store_job *job)
+{
+    job->store->in_flight -= job->base.job.lane != COG_LANE_BACKGROUND;
+    cog_py_store_drop(job->store);
 }
 
 PyObject *cog_py_store_raise(const struct cog_py_store_job *job)
@@ -80,7 +91,7 @@ PyObject *cog_py_store_finish_truth(struct cog_py_job *base, bool *Py_UNUSED(aga
 
 void cog_py_store_release_none(struct cog_py_job *base)
 {
-    cog_py_store_leave(((struct cog_py_store_job *)base)->store);
+    cog_py_store_leave((struct cog_py_store_job *)base);
 }
 int cog_py_store_check_entry(PyObject *self, PyObject *entry)
 {
@@ -342,8 +353,8 @@ static PyObject *store_close(PyObject *self, PyObject *Py_UNUSED(none))
 
     if (!store->closed) {
         store->closed = true;
-        store->in_flight++;
-        cog_py_store_leave(store); /* closes the handle now, or lets the last operation do it */
+        cog_py_store_hold(store);
+        cog_py_store_drop(store); /* closes the handle now, or lets the last operation do it */
     }
     Py_RETURN_NONE;
 }
@@ -464,7 +475,8 @@ static PyMethodDef store_methods[] = {
 static PyGetSetDef store_members[] = {
     {"root", store_get_root, NULL, PyDoc_STR("Absolute path of base_path/v1."), NULL},
     {"closed", store_get_closed, NULL, PyDoc_STR("Whether close() was called."), NULL},
-    {"in_flight", store_get_in_flight, NULL, PyDoc_STR("Operations under way."), NULL},
+    {"in_flight", store_get_in_flight, NULL, PyDoc_STR("Operations under way, without sweeps."),
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -15,7 +15,8 @@ struct cog_py_store {
     PyObject_HEAD struct cog_store *handle; /* NULL once closed and left by all */
     PyObject *root;
     bool closed;
-    Py_ssize_t in_flight; /* operations between enter and leave; under the GIL */
+    Py_ssize_t users;     /* of the handle; under the GIL */
+    Py_ssize_t in_flight; /* operations under way that somebody may wait for */
     uint64_t value_hits;
     uint64_t value_misses;
     uint64_t value_slow;
@@ -31,11 +32,12 @@ struct cog_py_store_job {
 
 /* 0, or -1 with ClosedError set. */
 int cog_py_store_check(const struct cog_py_store *store);
-/* Keep the handle open from the end of parse() to the end of release(). 0, or -1 with ClosedError.
- */
+/* Keep the handle open meanwhile; the last one to leave a closed store closes it. */
+void cog_py_store_hold(struct cog_py_store *store);
+void cog_py_store_drop(struct cog_py_store *store);
+/* The same from the end of a parse() to the end of a release(). 0, or -1 with ClosedError set. */
 int cog_py_store_enter(struct cog_py_store_job *job);
-/* The counterpart; the last one out of a closed store closes the handle. */
-void cog_py_store_leave(struct cog_py_store *store);
+void cog_py_store_leave(struct cog_py_store_job *job);
 
 struct cog_py_state *cog_py_store_state(const struct cog_py_store *store);
 /* Set the exception for job->status; NULL. */

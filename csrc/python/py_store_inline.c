@@ -127,12 +127,12 @@ PyObject *cog_py_store_load_now(PyObject *self, PyObject *args, PyObject *kwargs
         return NULL;
     }
     load.max_bytes = options.max_bytes;
-    store->in_flight++;
+    cog_py_store_hold(store);
     value = load_inline(state, &load, options.entry, options.frames, slow);
     if (value == NULL && PyErr_ExceptionMatches(state->damaged_error)) {
         cog_py_store_report_damage(options.entry, &load);
     }
-    cog_py_store_leave(store);
+    cog_py_store_drop(store);
     cog_load_release(&load);
     return value;
 }
@@ -205,9 +205,9 @@ PyObject *cog_py_store_get_value(PyObject *self, PyObject *const *args, Py_ssize
     if (state == NULL || cog_py_store_check(store) < 0) {
         return NULL;
     }
-    store->in_flight++; /* building a value may run code that closes the store */
+    cog_py_store_hold(store); /* building a value may run code that closes the store */
     value = get_value(state, store, args[0], args[1], args[2]);
-    cog_py_store_leave(store);
+    cog_py_store_drop(store);
     return value;
 }
 
@@ -236,7 +236,7 @@ PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssiz
     }
     keys = PySequence_Tuple(args[0]);
     values = keys != NULL ? PyList_New(0) : NULL;
-    store->in_flight++;
+    cog_py_store_hold(store);
     for (Py_ssize_t i = 0; values != NULL && i < PyTuple_GET_SIZE(keys); i++) {
         PyObject *value = get_value(state, store, PyTuple_GET_ITEM(keys, i), args[1], args[2]);
 
@@ -248,7 +248,7 @@ PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssiz
             break;
         }
     }
-    cog_py_store_leave(store);
+    cog_py_store_drop(store);
     Py_XDECREF(keys);
     return values;
 }

@@ -82,7 +82,7 @@ static void list_release(struct cog_py_job *base)
     struct list_job *job = (struct list_job *)base;
 
     cog_free(job->found);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 const struct cog_py_operation cog_py_op_list_shard = {

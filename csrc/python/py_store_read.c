@@ -78,7 +78,7 @@ static void fetch_release(struct cog_py_job *base)
 
     cog_object_free(job->object);
     Py_DECREF(job->key);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 const struct cog_py_operation cog_py_op_fetch = {
@@ -110,7 +110,7 @@ static void digests_release(struct cog_py_job *base)
         cog_object_free(job->items[i].object);
     }
     PyMem_Free(job->items);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 static int digests_take(struct digests_job *job, PyObject *digests)
@@ -340,7 +340,7 @@ static void load_release(struct cog_py_job *base)
     cog_load_release(&job->load);
     Py_DECREF(job->frames);
     Py_DECREF(job->entry);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 const struct cog_py_operation cog_py_op_load = {
@@ -377,7 +377,7 @@ static void part_release(struct cog_py_job *base)
     cog_load_release(&job->load);
     Py_XDECREF(job->bytes);
     Py_DECREF(job->entry);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 static int read_part_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)

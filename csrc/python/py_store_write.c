@@ -26,7 +26,7 @@ static void put_release(struct cog_py_job *base)
         Py_DECREF(job->items[i].what);
     }
     PyMem_Free(job->items);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 /* Take the drafts and images of `whats` (new references in a tuple or list) into the job. */
@@ -213,7 +213,7 @@ static void key_release(struct cog_py_job *base)
     struct key_job *job = (struct key_job *)base;
 
     Py_DECREF(job->key);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 const struct cog_py_operation cog_py_op_delete = {
@@ -273,7 +273,7 @@ static void entries_release(struct cog_py_job *base)
 
     PyMem_Free(job->objects);
     Py_XDECREF(job->entries);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 static int entries_take(struct entries_job *job)
@@ -373,7 +373,7 @@ static void tags_release(struct cog_py_job *base)
 
     PyMem_Free(job->names);
     Py_DECREF(job->tags);
-    cog_py_store_leave(job->store.store);
+    cog_py_store_leave(&job->store);
 }
 
 static int tags_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
@@ -388,7 +388,7 @@ static int tags_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
     }
     job->tags = PySequence_List(tags);
     if (job->tags == NULL) {
-        cog_py_store_leave(job->store.store);
+        cog_py_store_leave(&job->store);
         return -1;
     }
     job->count = (size_t)PyList_GET_SIZE(job->tags);
