@@ -238,23 +238,23 @@ class Key:
 
     @property
     def long_values(self) -> dict[str, Any]:
-        """The values over 64 bytes in full, by name (those of the sub-map in a map ``params``); {}
-        after parsing.
+        """The values over 64 bytes in full, as the metadata of an entry keeps them; {} after
+        parsing.
 
-        An entry keeps them in its metadata, since the key has only their digests.
+        By name, those of the sub-map in a map ``params``. Text is itself; bytes, lists and maps are
+        their encoded items, which hold every type of value exactly.
         """
         values: dict[str, Any] = {}
         for steps, encoding in self._folded.items():
             at = values
             for step in steps[:-1]:
                 at = at.setdefault(cast("str", step), {})
-            at[cast("str", steps[-1])] = decode_value(encoding)
+            is_text = encoding[:1] == b"s"
+            at[cast("str", steps[-1])] = decode_value(encoding) if is_text else encoding
         return values
 
     def matches_long_values(self, stored: Mapping[str, Any]) -> bool:
-        """Whether values over 64 bytes, as an entry holds them, are those of this key where both
-        are known.
-        """
+        """Whether `long_values`, as an entry holds them, are those of this key where both know."""
         for steps, encoding in self._folded.items():
             at: Any = stored
             for step in steps:
@@ -262,7 +262,7 @@ class Key:
                     break
                 at = at[step]
             else:
-                if _core.encode_key_value(at) != encoding:
+                if (_core.encode_key_value(at) if isinstance(at, str) else at) != encoding:
                     return False
         return True
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from fractions import Fraction
 
 import pytest
 from support import keytwin
@@ -75,7 +76,7 @@ def test_a_long_value_is_in_the_key_as_digest_and_kept_beside_it():
     parsed = Key.parse(str(key))
 
     assert key.params["prompt"] == LongValue("s", keytwin.hash128(keytwin.item(prompt)), 1000)
-    assert key.long_values == {"prompt": prompt, "params": {"system": system}}
+    assert key.long_values == {"prompt": prompt, "params": {"system": keytwin.item(system)}}
     assert prompt[:20] not in str(key)
     assert f"prompt=~{key.params['prompt'].digest.hex()}+1000s" in str(key)
     assert parsed == key
@@ -130,7 +131,22 @@ def test_long_values_are_compared_where_both_sides_know_them():
     assert key.matches_long_values({"prompt": "x" * 100, "params": None})
     assert not key.matches_long_values({"prompt": "x" * 101})
     assert not key.matches_long_values({"params": {"p": "z" * 100}})
+    assert not key.matches_long_values({"params": {"p": b"y" * 100}})
+    assert not key.matches_long_values({"params": {"p": 5}})
     assert Key.parse(str(key)).matches_long_values({"prompt": "anything"})
+
+
+def test_long_values_of_every_type_can_be_kept_in_metadata():
+    value = [Fraction(1, 3), 10**30, math.nan, (1, None), {"a": b"x" * 70}]
+    key = Key("", SOURCE, "d", {"x": value, "params": {"y": {"z": value}}, "prompt": "é" * 50})
+    kept = _core.unpack(_core.pack(key.long_values))
+
+    assert kept == key.long_values
+    assert kept["prompt"] == "é" * 50
+    assert kept["x"] == keytwin.item(value)
+    assert key.matches_long_values(kept)
+    other = Key("", SOURCE, "d", {"x": [*value, 1]})
+    assert not other.matches_long_values(kept)
 
 
 def test_long_values_have_a_limit_that_is_named():
