@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import struct
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from cogcache.codecs import stored_form
@@ -82,6 +83,8 @@ def _same(here: Any, there: Any) -> bool:
     if isinstance(here, complex):
         left, right = (struct.pack("<dd", c.real, c.imag) for c in (here, there))
         return left == right
+    if isinstance(here, Decimal):
+        return here.as_tuple() == there.as_tuple()  # a signalling NaN must not be compared
     if isinstance(here, tuple):  # a key
         pairs = zip(here, there, strict=False)
         return len(here) == len(there) and all(
