@@ -489,7 +489,9 @@ static void count_hit(struct request *request, const struct cog_object *object)
 {
     struct cog_counters *counters = &request->store->counters;
     cog_count(&counters->hits, 1);
-    cog_count(&counters->read_bytes, object->stat.size);
+    if ((request->flags & COG_GET_INDEX_ONLY) == 0) { /* else only the end has been read */
+        cog_count(&counters->read_bytes, object->stat.size);
+    }
     if (nowait(request)) {
         cog_count(&counters->inline_hits, 1);
     }
