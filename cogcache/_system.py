@@ -135,11 +135,14 @@ class System:
         return mounts
 
     def is_remote(self, path: bytes) -> bool:
-        """Whether an absolute path without symlinks lies on a remote file system, by its name
-        alone.
+        """Whether an absolute path without symlinks lies on a remote file system, by its name.
+
+        True where mounts are unknown: the wider window for young files is the safe one.
         """
         mounts = self.mounts()
-        if not mounts or not any(mounts.values()):
+        if mounts is None:
+            return True
+        if not any(mounts.values()):
             return False
         at = path
         while at not in mounts:

@@ -366,8 +366,10 @@ async def capture_async(
             system=system,
         )
 
-    paths = [path for path in (place.path, place.literal) if path is not None]
-    if not any(system.may_block(path) for path in paths):
+    if not (
+        (place.path is not None and system.may_block(place.path))
+        or (place.literal is not None and system.may_block(place.literal))
+    ):
         try:
             return work(no_beat, may_read=False)
         except WouldReadError:

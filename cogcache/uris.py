@@ -74,7 +74,10 @@ def file_uri(path: bytes) -> str:
     """Return the URI of an absolute path: UTF-8 as it is; ``%``, controls and other bytes as
     %XX.
     """
-    return "file://" + path.decode("utf-8", "surrogateescape").translate(_UNSEEN_AND_PERCENT)
+    text = path.decode("utf-8", "surrogateescape")
+    if not (text.isascii() and text.isprintable() and "%" not in text):
+        text = text.translate(_UNSEEN_AND_PERCENT)
+    return "file://" + text
 
 
 def _mask(parameter: str) -> str:
@@ -128,22 +131,27 @@ def _absolute(path: bytes) -> bytes:
 def place_of(source: SourcePath) -> Place:
     """Tell what kind of place a source names.
 
-    A `pathlib.Path` is always a path. Text and bytes are a URI when they start like one:
-    ``file://``
-    with an empty host or ``localhost`` is a path, percent-decoded; all others are never opened.
+    A `pathlib.Path` is always a path. Text and bytes are a URI when they start like one. Then
+    ``file://`` with an empty host or ``localhost`` is a path, percent-decoded; all others are never
+    opened.
 
     Raises:
         TypeError: neither text, bytes nor a path.
         ValueError: empty, or NUL in it.
         FileNotFoundError: a relative path, and the working directory is gone.
     """
-    given: object = source
-    if not isinstance(given, str | bytes | os.PathLike):
-        name = type(given).__name__
-        raise TypeError(f"a source is a str, bytes, a path or a SourceRef, not {name}")
-    if isinstance(source, os.PathLike):
+    if isinstance(source, str):
+        if "://" not in source:
+            return Place(None, _absolute(os.fsencode(source)))
+        text = source
+    elif isinstance(source, bytes):
+        text = os.fsdecode(source)
+    else:
+        given: object = source
+        if not isinstance(given, os.PathLike):
+            name = type(given).__name__
+            raise TypeError(f"a source is a str, bytes, a path or a SourceRef, not {name}")
         return Place(None, _absolute(os.fsencode(source)))
-    text = os.fsdecode(source)
     match = _SCHEME.match(text)
     if match is None:
         return Place(None, _absolute(os.fsencode(source)))

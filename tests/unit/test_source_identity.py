@@ -893,4 +893,5 @@ def test_a_local_symlink_into_a_remote_file_system_may_block(tmp_path):
         blocks = system.may_block(os.fsencode(f"{tmp_path}/{name}"))
         assert blocks == (name == "share/../v"), name
     assert FakeSystem(None).may_block(b"/v")
+    assert FakeSystem(None).is_remote(b"/v")
     assert not FakeSystem(LOCAL).may_block(b"/v")
