@@ -2,6 +2,7 @@
  * vain. */
 #include "check.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include <zstd.h>
@@ -302,6 +303,40 @@ static void test_spare_contexts_are_used_again(void)
     cog_codec_free_spares();
 }
 
+/* A thread's share of the work: what it compresses it gets back, whoever had the context before. */
+static void *work(void *seed)
+{
+    enum { SIZE = 1000 };
+    unsigned char raw[SIZE], small[2 * SIZE], back[SIZE];
+
+    for (unsigned round = 0; round < 300; round++) {
+        struct cog_codec *mine;
+        size_t written;
+        memset(raw, (int)round, sizeof raw);
+        kit_noise(raw, 300, *(uint64_t *)seed + round);
+        REQUIRE(cog_codec_borrow(&mine) == COG_OK);
+        CHECK_EQ(cog_codec_compress(mine, 1, raw, SIZE, small, sizeof small, &written), COG_OK);
+        CHECK_EQ(cog_codec_expand(mine, small, written, back, SIZE), COG_OK);
+        CHECK(memcmp(raw, back, SIZE) == 0);
+        cog_codec_return(mine);
+    }
+    return NULL;
+}
+
+static void test_threads_share_the_spares(void)
+{
+    pthread_t threads[6];
+    uint64_t seeds[6];
+
+    for (size_t i = 0; i < 6; i++) {
+        seeds[i] = 1000 * i;
+        REQUIRE(pthread_create(&threads[i], NULL, work, &seeds[i]) == 0);
+    }
+    for (size_t i = 0; i < 6; i++)
+        REQUIRE(pthread_join(threads[i], NULL) == 0);
+    cog_codec_free_spares();
+}
+
 static void test_scratch_grows_and_is_not_hoarded(void)
 {
     struct cog_codec *borrowed;
@@ -344,6 +379,7 @@ int main(void)
     RUN(test_the_probe_sees_the_ends_and_the_middle);
     RUN(test_five_percent_is_the_line);
     RUN(test_spare_contexts_are_used_again);
+    RUN(test_threads_share_the_spares);
     RUN(test_scratch_grows_and_is_not_hoarded);
     cog_codec_free(codec);
     return check_done();

@@ -287,6 +287,22 @@ static void swap_chunks(const struct subject *subject, struct tally *tally)
     }
 }
 
+/* Bytes missing in the middle: a few, and whole chunks, as when a slice of a sliced copy was lost.
+ */
+static void lose_the_middle(const struct subject *subject, struct tally *tally)
+{
+    static const size_t lost[] = {1, 7, 64, 128};
+
+    for (size_t l = 0; l < sizeof lost / sizeof lost[0]; l++) {
+        for (size_t at = 0; at + lost[l] < subject->size; at += 3) {
+            restore(subject);
+            memmove(subject->scratch + at, subject->scratch + at + lost[l],
+                    subject->size - at - lost[l]);
+            judge_scratch(subject, subject->size - lost[l], tally);
+        }
+    }
+}
+
 /* All mixtures of head, data, index, slots and footer of two writes, where they have the same
  * lengths. */
 static void mix_two_writes(const struct subject *subject, struct tally *tally)
@@ -330,9 +346,9 @@ static void halves_of_two_writes(const struct subject *subject, struct tally *ta
 }
 
 typedef void (*damage)(const struct subject *subject, struct tally *tally);
-static const damage all_damage[] = {flip_every_byte, cut_everywhere,      append_garbage,
-                                    zero_sectors,    swap_blocks,         swap_chunks,
-                                    mix_two_writes,  halves_of_two_writes};
+static const damage all_damage[] = {flip_every_byte, cut_everywhere, append_garbage,
+                                    zero_sectors,    swap_blocks,    swap_chunks,
+                                    lose_the_middle, mix_two_writes, halves_of_two_writes};
 
 static struct tally campaign(const struct kit_api *api, enum kit_which which)
 {

@@ -113,6 +113,28 @@ static void test_chunks_are_full_but_the_last(void)
     }
 }
 
+/* C03: 50 MiB are exactly ten chunks, and a byte more is an eleventh of one byte. */
+static void test_fifty_mebibytes_are_ten_chunks(void)
+{
+    enum { SIZE = 52428800 };
+    unsigned char *data = calloc(1, SIZE + 1);
+
+    REQUIRE(data != NULL);
+    for (size_t more = 0; more < 2; more++) {
+        struct built built = one_part(COG_PART_BLOB, NULL, data, SIZE + more);
+        uint64_t offset, size;
+        uint32_t first, count;
+        CHECK_EQ(part_of(&built, 0).chunk_count, 10 + more);
+        CHECK_EQ(cog_entry_extent(built.entry, 0, SIZE - 1 + more, SIZE + more, &offset, &size,
+                                  &first, &count),
+                 COG_OK);
+        CHECK_EQ(first, 9 + more);
+        CHECK_EQ(size, more ? 1 : COG_CHUNK_DEFAULT);
+        release(&built);
+    }
+    free(data);
+}
+
 /* C37: the image depends on the bytes, not on how they arrived. */
 static void test_however_a_stream_arrives_the_image_is_the_same(void)
 {
@@ -472,6 +494,7 @@ int main(void)
     RUN(test_the_golden_container);
     RUN(test_every_write_has_its_own_token);
     RUN(test_chunks_are_full_but_the_last);
+    RUN(test_fifty_mebibytes_are_ten_chunks);
     RUN(test_however_a_stream_arrives_the_image_is_the_same);
     RUN(test_a_stream_needs_no_more_than_a_chunk_of_memory);
     RUN(test_arrays_are_cut_in_whole_rows);
