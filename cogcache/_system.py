@@ -35,6 +35,10 @@ class System:
     """The real machine."""
 
     def __init__(self) -> None:
+        # The variable keeps to what every POSIX system has, as the core does.
+        plain = os.environ.get("COGCACHE_PLAIN_POSIX", "0") not in ("", "0")
+        self._o_path: int | None = None if plain else getattr(os, "O_PATH", None)
+        self._preadv = None if plain else getattr(os, "preadv", None)
         self._mounts: dict[bytes, bool] | None = None
         self._mounts_read = -_MOUNTS_SECONDS
 
@@ -57,12 +61,11 @@ class System:
         Raises:
             OSError: the system cannot say (EACCES, EIO, ESTALE ...).
         """
-        o_path = getattr(os, "O_PATH", None)
-        if o_path is None:
+        if self._o_path is None:
             return self._probe_by_name(path)
         try:
             # Name and facts of one and the same file, in two calls instead of one per component.
-            fd = os.open(path, o_path | os.O_CLOEXEC)
+            fd = os.open(path, self._o_path | os.O_CLOEXEC)
         except OSError as error:
             if error.errno in _NOT_THERE:
                 return os.path.realpath(path), None
@@ -100,7 +103,11 @@ class System:
 
     def read(self, fd: int, room: memoryview, offset: int) -> int:
         """Read into ``room`` from ``offset``; returns the bytes read, 0 at the end."""
-        return os.preadv(fd, [room], offset)
+        if self._preadv is not None:
+            return int(self._preadv(fd, [room], offset))
+        data = os.pread(fd, len(room), offset)
+        room[: len(data)] = data
+        return len(data)
 
     # --- mounts --------------------------------------------------------------------------------
 

@@ -182,8 +182,15 @@ class SlowNames(FakeSystem):
         return self._probe_by_name(path)
 
 
-def test_names_are_found_without_the_help_of_linux_too(tmp_path):
-    video = make(tmp_path / "v.mp4")
+def test_names_and_digests_need_no_help_of_linux(tmp_path, monkeypatch):
+    video = make(tmp_path / "v.mp4", os.urandom(3_000_000))
+    monkeypatch.setenv("COGCACHE_PLAIN_POSIX", "1")
+    plain = FakeSystem()
+    monkeypatch.delattr(os, "O_PATH", raising=False)
+    monkeypatch.delattr(os, "preadv", raising=False)
+
+    for identity in ("stat", "content", "sampled", "sha256"):
+        assert capture(video, identity, system=plain) == capture(video, identity)
 
     assert capture(video, system=SlowNames()) == capture(video)
     assert capture(tmp_path / "none", system=SlowNames()) == capture(tmp_path / "none")
