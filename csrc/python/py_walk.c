@@ -25,7 +25,7 @@ struct walk_frame {
     enum walk_kind kind;
     bool counted;        /* one level of the user's value, not of our own framing */
     bool is_key;         /* a tuple used as key of a map: only key types below */
-    bool wrap;           /* the plain form of something else: not a step of the path */
+    bool wrap;           /* our plain form of an object: not a step of the path */
     PyObject *identity;  /* the user's object, to find cycles; owned */
     PyObject *container; /* what is iterated: identity itself or its plain form; owned */
     Py_ssize_t at;       /* next item; for dicts the position of PyDict_Next */
@@ -448,7 +448,7 @@ static void drop_frame(struct walk_frame *frame)
     cog_free(frame->starts);
 }
 
-static int check_nesting(const struct walk *walk, PyObject *identity)
+static int check_nesting(const struct walk *walk, PyObject *identity, bool counted)
 {
     for (size_t i = 0; i < walk->count; i++) {
         if (walk->stack[i].identity == identity) {
@@ -456,7 +456,7 @@ static int check_nesting(const struct walk *walk, PyObject *identity)
                                                      Py_TYPE(identity)->tp_name));
         }
     }
-    if (walk->depth >= walk->max_depth) {
+    if (counted && walk->depth >= walk->max_depth) {
         return refuse(walk, PyUnicode_FromFormat("nested more than %u deep", walk->max_depth));
     }
     return 0;
@@ -464,20 +464,28 @@ static int check_nesting(const struct walk *walk, PyObject *identity)
 
 /*
  * Begin a container: room for the ext head if `ext` is set, then the head of the array or map.
- * `container` is iterated, `identity` is what the user gave. Borrows both.
+ * `container` is iterated, `identity` is what the user gave; `wrap`: the former is our plain form
+ * of the latter. Borrows both.
  */
 static int push(struct walk *walk, enum walk_kind kind, PyObject *identity, PyObject *container,
-                int ext, bool counted)
+                int ext, bool wrap)
 {
-    if ((counted && check_nesting(walk, identity) < 0) ||
+    /* An object and its plain form are one level, whatever the form is. */
+    bool counted = wrap || walk->count == 0 || !walk->stack[walk->count - 1].wrap;
+
+    if (check_nesting(walk, identity, counted) < 0 ||
         grow((void **)&walk->stack, &walk->capacity, walk->count, sizeof *walk->stack) < 0) {
         return -1;
     }
     Py_ssize_t size = kind == WALK_DICT    ? PyDict_GET_SIZE(container)
                       : kind == WALK_TUPLE ? PyTuple_GET_SIZE(container)
                                            : PyList_GET_SIZE(container);
-    struct walk_frame frame = {
-        .kind = kind, .counted = counted, .size = size, .ext = ext, .ext_at = walk->doc->size};
+    struct walk_frame frame = {.kind = kind,
+                               .counted = counted,
+                               .wrap = wrap,
+                               .size = size,
+                               .ext = ext,
+                               .ext_at = walk->doc->size};
 
     if ((size_t)size > UINT32_MAX) {
         return refuse(walk, PyUnicode_FromString("more than 2**32 - 1 items"));
@@ -788,13 +796,13 @@ static int walk_frame_part(struct walk *walk, PyObject *value)
 static int walk_stand_in(struct walk *walk, PyObject *value, PyObject *plain)
 {
     if (PyList_CheckExact(plain)) {
-        return push(walk, WALK_LIST, value, plain, NO_EXT, true);
+        return push(walk, WALK_LIST, value, plain, NO_EXT, false);
     }
     if (PyDict_CheckExact(plain)) {
-        return push(walk, WALK_DICT, value, plain, NO_EXT, true);
+        return push(walk, WALK_DICT, value, plain, NO_EXT, false);
     }
     if (PyTuple_CheckExact(plain)) {
-        return push(walk, WALK_TUPLE, value, plain, COG_EXT_TUPLE, true);
+        return push(walk, WALK_TUPLE, value, plain, COG_EXT_TUPLE, false);
     }
     return walk_one(walk, plain);
 }
@@ -831,9 +839,6 @@ static int walk_hooked(struct walk *walk, PyObject *value)
                                       (size_t)PyBytes_GET_SIZE(payload)));
         } else if (PyList_CheckExact(payload)) {
             result = push(walk, WALK_LIST, value, payload, (int)ext, true);
-            if (result == 0) {
-                walk->stack[walk->count - 1].wrap = true;
-            }
         } else {
             PyErr_SetString(PyExc_SystemError, "codecs.encode: a payload is bytes or a list");
             result = -1;
@@ -923,7 +928,7 @@ static int walk_set(struct walk *walk, PyObject *value, int ext)
     if (items == NULL) {
         return -1;
     }
-    int result = push(walk, WALK_SET, value, items, ext, true);
+    int result = push(walk, WALK_SET, value, items, ext, false);
 
     Py_DECREF(items);
     return result;
@@ -944,10 +949,10 @@ static int walk_one(struct walk *walk, PyObject *value)
         return check(cog_mp_float(walk->doc, PyFloat_AS_DOUBLE(value)));
     }
     if (type == &PyDict_Type) {
-        return push(walk, WALK_DICT, value, value, NO_EXT, true);
+        return push(walk, WALK_DICT, value, value, NO_EXT, false);
     }
     if (type == &PyList_Type) {
-        return push(walk, WALK_LIST, value, value, NO_EXT, true);
+        return push(walk, WALK_LIST, value, value, NO_EXT, false);
     }
     if (value == Py_None) {
         return check(cog_mp_nil(walk->doc));
@@ -957,7 +962,7 @@ static int walk_one(struct walk *walk, PyObject *value)
     }
     if (type == &PyTuple_Type) {
         return push(walk, WALK_TUPLE, value, value, walk->draft != NULL ? COG_EXT_TUPLE : NO_EXT,
-                    true);
+                    false);
     }
     if (type == &PyBytes_Type) {
         return walk_bytes(walk, value);
@@ -1020,7 +1025,7 @@ static int walk_key(struct walk *walk, PyObject *key)
     if (!PyTuple_CheckExact(key) || walk->draft == NULL) {
         return refuse_key(walk, key);
     }
-    if (push(walk, WALK_TUPLE, key, key, COG_EXT_TUPLE, true) < 0) {
+    if (push(walk, WALK_TUPLE, key, key, COG_EXT_TUPLE, false) < 0) {
         return -1;
     }
     walk->stack[walk->count - 1].is_key = true;
