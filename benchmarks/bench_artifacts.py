@@ -1,0 +1,286 @@
+"""Hit and put of pipeline artifacts: cogcache beside plain files, aiofiles, diskcache and joblib.
+
+Run alone with ``python -m benchmarks.bench_artifacts``; ``--quick`` for a look, ``--write`` to
+replace the tables in ``docs/benchmarks.md`` and ``README.md``.
+
+How it measures, and why so: speed on one machine drifts by 10 to 20 % within minutes, and by far
+more where memory or the page cache is being taken back. Hence contenders take turns in short
+blocks inside one run, the order turning with every round, and **a ratio compares blocks of the
+same round**. Reported are medians over rounds, and the middle half of the ratios. Before each timed
+block the memory it will need is touched, and before each block of hits everything it will read is
+read once. Nothing is deleted while anything is timed. All of it is warm: hits come from the page
+cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import gc
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders import CONTENDERS, Contender
+from benchmarks.corpus import ARTIFACTS, Artifact, raw_size
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = 4096
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One contender at one operation on one artifact; seconds per operation, a block each."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median block."""
+        return statistics.median(self.seconds)
+
+    def against(self, other: Cell) -> tuple[float, float, float]:
+        """How many times slower than ``other``: lower quartile, median, upper quartile."""
+        ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        return low, middle, high
+
+
+Results = dict[tuple[str, str, str], Cell]  # (operation, artifact, contender)
+
+
+def same(expected: Any, got: Any) -> bool:
+    """Whether a contender gave back the value that was stored."""
+    if isinstance(expected, np.ndarray):
+        return got.dtype == expected.dtype and np.array_equal(expected, got)
+    if isinstance(expected, tuple):
+        return bool(got[0] == expected[0] and dict(got[1]) == expected[1])
+    return bool(expected == got)
+
+
+def touch_memory(size: int, scratch: Path) -> None:
+    """Make the pages that a block will need resident, for whoever comes next.
+
+    A virtual machine hands free memory back to its host; whoever touches it first pays several
+    times over. So as much memory and page cache is taken and let go before each block.
+    """
+    memory = np.empty(size, np.uint8)
+    memory[::PAGE] = 1
+    with open(scratch, "wb", buffering=0) as file:
+        file.write(memoryview(memory))
+        file.truncate(0)
+
+
+async def put_block(
+    contender: Contender, artifact: Artifact, value: Any, names: list[str]
+) -> float:
+    start = time.perf_counter()
+    for name in names:
+        await contender.put(artifact.kind, name, value)
+    return (time.perf_counter() - start) / len(names)
+
+
+async def hit_block(contender: Contender, artifact: Artifact, names: list[str]) -> float:
+    await contender.get(artifact.kind, names[0])  # reads it into the page cache, finds its code
+    start = time.perf_counter()
+    for name in names:
+        await contender.get(artifact.kind, name)
+    return (time.perf_counter() - start) / len(names)
+
+
+async def measure(artifact: Artifact, folder: Path, rounds: int) -> Results:
+    """All contenders on one artifact, block by block in turn."""
+    value = artifact.make()
+    size = raw_size(value)
+    contenders = [make(folder / f"c{number}") for number, make in enumerate(CONTENDERS)]
+    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    try:
+        for contender in contenders:
+            await contender.put(artifact.kind, "first", value)
+            if not same(value, await contender.get(artifact.kind, "first")):
+                raise RuntimeError(f"{contender.name} gave back another {artifact.name}")
+        for round_ in range(rounds):
+            turn = round_ % len(contenders)
+            order = contenders[turn:] + contenders[:turn]
+            names = [f"{round_}-{number}" for number in range(artifact.operations)]
+            for contender in order:
+                touch_memory(size * artifact.operations * 3 // 2, folder / "scratch")
+                taken["put", contender.name].append(
+                    await put_block(contender, artifact, value, names)
+                )
+            for contender in order:
+                touch_memory(size * 3 // 2, folder / "scratch")
+                repeated = ["first"] * artifact.operations
+                taken["hit", contender.name].append(await hit_block(contender, artifact, repeated))
+    finally:
+        for contender in contenders:
+            await contender.close()
+    return {
+        (operation, artifact.name, name): Cell(tuple(seconds))
+        for (operation, name), seconds in taken.items()
+    }
+
+
+async def measure_all(artifacts: Iterable[Artifact], folder: Path, quick: bool) -> Results:
+    results: Results = {}
+    for number, artifact in enumerate(artifacts):
+        rounds = min(3, artifact.rounds) if quick else artifact.rounds
+        print(f"  {artifact.name} ({rounds} rounds) ...", file=sys.stderr, flush=True)
+        gc.collect()
+        gc.disable()
+        try:
+            place = folder / f"a{number}"
+            place.mkdir()
+            results |= await measure(artifact, place, rounds)
+        finally:
+            gc.enable()
+    return results
+
+
+# --- what is printed ------------------------------------------------------------------------------
+
+
+def human_time(seconds: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * factor >= 1 or unit == "µs":
+            number = seconds * factor
+            return f"{number:.3g} {unit}" if number < 100 else f"{number:.0f} {unit}"
+    raise AssertionError("unreachable")
+
+
+def human_size(size: int) -> str:
+    for unit, factor in (("MB", 1e6), ("KB", 1e3)):
+        if size >= factor:
+            number = size / factor
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
+    return f"{size} B"
+
+
+def table(results: Results, operation: str, sizes: dict[str, int], spread: bool) -> str:
+    """A markdown table: the median time of each, and how many times slower than cogcache."""
+    names = [name for _, _, name in results]
+    peers = [name for name in dict.fromkeys(names) if name != "cogcache"]
+    lines = [
+        f"| {operation} | size | cogcache | " + " | ".join(peers) + " |",
+        "|---|--:|--:|" + "--:|" * len(peers),
+    ]
+    for artifact, size in sizes.items():
+        ours = results[operation, artifact, "cogcache"]
+        cells = []
+        for peer in peers:
+            cell = results[operation, artifact, peer]
+            low, middle, high = cell.against(ours)
+            ratio = f"{middle:.2g}x" if middle < 10 else f"{middle:.0f}x"
+            between = f", {low:.2g}-{high:.2g}" if spread else ""
+            cells.append(f"{human_time(cell.median)} ({ratio}{between})")
+        lines.append(
+            f"| {artifact} | {human_size(size)} | **{human_time(ours.median)}** | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def behind(results: Results) -> list[str]:
+    """Every cell in which a peer is faster than cogcache, in words."""
+    found = []
+    for (operation, artifact, name), cell in results.items():
+        ours = results[operation, artifact, "cogcache"]
+        middle = cell.against(ours)[1]
+        if name != "cogcache" and middle < 1:
+            found.append(f"{operation} of {artifact}: {name} takes {middle:.2f} of our time")
+    return found
+
+
+def machine(folder: Path) -> str:
+    """The machine and the day, in one paragraph."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} CPUs ({model}), {memory:.0f} GiB, {platform.system()} "
+        f"{platform.release()}, {file_system(folder)}, Python {platform.python_version()}, "
+        f"{datetime.datetime.now(datetime.UTC):%d %B %Y}"
+    )
+
+
+def file_system(folder: Path) -> str:
+    """Type of the file system that holds ``folder``, where the system tells."""
+    best, kind = -1, "file system not known"
+    try:
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            _, mount, type_, *_ = line.split()
+            if folder.resolve().is_relative_to(mount) and len(mount) > best:
+                best, kind = len(mount), type_
+    except OSError:
+        pass
+    return kind
+
+
+def replace_between(path: Path, text: str) -> None:
+    """Put ``text`` between the two marks in ``path``."""
+    page = path.read_text(encoding="utf-8")
+    before, found, rest = page.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise SystemExit(f"{path} has no lines {BEGIN} and {END} to write between")
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print; returns the exit status: 0, also where a peer is ahead."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="three rounds: a look, no result")
+    parser.add_argument("--only", metavar="TEXT", help="artifacts whose name contains this")
+    parser.add_argument("--dir", type=Path, help="where to write (default: build/, needs 10 GB)")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="replace the tables in README.md and docs/benchmarks.md",
+    )
+    options = parser.parse_args(arguments)
+    chosen = [a for a in ARTIFACTS if not options.only or options.only in a.name]
+    if not chosen:
+        parser.error(f"--only: no artifact has {options.only!r} in its name")
+    place = options.dir or ROOT / "build"
+    place.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(place).free < 10e9 and not options.quick:
+        parser.error(f"{place} has less than 10 GB free; name another place with --dir")
+    sizes = {artifact.name: raw_size(artifact.make()) for artifact in chosen}
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=place) as folder:
+        results = asyncio.run(measure_all(chosen, Path(folder), options.quick))
+        where = machine(Path(folder))
+    short = "\n\n".join(table(results, what, sizes, spread=False) for what in ("hit", "put"))
+    long = "\n\n".join(table(results, what, sizes, spread=True) for what in ("hit", "put"))
+    print(f"{where}\n\n{long}\n")
+    slower = behind(results)
+    print("\n".join(slower) if slower else "cogcache is ahead of every peer on every row")
+    if options.write:
+        replace_between(ROOT / "README.md", f"{short}\n\n{where}.")
+        replace_between(ROOT / "docs" / "benchmarks.md", f"{long}\n\nMeasured on: {where}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

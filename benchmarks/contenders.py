@@ -1,0 +1,254 @@
+"""cogcache and its peers, each behind the same three verbs, each in its best natural form.
+
+Every contender stores a Python value and gives the same value back:
+
+=============  ============================  =======================================  ============
+contender      documents                     keyframes                                arrays
+=============  ============================  =======================================  ============
+plain files    ``json`` text in a file       metadata as JSON, one file a picture     ``numpy.save``
+aiofiles       the same, awaited             the same, 64 files at a time             header, buffer
+diskcache      ``cache[key] = value``        one value                                one value
+joblib         ``dump`` and ``load``         one value                                one value
+=============  ============================  =======================================  ============
+
+The peers are spared what cogcache does: plain files, aiofiles and joblib write straight to the
+final name (a crash leaves half a file), none but cogcache checks a byte of what it reads, keeps a
+size limit (diskcache's is raised out of the way), compresses, or looks at the source video.
+cogcache is called as a pipeline calls it: its source is looked at and its key is made on every
+call, while the peers are handed a short ready-made name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiofiles
+import diskcache
+import joblib
+import numpy as np
+
+from benchmarks.corpus import Kind
+from cogcache import PipelineArtifactCache
+
+
+class Contender(Protocol):
+    """What the benchmark asks of each."""
+
+    name: str
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        """Store ``value`` under a name that is new."""
+
+    async def get(self, kind: Kind, key: str) -> Any:
+        """Return the value."""
+
+    async def close(self) -> None:
+        """Let go of files and threads."""
+
+
+class Cogcache:
+    """The artifact cache, through its public calls."""
+
+    name = "cogcache"
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir()
+        self._video = root / "video.mp4"
+        self._video.write_bytes(b"a video" * 1000)
+        self._cache = PipelineArtifactCache.open(root / "cache")
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        if kind == "document":
+            stored = await self._cache.set_transcript(self._video, value, model_size=key)
+        elif kind == "frames":
+            metadata, pictures = value
+            stored = await self._cache.set_keyframes(
+                self._video, metadata, pictures, params={"name": key}
+            )
+        else:
+            stored = await self._cache.set_embeddings(self._video, value, model_name=key)
+        if not stored:
+            raise RuntimeError(f"cogcache did not store {key}: {self._cache.get_cache_stats()}")
+
+    async def get(self, kind: Kind, key: str) -> Any:
+        if kind == "document":
+            return await self._cache.get_transcript(self._video, model_size=key)
+        if kind == "frames":
+            found = await self._cache.get_keyframes(
+                self._video, load_images=True, params={"name": key}
+            )
+            if found is None:
+                return None
+            metadata, frames = found
+            return metadata, dict(frames)  # every picture as bytes of its own, as the peers give
+        return await self._cache.get_embeddings(self._video, model_name=key)
+
+    async def close(self) -> None:
+        await self._cache.aclose()
+
+
+class PlainFiles:
+    """``open``, ``read``, ``write``: what a script does without any library."""
+
+    name = "plain files"
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir()
+        self._root = root
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        path = self._root / key
+        if kind == "document":
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(json.dumps(value, separators=(",", ":")))
+        elif kind == "frames":
+            metadata, pictures = value
+            path.mkdir()
+            with open(path / "metadata.json", "w", encoding="utf-8") as file:
+                file.write(json.dumps(metadata, separators=(",", ":")))
+            for number, picture in pictures.items():
+                with open(f"{path}/{number}.jpg", "wb", buffering=0) as file:
+                    file.write(picture)
+        else:
+            np.save(path.with_suffix(".npy"), value)
+
+    async def get(self, kind: Kind, key: str) -> Any:
+        path = self._root / key
+        if kind == "document":
+            with open(path, encoding="utf-8") as file:
+                return json.loads(file.read())
+        if kind == "frames":
+            with open(path / "metadata.json", encoding="utf-8") as file:
+                metadata = json.loads(file.read())
+            pictures = {}
+            for frame in metadata["keyframes"]:
+                number = str(frame["frame_id"])
+                with open(f"{path}/{number}.jpg", "rb", buffering=0) as file:
+                    pictures[number] = file.read()
+            return metadata, pictures
+        return np.load(path.with_suffix(".npy"))
+
+    async def close(self) -> None:
+        pass
+
+
+class AioFiles:
+    """Plain files without blocking the event loop."""
+
+    name = "aiofiles"
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir()
+        self._root = root
+        self._together = asyncio.Semaphore(64)
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        path = self._root / key
+        if kind == "document":
+            await self._write(path, json.dumps(value, separators=(",", ":")).encode())
+        elif kind == "frames":
+            metadata, pictures = value
+            path.mkdir()
+            data = json.dumps(metadata, separators=(",", ":")).encode()
+            await self._write(path / "metadata.json", data)
+            await self._all(
+                [
+                    lambda number=number, picture=picture: self._write(
+                        path / f"{number}.jpg", picture
+                    )
+                    for number, picture in pictures.items()
+                ]
+            )
+        else:
+            header = io.BytesIO()
+            described = np.lib.format.header_data_from_array_1_0(value)
+            np.lib.format.write_array_header_1_0(header, described)
+            async with aiofiles.open(path, "wb", buffering=0) as file:
+                await file.write(header.getvalue())
+                await file.write(memoryview(value).cast("B"))
+
+    async def get(self, kind: Kind, key: str) -> Any:
+        path = self._root / key
+        if kind == "document":
+            return json.loads(await self._read(path))
+        if kind == "frames":
+            metadata = json.loads(await self._read(path / "metadata.json"))
+            numbers = [str(frame["frame_id"]) for frame in metadata["keyframes"]]
+            pictures = await self._all(
+                [lambda number=number: self._read(path / f"{number}.jpg") for number in numbers]
+            )
+            return metadata, dict(zip(numbers, pictures, strict=True))
+        data = await self._read(path)
+        start = io.BytesIO(data[:256])
+        np.lib.format.read_magic(start)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(start)
+        return np.frombuffer(data, dtype, offset=start.tell()).reshape(shape)
+
+    async def _write(self, path: Path, data: bytes) -> None:
+        async with aiofiles.open(path, "wb", buffering=0) as file:
+            await file.write(data)
+
+    async def _read(self, path: Path) -> bytes:
+        async with aiofiles.open(path, "rb", buffering=0) as file:
+            return await file.read()
+
+    async def _all(self, calls: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+        async def one(call: Callable[[], Awaitable[Any]]) -> Any:
+            async with self._together:
+                return await call()
+
+        return await asyncio.gather(*(one(call) for call in calls))
+
+    async def close(self) -> None:
+        pass
+
+
+class DiskCache:
+    """diskcache: SQLite and files, values pickled."""
+
+    name = "diskcache"
+
+    def __init__(self, root: Path) -> None:
+        self._cache = diskcache.Cache(str(root), size_limit=2**40)
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        self._cache[key] = value
+
+    async def get(self, kind: Kind, key: str) -> Any:
+        return self._cache[key]
+
+    async def close(self) -> None:
+        self._cache.close()
+
+
+class Joblib:
+    """joblib: the files that ``joblib.Memory`` is made of, without its hashing of arguments."""
+
+    name = "joblib"
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir()
+        self._root = root
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        joblib.dump(value, self._root / key)
+
+    async def get(self, kind: Kind, key: str) -> Any:
+        return joblib.load(self._root / key)
+
+    async def close(self) -> None:
+        pass
+
+
+CONTENDERS: tuple[Callable[[Path], Contender], ...] = (
+    Cogcache,
+    PlainFiles,
+    AioFiles,
+    DiskCache,
+    Joblib,
+)
