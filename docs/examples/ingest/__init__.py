@@ -4,6 +4,6 @@
 ``stages``  the pipeline: keyframes, transcript, descriptions, embeddings; knows no cache.
 ``minilm``  all-MiniLM-L6-v2 in numpy, the model behind the embeddings.
 ``cached``  the same pipeline through cogcache: the part to read, and to copy.
-``story``   runs the cached pipeline under changing circumstances and says what happened.
-``report``  draws the contact sheet.
+``story``   runs the cached pipeline under changing circumstances.
+``watch``, ``terminal``, ``report``  measure it, print it, draw the contact sheet.
 """

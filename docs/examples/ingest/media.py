@@ -26,18 +26,20 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from ingest.files import NotAVideoError, check_file
+
 WIDTH, HEIGHT, FPS = 640, 360, 25
 RATE = 16_000  # of the recordings, samples per second
 GAP_SECONDS = 0.35  # between two sentences
 CLIPS = ("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")
 SENTENCES = ("0870", "0880", "0890", "0930")
+CREDIT = (
+    "Picture and sound were not recorded together: sentences of an audio book (Sense and "
+    "Sensibility, LibriVox) lie over three silent clips (bikes, carphone, Big Buck Bunny).",
+)
 VERSION = 1  # part of the file's name: raise it when the recipe changes
 
 Image = NDArray[np.uint8]
-
-
-class NotAVideoError(ValueError):
-    """The file cannot be read as a video; the message says why, for the person who named it."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,9 @@ def probe(path: Path) -> VideoInfo:
     """Look at a video without decoding it.
 
     Raises:
-        NotAVideoError: nothing there, not a file, not readable, no video, no picture track.
+        NotAVideoError: see ``check_file``; or no video, or no picture track.
     """
-    if not path.exists():
-        raise NotAVideoError(f"{path}: no such file")
-    if path.is_dir():
-        raise NotAVideoError(f"{path}: this is a directory; name one video file in it")
-    if not path.is_file():
-        raise NotAVideoError(f"{path}: not a regular file")
-    if not os.access(path, os.R_OK):
-        raise NotAVideoError(f"{path}: no permission to read it")
-    if path.stat().st_size == 0:
-        raise NotAVideoError(f"{path}: the file is empty")
+    check_file(path)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:

@@ -14,9 +14,10 @@ from html import escape
 
 @dataclass(frozen=True)
 class Shot:
-    """One keyframe: its time in seconds, its picture as JPEG and what was measured in it."""
+    """One keyframe: its id, its time in seconds, its JPEG and what was measured in it."""
 
-    seconds: float
+    frame: str
+    start: float
     jpeg: bytes
     text: str
 
@@ -105,13 +106,12 @@ def _findings(findings: Sequence[Finding]) -> str:
         found = finding.found
         if isinstance(found, Shot):
             shown = _picture(found) + f"<p>{escape(found.text)}</p>"
-            time = clock(found.seconds)
         else:
             shown = f"<blockquote>{escape(found.text)}</blockquote>"
-            time = clock(found.start)
+        measured = f"at {clock(found.start)}, similarity {finding.score:.2f}"
         items += (
             f"<article><h3>“{escape(finding.query)}”</h3>{shown}"
-            f'<p class="quiet">at {time}, similarity {finding.score:.2f}</p></article>'
+            f'<p class="quiet">{measured}</p></article>'
         )
     return (
         "<section><h2>Searched in the cached embeddings</h2>"
@@ -126,15 +126,15 @@ def _timeline(sheet: Sheet) -> str:
         band = f'<p class="speech"><span class="quiet">{times}</span> {escape(words.text)}</p>'
         events.append((words.start, 0, band))
     for shot in sheet.shots:
-        caption = f"<figcaption><b>{clock(shot.seconds)}</b> {escape(shot.text)}</figcaption>"
-        events.append((shot.seconds, 1, f"<figure>{_picture(shot)}{caption}</figure>"))
+        caption = f"<figcaption><b>{clock(shot.start)}</b> {escape(shot.text)}</figcaption>"
+        events.append((shot.start, 1, f"<figure>{_picture(shot)}{caption}</figure>"))
     events.sort(key=lambda event: event[:2])
     return '<div class="sheet">' + "\n".join(event[2] for event in events) + "</div>"
 
 
 def _picture(shot: Shot) -> str:
     data = base64.b64encode(shot.jpeg).decode("ascii")
-    return f'<img alt="keyframe at {clock(shot.seconds)}" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="keyframe at {clock(shot.start)}" src="data:image/jpeg;base64,{data}">'
 
 
 STYLE = """

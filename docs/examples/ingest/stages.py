@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import pocketsphinx
 
+from ingest.files import NotAVideoError
 from ingest.media import RATE, Image, read_sound
 from ingest.minilm import NAME as EMBEDDING_MODEL
 from ingest.minilm import MiniLM
@@ -36,13 +37,21 @@ JPEG_QUALITY = 95
 SPEECH_MODEL = f"pocketsphinx-{version('pocketsphinx')}-en-us"
 DESCRIPTION_MODEL = "measured-text-1"
 
+HONEST = (
+    "The transcript is by PocketSphinx, a small recogniser: about one word in four is wrong.",
+    "The descriptions are measurements put into sentences, not the work of a vision model.",
+)
+
 __all__ = [
     "DESCRIPTION_MODEL",
     "EMBEDDING_MODEL",
+    "HONEST",
     "SPEECH_MODEL",
     "describe",
     "embed",
+    "encode",
     "extract_keyframes",
+    "thumbnail",
     "transcribe",
 ]
 
@@ -52,8 +61,8 @@ __all__ = [
 
 def extract_keyframes(
     path: Path,
-    progress: Progress,
     *,
+    progress: Progress,
     threshold: float | None = None,
     fps: float | None = None,
     max_frames: int = 3000,
@@ -65,6 +74,9 @@ def extract_keyframes(
 
     Returns:
         The metadata, and the pictures by frame id (the number of the frame, as text).
+
+    Raises:
+        NotAVideoError: there is nothing to choose from.
     """
     chosen: list[dict[str, Any]] = []
     pictures: dict[str, bytes] = {}
@@ -88,6 +100,8 @@ def extract_keyframes(
         progress(number + 1, total)
         if len(chosen) == max_frames:
             break
+    if not chosen:
+        raise NotAVideoError(f"{path}: not one picture in it could be decoded")
     return {"keyframes": chosen, "total_keyframes": len(chosen)}, pictures
 
 
@@ -118,7 +132,7 @@ def _jpeg(image: Image) -> bytes:
 # --- transcript -----------------------------------------------------------------------------------
 
 
-def transcribe(path: Path, progress: Progress) -> dict[str, Any]:
+def transcribe(path: Path, *, progress: Progress) -> dict[str, Any]:
     """Recognise English speech, utterance by utterance.
 
     A video without a sound track, or without speech, gives an empty transcript: that is a result,
@@ -164,15 +178,15 @@ COLOURS = {
 
 
 def describe(
-    metadata: Mapping[str, Any], pictures: Mapping[str, bytes], progress: Progress
+    keyframes: Mapping[str, Any], pictures: Mapping[str, bytes], *, progress: Progress
 ) -> dict[str, Any]:
     """Measure every keyframe and put the measurements into a sentence."""
     cascades = Path(str(cv2.__file__)).parent / "data"
     faces = cv2.CascadeClassifier(str(cascades / "haarcascade_frontalface_default.xml"))
     descriptions: dict[str, str] = {}
     before: Image | None = None
-    keyframes = metadata["keyframes"]
-    for count, keyframe in enumerate(keyframes, start=1):
+    listed = keyframes["keyframes"]
+    for count, keyframe in enumerate(listed, start=1):
         frame_id = str(keyframe["frame_id"])
         image = cv2.imdecode(np.frombuffer(pictures[frame_id], np.uint8), cv2.IMREAD_COLOR)
         if image is None:
@@ -192,7 +206,7 @@ def describe(
         ]
         descriptions[frame_id] = " ".join(part for part in parts if part)
         before = small
-        progress(count, len(keyframes))
+        progress(count, len(listed))
     return {"descriptions": descriptions, "total_descriptions": len(descriptions)}
 
 
@@ -244,7 +258,7 @@ def _change(before: Image | None, small: Image) -> str:
 
 
 def embed(
-    descriptions: Mapping[str, Any], transcript: Mapping[str, Any], progress: Progress
+    descriptions: Mapping[str, Any], transcript: Mapping[str, Any], *, progress: Progress
 ) -> dict[str, Any]:
     """Turn every description and every spoken segment into a vector, for search.
 
@@ -256,3 +270,22 @@ def embed(
     texts += [segment["text"] for segment in transcript["segments"]]
     vectors = MiniLM().encode(texts, progress)
     return {"frames": frames, "segments": len(transcript["segments"]), "vectors": vectors}
+
+
+# --- for search and report ------------------------------------------------------------------------
+
+
+def encode(texts: list[str]) -> Any:
+    """Vectors of questions, to be compared with those of ``embed`` by inner product."""
+    return MiniLM().encode(texts)
+
+
+def thumbnail(jpeg: bytes) -> bytes:
+    """Make a picture small enough for a page with many."""
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if image is None or image.shape[1] <= 480:
+        return jpeg
+    height = max(1, round(image.shape[0] * 480 / image.shape[1]))
+    small = cv2.resize(image, (480, height), interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return bytes(data)
