@@ -1,4 +1,5 @@
-"""The example's story, told of a real file and a real cache with quick stages in place of the models.
+"""The example's story, told of a real file and a real cache with quick stages in place of the
+models.
 
 What is tested here is what the example promises of the cache; the models themselves run in
 ``make demo``, which checks itself, and in ``test_demo_stages.py``.

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cogcache.video import VideoCache
-
 from cogcache import Keyframes, PipelineArtifactCache
+from cogcache.video import VideoCache
 
 
 class Stages(Protocol):

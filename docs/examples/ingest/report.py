@@ -7,6 +7,7 @@ and the page forbids itself to load or run anything.
 from __future__ import annotations
 
 import base64
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -121,10 +122,13 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 def _timeline(sheet: Sheet) -> str:
     events: list[tuple[float, int, str]] = []
+    times_shown = sorted(shot.start for shot in sheet.shots)
     for words in sheet.speech:
         times = f"{clock(words.start)} to {clock(words.end)}"
         band = f'<p class="speech"><span class="quiet">{times}</span> {escape(words.text)}</p>'
-        events.append((words.start, 0, band))
+        # Above the picture that was on screen when it was said, so that no row is torn apart.
+        earlier = bisect_right(times_shown, words.start)
+        events.append((times_shown[earlier - 1] if earlier else words.start, 0, band))
     for shot in sheet.shots:
         caption = f"<figcaption><b>{clock(shot.start)}</b> {escape(shot.text)}</figcaption>"
         events.append((shot.start, 1, f"<figure>{_picture(shot)}{caption}</figure>"))

@@ -241,7 +241,7 @@ def _colours(small: Image) -> str:
     nearest = ((pixels - palette.astype(np.int32)) ** 2).sum(axis=2).argmin(axis=1)
     shares = np.bincount(nearest, minlength=len(names)) / len(nearest)
     largest = [i for i in np.argsort(-shares, kind="stable")[:4] if shares[i] >= 0.05]
-    return "Colours: " + ", ".join(f"{names[i]} {shares[i]:.0%}" for i in largest) + "."
+    return "Colours: " + ", ".join(f"{names[i]} {shares[i] * 100:.0f} %" for i in largest) + "."
 
 
 def _change(before: Image | None, small: Image) -> str:
@@ -250,8 +250,8 @@ def _change(before: Image | None, small: Image) -> str:
     share = float((cv2.absdiff(before, small).max(axis=2) > 25).mean())
     word = "Almost nothing" if share < 0.03 else "A little" if share < 0.2 else "Much"
     if share > 0.75:
-        return f"A new scene ({share:.0%} of the picture changed)."
-    return f"{word} moved since the keyframe before ({share:.0%} of the picture changed)."
+        return f"A new scene ({share * 100:.0f} % of the picture changed)."
+    return f"{word} moved since the keyframe before ({share * 100:.0f} % of the picture changed)."
 
 
 # --- embeddings -----------------------------------------------------------------------------------

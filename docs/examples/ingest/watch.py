@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cogcache import Keyframes, PipelineArtifactCache
 from cogcache.explain import Explanation
 from cogcache.video import VideoCache
-
-from cogcache import Keyframes, PipelineArtifactCache
 from ingest.cached import Ingested, ingest
 from ingest.terminal import Teller, duration
 
