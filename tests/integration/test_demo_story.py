@@ -275,7 +275,7 @@ def test_what_is_no_video_file_is_answered_in_one_line(what: str, tmp_path: Path
         path.touch()
     elif what == "fifo":
         os.mkfifo(path)
-    with pytest.raises(NotAVideoError, match="thing.mp4: "):
+    with pytest.raises(NotAVideoError, match=r"thing\.mp4: "):
         check_file(path)
     done = run_program([str(path)])
     assert done.returncode == 2

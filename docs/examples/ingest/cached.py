@@ -134,4 +134,5 @@ async def read_back(
     embeddings = await video.get_embeddings(**named["embeddings"])
     if keyframes is None or transcript is None or descriptions is None or embeddings is None:
         raise LookupError(f"not everything of {path.name} is in the cache any more")
-    return Ingested(*keyframes, transcript, descriptions, embeddings)
+    metadata, pictures = keyframes
+    return Ingested(metadata, pictures, transcript, descriptions, embeddings)

@@ -24,6 +24,7 @@ import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from ingest.files import NotAVideoError, check_file
@@ -73,10 +74,20 @@ def probe(path: Path) -> VideoInfo:
     check_file(path)
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
+            # FFmpeg also "plays" text files, as ANSI art, and single pictures.
+            if container.format.name == "tty":
+                raise NotAVideoError(f"{path}: not a video but a text file")
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise NotAVideoError(f"{path}: not a video but a still picture")
+            moving = [
+                stream
+                for stream in container.streams.video
+                if not stream.disposition & Disposition.attached_pic  # the cover of a record
+            ]
+            if not moving:
                 found = "sound only" if container.streams.audio else "no picture track"
                 raise NotAVideoError(f"{path}: {found}; the pipeline needs pictures")
-            stream = container.streams.video[0]
+            stream = moving[0]
             return VideoInfo(
                 path=path,
                 seconds=container.duration / av.time_base if container.duration else 0.0,
