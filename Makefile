@@ -18,8 +18,9 @@ help: ## list what there is to make
 
 venv: .venv/built ## set up .venv with cogcache built in it and the tools for development
 
-demo: .venv/demo ## run the real pipeline on a real video, cold and warm (VIDEO=path for your own)
-	@$(BIN)/python docs/examples/ingest_video.py $(VIDEO)
+demo: .venv/built ## run the real pipeline on a real video, cold and warm (VIDEO=path for your own)
+	@$(BIN)/python docs/examples/install.py
+	@$(BIN)/python docs/examples/ingest_video.py $(if $(VIDEO),"$(VIDEO)")
 
 test: .venv/built ## build and run every test
 	@$(MAKE) --no-print-directory -s -j2 -C tests/c check
@@ -71,10 +72,6 @@ clean: ## remove everything that was built, .venv included
 .venv/built: .venv/dev setup.py cogcache/__init__.py $(CSRC)
 	@echo "Building cogcache"
 	@$(PIP) install --no-build-isolation --no-deps --editable .
-	@touch $@
-
-.venv/demo: .venv/built docs/examples/install.py $(wildcard docs/examples/requirements/*)
-	@$(BIN)/python docs/examples/install.py
 	@touch $@
 
 .venv/docs .venv/wheel: .venv/dev
