@@ -54,7 +54,7 @@ def _text(random_: random.Random, size: int) -> str:
     length = 0
     while length < size:
         word = random_.choice(_WORDS)
-        if random_.random() < 0.06:  # names, numbers and rarer words compress less
+        if random_.random() < 0.03:  # names, numbers and rarer words compress less
             word = f"{word}{random_.randrange(1000)}"
         words.append(word)
         length += len(word) + 1
