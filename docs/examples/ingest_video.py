@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from ingest.files import NotAVideoError, check_file
 from ingest.terminal import Stopped, Teller
@@ -48,6 +51,23 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         "--query", action="append", metavar="TEXT", help="what to search for; may be repeated"
     )
     return parser.parse_args(given)
+
+
+async def interruptible(work: Coroutine[Any, Any, int]) -> int:
+    """Run ``work`` so that the first Ctrl-C cancels it, and a second one ends the process at once.
+
+    ``asyncio.run`` alone nearly does so, but misses a signal that arrives in the instant between
+    giving the interpreter to another thread and waiting for events.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+
+    def interrupt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    return await task
 
 
 def main(given: list[str] | None = None) -> int:
@@ -90,12 +110,13 @@ def main(given: list[str] | None = None) -> int:
             sheet=options.sheet or WORK / "contact-sheet.html",
             queries=tuple(options.query or QUERIES),
             answers=QUERIES if options.video is None else {},
+            whole=options.video is None,
         )
-        return asyncio.run(story.tell(plan, stages, teller))
+        return asyncio.run(interruptible(story.tell(plan, stages, teller)))
     except (NotAVideoError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, asyncio.CancelledError, Stopped):
         teller.say("interrupted; what was finished is complete, what was not left nothing behind")
         return 130
 

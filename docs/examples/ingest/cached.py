@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cogcache import Keyframes, PipelineArtifactCache
-from cogcache.video import VideoCache
+from cogcache import Keyframes, PipelineArtifactCache, VideoCache
 
 
 class Stages(Protocol):

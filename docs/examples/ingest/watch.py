@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cogcache import Keyframes, PipelineArtifactCache
-from cogcache.explain import Explanation
-from cogcache.video import VideoCache
+from cogcache import Explanation, Keyframes, PipelineArtifactCache, VideoCache
 from ingest.cached import Ingested, ingest
 from ingest.terminal import Teller, duration
 
