@@ -96,21 +96,18 @@ def main(given: list[str] | None = None) -> int:
 
     teller = Teller()
     try:
-        if options.video is None:
-            video = media.demo_video(WORK, WORK / "speech")
-            credit = media.CREDIT
-        else:
-            video, credit = options.video, ()
+        demo = options.video is None
+        video = media.demo_video(WORK, WORK / "speech") if demo else options.video
         plan = story.Plan(
             video=video,
             about=str(media.probe(video)),
-            notes=(*credit, *stages.HONEST),
+            notes=(*media.CREDIT, *stages.HONEST) if demo else stages.HONEST,
             work=WORK,
             cache=options.cache,
             sheet=options.sheet or WORK / "contact-sheet.html",
             queries=tuple(options.query or QUERIES),
-            answers=QUERIES if options.video is None else {},
-            whole=options.video is None,
+            answers=QUERIES if demo else {},
+            whole=demo,
         )
         return asyncio.run(interruptible(story.tell(plan, stages, teller)))
     except (NotAVideoError, FileNotFoundError) as error:

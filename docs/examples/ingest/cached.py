@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ class Stages(Protocol):
     EMBEDDING_MODEL: str
 
     def extract_keyframes(
-        self, path: Path, *, threshold: float | None, fps: float | None
+        self, path: Path, *, threshold: float | None, fps: float | Fraction | None
     ) -> tuple[dict[str, Any], Mapping[str, bytes]]: ...
 
     def transcribe(self, path: Path) -> dict[str, Any]: ...

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def extract_keyframes(
     *,
     progress: Progress,
     threshold: float | None = None,
-    fps: float | None = None,
+    fps: float | Fraction | None = None,
     max_frames: int = 3000,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Choose keyframes and encode them as JPEG.
