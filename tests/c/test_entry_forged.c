@@ -139,6 +139,56 @@ static void test_soundness_is_not_always_true(void)
     free(other);
 }
 
+/*
+ * Chunks changed and their checksums made right: zstd must refuse them or give exactly the raw
+ * length, and nothing may be written beyond it. What an honest reader is told then is somebody
+ * else's value; no checksum can help that.
+ */
+static void test_forged_chunks_stay_in_their_bounds(void)
+{
+    struct built built;
+    struct cog_part part;
+    unsigned char out[2064];
+    unsigned long refused = 0, cases = 0;
+    uint64_t token, sums;
+
+    begin(&built);
+    for (size_t i = 0; i < 2000; i++)
+        large[i] = (unsigned char)"a forged frame "[(i + i / 90) % 15];
+    put(&built, COG_PART_BLOB, "0", &zstd, large, 2000);
+    finish(&built);
+    part = part_of(&built, 0);
+    CHECK_EQ(part.codec, COG_CODEC_ZSTD);
+    token = cog_entry_token(built.entry);
+    CHECK_EQ(cog_entry_length(built.entry), built.size);
+    sums = built.size - COG_ENTRY_TAIL_SIZE - 8; /* one chunk, no extension: the last column */
+    for (size_t i = 0; i < part.stored_size; i++) {
+        for (unsigned bit = 0; bit < 8; bit++) {
+            unsigned char *stored = built.bytes + part.offset;
+            struct cog_entry *entry;
+            enum cog_status status;
+            stored[i] ^= (unsigned char)(1u << bit);
+            cog_store_le64(built.bytes + sums,
+                           cog_chunk_sum(stored, (size_t)part.stored_size, token, 0));
+            kit_reseal(built.bytes, built.size);
+            REQUIRE(cog_entry_open(&built.source, NULL, 0, 0, &entry, NULL) == COG_OK);
+            memset(out, 0x5A, sizeof out);
+            /* into the output, and by way of scratch */
+            for (uint64_t start = 0; start <= 1; start++) {
+                status = cog_entry_read(entry, &built.source, NULL, 0, start, 2000, out, NULL);
+                CHECK(status == COG_OK || status == COG_ERR_DAMAGED);
+                CHECK(out[2000] == 0x5A && out[2063] == 0x5A);
+                refused += status == COG_ERR_DAMAGED;
+                cases++;
+            }
+            cog_entry_free(entry);
+            stored[i] ^= (unsigned char)(1u << bit);
+        }
+    }
+    CHECK(refused > cases / 4 && refused < cases);
+    release(&built);
+}
+
 /* A compressed index that declares far more than it holds costs no memory. */
 static void test_a_lying_compressed_index_costs_nothing(void)
 {
@@ -270,6 +320,7 @@ int main(void)
 {
     RUN(test_a_forged_index_gets_one_of_three_verdicts);
     RUN(test_soundness_is_not_always_true);
+    RUN(test_forged_chunks_stay_in_their_bounds);
     RUN(test_a_lying_compressed_index_costs_nothing);
     RUN(test_an_unknown_codec_costs_only_its_part);
     RUN(test_newer_entries_are_foreign_and_newer_minors_are_read);

@@ -270,10 +270,10 @@ static void test_a_kept_index_does_not_read_another_write(void)
     free(other);
 }
 
-static void test_verify_looks_at_everything(void)
+static void check_verify_looks_at_everything(enum kit_which which)
 {
     size_t size;
-    unsigned char *image = kit_build(&kit_real, kit_sample(KIT_FILTERED, false), &size);
+    unsigned char *image = kit_build(&kit_real, kit_sample(which, false), &size);
     struct cog_source source = cog_memory_source(image, size);
     struct cog_entry *entry;
     uint64_t data_end;
@@ -294,8 +294,17 @@ static void test_verify_looks_at_everything(void)
         CHECK_EQ(cog_entry_check_chunks(entry, &source, chunk, 1, NULL), COG_OK);
         CHECK_EQ(cog_entry_check_chunks(entry, &source, chunk, 0, NULL), COG_OK);
     }
+    source.size--;
+    CHECK_EQ(cog_entry_verify(entry, &source, NULL), COG_ERR_DAMAGED);
     cog_entry_free(entry);
     free(image);
+}
+
+/* Head, padding (of the mixed sample's array), chunks of every codec and filter. */
+static void test_verify_looks_at_everything(void)
+{
+    check_verify_looks_at_everything(KIT_MIXED);
+    check_verify_looks_at_everything(KIT_FILTERED);
 }
 
 /* --- memory that is refused ----------------------------------------------------------------- */

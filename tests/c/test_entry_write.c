@@ -350,8 +350,19 @@ static void test_a_long_part_is_judged_by_samples_of_it_all(void)
 
 static void test_parts_are_found_whatever_their_order_in_the_file(void)
 {
-    static const char *const names[] = {"frame 10", "9",   "105",     "",         "10", "a",
-                                        "frame 1",  "100", "frame 2", "\xff\xfe", "b"};
+    static const char *const names[] = {"frame 10",
+                                        "9",
+                                        "105",
+                                        "",
+                                        "10",
+                                        "a",
+                                        "frame 1",
+                                        "100",
+                                        "frame 2",
+                                        "\xff\xfe",
+                                        "b",
+                                        "a long name, frame 2",
+                                        "a long name, frame 1"};
     static const uint8_t kinds[] = {COG_PART_FRAME, COG_PART_BLOB, COG_PART_ARRAY, 0x99};
     enum { NAMES = sizeof names / sizeof names[0] };
     struct built built;
@@ -432,6 +443,91 @@ static void test_two_parts_of_one_name_are_refused(void)
     release(&built);
 }
 
+struct brittle_sink {
+    size_t writes, fail_at;
+};
+
+static enum cog_status brittle_write(void *context, const void *data, size_t size, bool stable,
+                                     struct cog_error *err)
+{
+    struct brittle_sink *sink = context;
+
+    (void)data, (void)size, (void)stable;
+    return ++sink->writes == sink->fail_at ? cog_fail(err, COG_ERR_FULL, 28, "no room") : COG_OK;
+}
+
+/* Whichever write the sink refuses: its answer comes through, and every later call repeats it. */
+static void test_a_sink_that_fails_ends_the_entry(void)
+{
+    struct brittle_sink brittle = {0, 1};
+    enum cog_status status;
+    bool over = false;
+
+    for (; !over && brittle.fail_at < 50; brittle.fail_at++) {
+        struct cog_sink sink = {&brittle, brittle_write};
+        struct cog_entry_writer *writer;
+        struct cog_error err = {0};
+        uint64_t length;
+        brittle.writes = 0;
+        status = cog_entry_writer_new(key, 3, 5, sink, &writer, &err);
+        if (brittle.fail_at == 1) {
+            CHECK(status == COG_ERR_FULL && writer == NULL && err.sys_errno == 28);
+            continue;
+        }
+        REQUIRE(status == COG_OK);
+        status = cog_entry_part_put(writer, COG_PART_ARRAY, "0", 1, NULL, large, 1 << 20, true,
+                                    NULL, &err);
+        if (status == COG_OK)
+            status = cog_entry_part_put(writer, COG_PART_DOC, "", 0, NULL, large, 10, true, NULL,
+                                        &err);
+        if (status == COG_OK)
+            status = cog_entry_finish(writer, NULL, 0, NULL, &length, &err);
+        over = status == COG_OK;
+        if (!over) {
+            CHECK(status == COG_ERR_FULL && err.sys_errno == 28);
+            CHECK_EQ(cog_entry_part_begin(writer, COG_PART_BLOB, "x", 1, NULL, NULL, NULL), status);
+            CHECK_EQ(cog_entry_part_write(writer, "x", 1, true, NULL), status);
+            CHECK_EQ(cog_entry_finish(writer, NULL, 0, NULL, &length, NULL), status);
+        }
+        cog_entry_writer_free(writer);
+    }
+    CHECK(over && brittle.fail_at > 6); /* head, padding, four chunks, document, tail */
+}
+
+/* The most chunks and the longest names there may be: one more is refused at once, not at the end.
+ */
+static void test_too_much_for_one_index_is_refused_early(void)
+{
+    const struct cog_part_options tiny = {.chunk_size = 1};
+    struct brittle_sink counting = {0, 0};
+    struct cog_sink sink = {&counting, brittle_write};
+    struct cog_entry_writer *writer;
+    struct cog_error err = {0};
+    enum cog_status status = COG_OK;
+    unsigned char name[COG_NAME_LIMIT] = {0};
+    uint64_t length;
+    uint32_t parts = 0;
+
+    REQUIRE(cog_entry_writer_new(key, 3, 5, sink, &writer, NULL) == COG_OK);
+    REQUIRE(cog_entry_part_begin(writer, COG_PART_BLOB, "0", 1, &tiny, NULL, NULL) == COG_OK);
+    CHECK_EQ(cog_entry_part_write(writer, large, COG_CHUNKS_LIMIT, true, &err), COG_OK);
+    CHECK_EQ(cog_entry_part_write(writer, large, 1, true, &err), COG_ERR_LIMIT);
+    CHECK(strstr(err.text, "4194304") && strstr(err.text, "larger chunks"));
+    cog_entry_writer_free(writer);
+
+    REQUIRE(cog_entry_writer_new(key, 3, 5, sink, &writer, NULL) == COG_OK);
+    for (; status == COG_OK && parts < COG_PARTS_LIMIT; parts++) {
+        cog_store_le32(name, parts);
+        status = cog_entry_part_put(writer, COG_PART_BLOB, name, sizeof name, NULL, "", 0, true,
+                                    NULL, &err);
+    }
+    CHECK_EQ(status, COG_ERR_LIMIT);
+    CHECK(strstr(err.text, "too many parts or names"));
+    CHECK_EQ(parts - 1, COG_NAMES_LIMIT / COG_NAME_LIMIT);
+    CHECK_EQ(cog_entry_finish(writer, NULL, 0, NULL, &length, NULL), COG_OK);
+    cog_entry_writer_free(writer);
+}
+
 static void test_limits_are_named(void)
 {
     static unsigned char long_key[COG_KEY_LIMIT + 1], long_meta[COG_META_LIMIT + 1];
@@ -507,6 +603,8 @@ int main(void)
     RUN(test_parts_are_found_whatever_their_order_in_the_file);
     RUN(test_misuse_of_the_writer_is_refused);
     RUN(test_two_parts_of_one_name_are_refused);
+    RUN(test_a_sink_that_fails_ends_the_entry);
+    RUN(test_too_much_for_one_index_is_refused_early);
     RUN(test_limits_are_named);
     RUN(test_the_image_borrows_what_is_stable_and_copies_the_rest);
     cog_codec_free_spares();
