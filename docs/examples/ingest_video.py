@@ -97,7 +97,7 @@ def main(given: list[str] | None = None) -> int:
     teller = Teller()
     try:
         demo = options.video is None
-        video = media.demo_video(WORK, WORK / "speech") if demo else options.video
+        video: Path = options.video or media.demo_video(WORK, WORK / "speech")
         plan = story.Plan(
             video=video,
             about=str(media.probe(video)),
