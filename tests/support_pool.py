@@ -41,7 +41,8 @@ class Gate:
         self.reads = 0
         self._opened = threading.Event()
         self._opened.set()
-        image = draft_of(b"x" * 10_000).compose().tobytes()
+        # Larger than what is read at once when an entry is opened.
+        image = draft_of(os.urandom(500_000)).compose().tobytes()
 
         def read(offset: int, size: int) -> bytes:
             if not self._opened.is_set():
