@@ -111,10 +111,10 @@ enum cog_status cog_entry_writer_new(const void *key, size_t key_size, uint64_t 
                                      struct cog_error *err);
 /*
  * One part is open at a time; part numbers count from 0 in file order; the document is the last
- * part and has no name. When part_begin refuses, nothing has happened. Once bytes of a part could not
- * be written (the sink, memory, a limit of the index), every later call answers the same: give the
- * entry up. What is asked for is decided by the first chunk (part_begin, part_write, part_end) or by
- * the whole (part_put): a codec that gains under 5 % is dropped together with its filter.
+ * part and has no name. When part_begin refuses, nothing has happened. Once bytes of a part could
+ * not be written (the sink, memory, a limit of the index), every later call answers the same: give
+ * the entry up. What is asked for is decided by the first chunk (part_begin, part_write, part_end)
+ * or by the whole (part_put): a codec that gains under 5 % is dropped together with its filter.
  */
 enum cog_status cog_entry_part_begin(struct cog_entry_writer *writer, uint8_t kind,
                                      const void *name, size_t name_size,
