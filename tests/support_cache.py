@@ -81,7 +81,10 @@ def manager_over(*tiers: CacheBackend, **options: Any) -> CacheManager:
 def filesystem_manager(path: Path, **options: Any) -> CacheManager:
     """A manager over one filesystem tier."""
     return CacheManager(
-        CacheConfig([FilesystemCacheConfig(base_path=path, touch_seconds=0)], **options)
+        CacheConfig(
+            [FilesystemCacheConfig(base_path=path, touch_seconds=0, cleanup_on_startup=False)],
+            **options,
+        )
     )
 
 

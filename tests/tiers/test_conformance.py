@@ -26,12 +26,16 @@ class TestFilesystem(BackendConformance):
         self.paths = (tmp_path / str(number) for number in range(100))
 
     async def make_tier(self) -> CacheBackend:
-        return FilesystemCacheBackend(FilesystemCacheConfig(next(self.paths)))
+        return FilesystemCacheBackend(
+            FilesystemCacheConfig(next(self.paths), cleanup_on_startup=False)
+        )
 
 
 class TestStructuredFilesystem(TestFilesystem):
     async def make_tier(self) -> CacheBackend:
-        return StructuredFilesystemBackend(StructuredFilesystemConfig(next(self.paths)))
+        return StructuredFilesystemBackend(
+            StructuredFilesystemConfig(next(self.paths), cleanup_on_startup=False)
+        )
 
 
 class TestThirdParty(BackendConformance):

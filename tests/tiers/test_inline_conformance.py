@@ -45,5 +45,7 @@ class TestFilesystemInline(BackendConformance):
         self.paths = (tmp_path / str(number) for number in range(100))
 
     async def make_tier(self) -> CacheBackend:
-        tier = FilesystemCacheBackend(FilesystemCacheConfig(next(self.paths)))
+        tier = FilesystemCacheBackend(
+            FilesystemCacheConfig(next(self.paths), cleanup_on_startup=False)
+        )
         return _Inline(tier)  # type: ignore[return-value]
