@@ -1,0 +1,414 @@
+/*
+ * Every system call of every operation fails, once and from there on, with each errno that matters:
+ * the answer is success, a miss or a typed error; the old value stands or the new one does; no
+ * descriptor, temp file or byte of the accounts is lost; nothing is deleted because of an error.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+
+#include "check.h"
+#include "store_faults.h"
+#include "store_kit.h"
+
+#include "core/alloc.h"
+
+enum { LARGE = 300000, MOST_CALLS = 400 };
+static unsigned char old_value[LARGE], new_value[LARGE];
+
+static const int errors[] = {EIO,   ENOSPC, EDQUOT, EMFILE, ENFILE,     EACCES,
+                             EROFS, ENOMEM, ESTALE, EINTR,  FAULT_SHORT};
+enum { ERRORS = sizeof errors / sizeof errors[0] };
+
+static unsigned open_descriptors(void)
+{
+    unsigned count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    while (dir != NULL && readdir(dir) != NULL) {
+        count++;
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+    return count;
+}
+
+struct trial {
+    const struct kit *kit;
+    struct cog_store *store;
+    char key[32];
+    size_t size;
+    unsigned long n; /* which call fails */
+    int error;
+    bool always;
+};
+
+static void arm(const struct trial *trial)
+{
+    faults_set(trial->n, trial->error, trial->always);
+}
+
+static bool is_typed(enum cog_status status)
+{
+    return status == COG_ERR_IO || status == COG_ERR_FULL || status == COG_ERR_BUSY ||
+           status == COG_ERR_READ_ONLY || status == COG_ERR_NOMEM;
+}
+
+static void explain(const struct trial *trial, const char *what, long long got)
+{
+    fprintf(stderr, "    %s: %s answered %lld; %s failed with %d%s (size %zu)\n", trial->kit->mode,
+            what, got, faults_call(), trial->error, trial->always ? " for ever" : "", trial->size);
+}
+
+static bool holds(struct trial *trial, const unsigned char *value)
+{
+    return kit_has(trial->store, trial->key, value, trial->size);
+}
+
+/* --- operations: each leaves the old value or the new one ----------------------------------- */
+
+static void try_put(struct trial *trial)
+{
+    arm(trial);
+    enum cog_status status = kit_put(trial->store, trial->key, new_value, trial->size);
+    faults_stop();
+    bool right = status == COG_OK
+                     ? holds(trial, new_value)
+                     : is_typed(status) && kit_miss(trial->store, trial->key) == COG_MISS_ABSENT;
+    if (!CHECK(right)) {
+        explain(trial, "put", status);
+    }
+}
+
+static void try_overwrite(struct trial *trial)
+{
+    arm(trial);
+    enum cog_status status = kit_put(trial->store, trial->key, new_value, trial->size);
+    faults_stop();
+    bool right = status == COG_OK ? holds(trial, new_value)
+                                  : is_typed(status) && holds(trial, old_value);
+    if (!CHECK(right)) {
+        explain(trial, "overwrite", status);
+    }
+}
+
+static void try_get(struct trial *trial)
+{
+    enum cog_miss miss = COG_MISS_NONE;
+    size_t size;
+    arm(trial);
+    unsigned char *got = kit_get(trial->store, trial->key, 0, &size, &miss);
+    faults_stop();
+    bool right = got != NULL ? size == trial->size && memcmp(got, old_value, size) == 0
+                             : miss == COG_MISS_UNAVAILABLE;
+    if (!CHECK(right && holds(trial, old_value))) { /* nothing was deleted because of it */
+        explain(trial, "get", miss);
+    }
+    cog_free(got);
+}
+
+static void try_get_nowait(struct trial *trial)
+{
+    struct cog_object *object;
+    enum cog_miss miss = COG_MISS_NONE;
+    arm(trial);
+    enum cog_status status = cog_store_get(trial->store, trial->key, strlen(trial->key),
+                                           COG_GET_NOWAIT, &object, &miss, NULL);
+    faults_stop();
+    bool right = status == COG_OK || status == COG_ERR_WOULD_BLOCK ||
+                 (status == COG_ABSENT && miss == COG_MISS_UNAVAILABLE);
+    if (!CHECK(right && holds(trial, old_value))) {
+        explain(trial, "get without waiting", status);
+    }
+    cog_object_free(object);
+}
+
+static void try_delete(struct trial *trial)
+{
+    arm(trial);
+    enum cog_status status = kit_delete(trial->store, trial->key);
+    faults_stop();
+    bool right = status == COG_OK ? kit_miss(trial->store, trial->key) == COG_MISS_ABSENT
+                                  : is_typed(status) && holds(trial, old_value);
+    if (!CHECK(right)) {
+        explain(trial, "delete", status);
+    }
+}
+
+static void try_refresh(struct trial *trial)
+{
+    arm(trial);
+    enum cog_status status = cog_store_refresh(trial->store, trial->key, strlen(trial->key),
+                                               COG_NEVER, NULL);
+    faults_stop();
+    if (!CHECK((status == COG_OK || is_typed(status)) && holds(trial, old_value))) {
+        explain(trial, "refresh", status);
+    }
+}
+
+static void try_invalidate(struct trial *trial)
+{
+    struct cog_tag_name tag = {"tag", 3};
+    uint64_t before = 0, after = 0;
+    CHECK_EQ(cog_store_tag_version(trial->store, "tag", 3, &before, NULL), COG_OK);
+    arm(trial);
+    enum cog_status status = cog_store_invalidate_tags(trial->store, &tag, 1, NULL);
+    faults_stop();
+    CHECK_EQ(cog_store_tag_version(trial->store, "tag", 3, &after, NULL), COG_OK);
+    if (!CHECK(status == COG_OK ? after > before : is_typed(status) && after >= before)) {
+        explain(trial, "invalidate", status);
+    }
+}
+
+/* --- the loop ------------------------------------------------------------------------------ */
+
+typedef void (*operation)(struct trial *trial);
+
+static void one_trial(struct trial *trial, operation operate, bool needs_old)
+{
+    static unsigned serial;
+    snprintf(trial->key, sizeof trial->key, "key %u", serial++ % 40);
+    if (needs_old) {
+        REQUIRE(kit_put(trial->store, trial->key, old_value, trial->size) == COG_OK);
+    } else {
+        enum cog_status status = kit_delete(trial->store, trial->key);
+        CHECK(status == COG_OK || status == COG_ABSENT);
+    }
+    unsigned before = open_descriptors();
+    operate(trial);
+    unsigned after = open_descriptors();
+    if (!CHECK(after <= before + 1)) { /* one: the index may be open again, or for the first time */
+        explain(trial, "leaked descriptors:", after);
+    }
+}
+
+static void run_operation(const struct kit *kit, struct cog_store *store, operation operate,
+                          bool needs_old, size_t size)
+{
+    for (unsigned i = 0; i < 2 * ERRORS; i++) {
+        struct trial trial = {.kit = kit,
+                              .store = store,
+                              .size = size,
+                              .error = errors[i % ERRORS],
+                              .always = i >= ERRORS};
+        unsigned long n = 1;
+        if (trial.always && trial.error == EINTR) {
+            continue; /* would be tried again for ever, and rightly */
+        }
+        for (; n < MOST_CALLS; n++) {
+            trial.n = n;
+            one_trial(&trial, operate, needs_old);
+            if (!faults_happened()) {
+                break;
+            }
+        }
+        CHECK(n < MOST_CALLS);
+    }
+}
+
+static void check_accounts(const struct kit *kit, struct cog_store *store)
+{
+    struct cog_store_stats kept, counted;
+    uint64_t removed;
+    CHECK_EQ(cog_store_sweep(store, false, &removed, NULL), COG_OK);
+    cog_store_get_stats(store, &kept);
+    CHECK_EQ(cog_store_sweep(store, true, &removed, NULL), COG_OK);
+    cog_store_get_stats(store, &counted);
+    if (!kit->table_less) {
+        CHECK_EQ(kept.used_bytes, counted.used_bytes);
+        CHECK_EQ(kept.held_bytes, 0);
+    }
+    CHECK_EQ(kept.entries, counted.entries);
+    CHECK_EQ(counted.quarantine_files, 0);
+}
+
+static void with_faults(struct kit *kit, operation operate, bool needs_old)
+{
+    static const size_t sizes[] = {500, LARGE};
+    kit->fs = faults_over(kit->fs);
+    struct cog_store *store = kit_open(kit, NULL);
+    kit_fill(old_value, LARGE, 1, 1);
+    kit_fill(new_value, LARGE, 1, 2);
+    for (unsigned i = 0; i < 2; i++) {
+        run_operation(kit, store, operate, needs_old, sizes[i]);
+    }
+    check_accounts(kit, store);
+    cog_store_close(store);
+    store = kit_open(kit, NULL); /* whose slot is free now: what it left is reaped */
+    check_accounts(kit, store);
+    if (!kit->table_less) {
+        CHECK_EQ(kit_count(kit, "tmp"), 0);
+    }
+    cog_store_close(store);
+}
+
+static void test_put(struct kit *kit)
+{
+    with_faults(kit, try_put, false);
+}
+
+static void test_overwrite(struct kit *kit)
+{
+    with_faults(kit, try_overwrite, true);
+}
+
+static void test_get(struct kit *kit)
+{
+    with_faults(kit, try_get, true);
+}
+
+static void test_get_without_waiting(struct kit *kit)
+{
+    with_faults(kit, try_get_nowait, true);
+}
+
+static void test_delete(struct kit *kit)
+{
+    with_faults(kit, try_delete, true);
+}
+
+static void test_refresh(struct kit *kit)
+{
+    with_faults(kit, try_refresh, true);
+}
+
+static void test_invalidate(struct kit *kit)
+{
+    with_faults(kit, try_invalidate, true);
+}
+
+/* Opening: a store or a typed error, and the next opening finds everything as it was. */
+static void test_open(struct kit *kit)
+{
+    struct cog_store *store;
+    kit->fs = faults_over(kit->fs);
+    struct cog_store_options options = kit_options(kit);
+    store = kit_open(kit, NULL);
+    kit_fill(old_value, LARGE, 1, 1);
+    CHECK_EQ(kit_put(store, "k", old_value, 500), COG_OK);
+    cog_store_close(store);
+    unsigned before = open_descriptors();
+    for (unsigned i = 0; i < 2 * ERRORS; i++) {
+        for (unsigned long n = 1; n < MOST_CALLS; n++) {
+            if (i >= ERRORS && errors[i % ERRORS] == EINTR) {
+                break;
+            }
+            struct cog_error err = {0};
+            faults_set(n, errors[i % ERRORS], i >= ERRORS);
+            enum cog_status status = cog_store_open(kit->base, &options, &store, &err);
+            bool happened = faults_happened();
+            faults_stop();
+            CHECK(status == COG_OK || is_typed(status));
+            cog_store_close(store);
+            store = kit_open(kit, NULL);
+            CHECK(kit_has(store, "k", old_value, 500));
+            cog_store_close(store);
+            CHECK_EQ(open_descriptors(), before);
+            if (!happened) {
+                break;
+            }
+        }
+    }
+}
+
+/* --- surroundings that cannot be had for real ----------------------------------------------- */
+
+static void test_a_network_file_system_is_table_less_and_never_mapped(struct kit *kit)
+{
+    static const uint64_t types[] = {0x6969 /* NFS */, 0xFF534D42 /* CIFS */, 0x65735546 /* FUSE */,
+                                     0x0BD00BD0 /* Lustre */};
+    kit->fs = faults_over(kit->fs);
+    kit_fill(old_value, LARGE, 1, 1);
+    for (unsigned i = 0; i < 4; i++) {
+        faults_file_system(types[i]);
+        struct cog_store *store = kit_open(kit, NULL);
+        struct cog_store_stats stats;
+        struct cog_object *object;
+        char index[400];
+        CHECK_EQ(kit_put(store, "k", old_value, LARGE), COG_OK);
+        REQUIRE(cog_store_get(store, "k", 1, 0, &object, NULL, NULL) == COG_OK);
+        CHECK(!cog_object_is_mapped(object));
+        cog_object_free(object);
+        cog_store_get_stats(store, &stats);
+        CHECK(stats.table_less && !stats.hard_limit && !stats.mapped);
+        kit_path(kit, "index", index);
+        CHECK(!kit_exists(index));
+        cog_store_close(store);
+    }
+    faults_file_system(0); /* the root stays what it was made */
+    struct cog_store *store = kit_open(kit, NULL);
+    struct cog_store_stats stats;
+    cog_store_get_stats(store, &stats);
+    CHECK(stats.table_less);
+    CHECK(kit_has(store, "k", old_value, LARGE));
+    cog_store_close(store);
+}
+
+static void test_a_root_without_working_locks_is_table_less(struct kit *kit)
+{
+    kit->fs = faults_over(kit->fs);
+    struct cog_store_stats stats;
+    faults_only("lock");
+    faults_set(1, ENOLCK, true);
+    struct cog_store *store = kit_open(kit, NULL);
+    cog_store_get_stats(store, &stats);
+    CHECK(stats.table_less);
+    CHECK_EQ(kit_put(store, "k", "v", 1), COG_OK);
+    CHECK(kit_has(store, "k", "v", 1));
+    cog_store_close(store);
+}
+
+static void test_a_stale_handle_is_tried_once_more(struct kit *kit)
+{
+    kit->fs = faults_over(kit->fs);
+    struct cog_store *store = kit_open(kit, NULL);
+    CHECK_EQ(kit_put(store, "k", "v", 1), COG_OK);
+    faults_only("open");
+    faults_set(1, ESTALE, false);
+    CHECK(kit_has(store, "k", "v", 1));
+    faults_set(1, ESTALE, true);
+    CHECK_EQ(kit_miss(store, "k"), COG_MISS_UNAVAILABLE);
+    faults_stop();
+    cog_store_close(store);
+}
+
+static void test_no_space_evicts_and_tries_once_more(struct kit *kit)
+{
+    kit->fs = faults_over(kit->fs);
+    struct cog_store *store = kit_open(kit, NULL);
+    struct cog_store_stats stats;
+    for (unsigned i = 0; i < 200; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "%u", i);
+        CHECK_EQ(kit_put(store, key, old_value, 500), COG_OK);
+    }
+    faults_only("pwritev");
+    faults_set(1, ENOSPC, false);
+    CHECK_EQ(kit_put(store, "k", "value", 5), COG_OK);
+    cog_store_get_stats(store, &stats);
+    CHECK(stats.evicted_policy > 0 && stats.evicted_policy < 100);
+    faults_set(1, ENOSPC, true);
+    CHECK_EQ(kit_put(store, "k", "other", 5), COG_ERR_FULL);
+    faults_stop();
+    CHECK(kit_has(store, "k", "value", 5));
+    CHECK_EQ(kit_count(kit, "tmp"), 0);
+    cog_store_close(store);
+}
+
+int main(void)
+{
+    KIT_RUN(test_put);
+    KIT_RUN(test_overwrite);
+    KIT_RUN(test_get);
+    KIT_RUN(test_get_without_waiting);
+    KIT_RUN(test_delete);
+    KIT_RUN(test_refresh);
+    KIT_RUN(test_invalidate);
+    KIT_RUN(test_open);
+    KIT_RUN_ONCE(test_a_network_file_system_is_table_less_and_never_mapped);
+    KIT_RUN_ONCE(test_a_root_without_working_locks_is_table_less);
+    KIT_RUN(test_a_stale_handle_is_tried_once_more);
+    KIT_RUN(test_no_space_evicts_and_tries_once_more);
+    return check_done();
+}
