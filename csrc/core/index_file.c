@@ -586,6 +586,8 @@ enum cog_status cog_file_check(struct cog_index *index, struct cog_index_file *f
             return cog_index_lose(index, file, err);
     }
     int failed = file->fs->stat(atomic_load(&file->fd), &stat);
+    if (failed && failed != -EBADF) /* the descriptor is ours still, with the locks on it */
+        return cog_fail(err, COG_ERR_IO, -failed, "cannot look at the index");
     if (failed || stat.device != file->device || stat.inode != file->inode) {
         atomic_store(
             &file->fd,

@@ -166,14 +166,22 @@ static int remove_path(struct cog_store *store, const char *path, uint64_t inode
     if (rc < 0) {
         return rc;
     }
-    if (store->fs->stat_at(store->root, trash, &stat) == 0 && stat.inode != inode) {
-        (void)store->fs->rename_new(store->root, trash, store->root, path);
+    rc = store->fs->stat_at(store->root, trash, &stat);
+    if (rc < 0 || stat.inode != inode) {
+        int back = store->fs->rename_new(store->root, trash, store->root, path);
+        if (back == 0 && rc < 0) {
+            return rc;
+        }
         (void)store->fs->unlink(store->root, trash);
-        return -ESTALE;
+        return rc < 0 ? 0 : -ESTALE;
     }
-    return how == COG_REMOVE_QUARANTINE
-               ? cog_store_set_aside(store, trash, cog_store_charge(store, &stat))
-               : store->fs->unlink(store->root, trash);
+    /* The name is gone, so the entry is; a file that stays in tmp/ is cleaned up by its age. */
+    if (how == COG_REMOVE_QUARANTINE) {
+        (void)cog_store_set_aside(store, trash, cog_store_charge(store, &stat));
+    } else {
+        (void)store->fs->unlink(store->root, trash);
+    }
+    return 0;
 }
 
 enum cog_status cog_loose_remove(struct cog_store *store, const struct cog_digest *digest,

@@ -171,11 +171,12 @@ unsigned char *kit_get(struct cog_store *store, const char *key, unsigned flags,
     if (cog_entry_part(cog_object_entry(object), 0, &part) == COG_OK) {
         out = cog_alloc((size_t)part.raw_size);
         *size = (size_t)part.raw_size;
-        if (cog_entry_read(cog_object_entry(object), cog_object_source(object), NULL, 0, 0,
-                           part.raw_size, out, NULL) != COG_OK) {
+        enum cog_status status = cog_entry_read(cog_object_entry(object), cog_object_source(object),
+                                                NULL, 0, 0, part.raw_size, out, NULL);
+        if (status != COG_OK) {
             cog_free(out);
             out = NULL;
-            *miss = COG_MISS_DAMAGED;
+            *miss = status == COG_ERR_IO ? COG_MISS_UNAVAILABLE : COG_MISS_DAMAGED;
         }
     }
     cog_object_free(object);

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "store_faults.h"
@@ -17,9 +18,9 @@
 enum { LARGE = 300000, MOST_CALLS = 400 };
 static unsigned char old_value[LARGE], new_value[LARGE];
 
-static const int errors[] = {EIO,   ENOSPC, EDQUOT, EMFILE, ENFILE,     EACCES,
-                             EROFS, ENOMEM, ESTALE, EINTR,  FAULT_SHORT};
-enum { ERRORS = sizeof errors / sizeof errors[0] };
+static const int errors[] = {EIO,    ENOSPC, EMFILE, EACCES, EINTR, FAULT_SHORT,
+                             EDQUOT, ENFILE, EROFS,  ENOMEM, ESTALE};
+static unsigned error_count = 6; /* the long form takes all */
 
 static unsigned open_descriptors(void)
 {
@@ -186,12 +187,12 @@ static void one_trial(struct trial *trial, operation operate, bool needs_old)
 static void run_operation(const struct kit *kit, struct cog_store *store, operation operate,
                           bool needs_old, size_t size)
 {
-    for (unsigned i = 0; i < 2 * ERRORS; i++) {
+    for (unsigned i = 0; i < 2 * error_count; i++) {
         struct trial trial = {.kit = kit,
                               .store = store,
                               .size = size,
-                              .error = errors[i % ERRORS],
-                              .always = i >= ERRORS};
+                              .error = errors[i % error_count],
+                              .always = i >= error_count};
         unsigned long n = 1;
         if (trial.always && trial.error == EINTR) {
             continue; /* would be tried again for ever, and rightly */
@@ -289,13 +290,13 @@ static void test_open(struct kit *kit)
     CHECK_EQ(kit_put(store, "k", old_value, 500), COG_OK);
     cog_store_close(store);
     unsigned before = open_descriptors();
-    for (unsigned i = 0; i < 2 * ERRORS; i++) {
+    for (unsigned i = 0; i < 2 * error_count; i++) {
         for (unsigned long n = 1; n < MOST_CALLS; n++) {
-            if (i >= ERRORS && errors[i % ERRORS] == EINTR) {
+            if (i >= error_count && errors[i % error_count] == EINTR) {
                 break;
             }
             struct cog_error err = {0};
-            faults_set(n, errors[i % ERRORS], i >= ERRORS);
+            faults_set(n, errors[i % error_count], i >= error_count);
             enum cog_status status = cog_store_open(kit->base, &options, &store, &err);
             bool happened = faults_happened();
             faults_stop();
@@ -310,6 +311,43 @@ static void test_open(struct kit *kit)
             }
         }
     }
+}
+
+/* --- the loop itself can fail --------------------------------------------------------------- */
+
+static int keep_temp_files(int dir, const char *path)
+{
+    return strncmp(path, "tmp/", 4) == 0 ? 0 : cog_fs_system()->unlink(dir, path);
+}
+
+static int keep_descriptors(int fd)
+{
+    (void)fd;
+    return 0;
+}
+
+static int put_with_a_lie(const struct kit *kit)
+{
+    struct kit own = *kit;
+    if (freopen("/dev/null", "w", stderr) == NULL) {
+        return 90;
+    }
+    unsigned long before = atomic_load(&check_failures);
+    test_put(&own);
+    return atomic_load(&check_failures) > before ? 1 : 0;
+}
+
+static void test_the_loop_notices_what_an_operation_leaves_behind(struct kit *kit)
+{
+    struct cog_fs lie = *cog_fs_system();
+    struct kit own = *kit;
+    own.fs = &lie;
+    lie.unlink = keep_temp_files;
+    CHECK_EQ(kit_in_child(&own, false, put_with_a_lie), 1);
+    kit_remove_tree(kit->base);
+    lie = *cog_fs_system();
+    lie.close = keep_descriptors;
+    CHECK_EQ(kit_in_child(&own, false, put_with_a_lie), 1);
 }
 
 /* --- surroundings that cannot be had for real ----------------------------------------------- */
@@ -398,6 +436,12 @@ static void test_no_space_evicts_and_tries_once_more(struct kit *kit)
 
 int main(void)
 {
+    const char *torture = getenv("COGCACHE_TORTURE");
+    if (torture != NULL && strcmp(torture, "0") != 0) {
+        error_count = (unsigned)(sizeof errors / sizeof errors[0]);
+    }
+    (void)setenv("TMPDIR", access("/dev/shm", W_OK | X_OK) == 0 ? "/dev/shm" : "/tmp", 0);
+    KIT_RUN_ONCE(test_the_loop_notices_what_an_operation_leaves_behind);
     KIT_RUN(test_put);
     KIT_RUN(test_overwrite);
     KIT_RUN(test_get);
