@@ -73,28 +73,7 @@ class _UnreadableError(Exception):
 
 
 class ArtifactVerbs:
-    """The generic half of ``PipelineArtifactCache``; see there.
-
-    An artifact is found by its source (see ``identity``), its name and every parameter that changes
-    it; parameters left out are their defaults. Results that carry an error are not kept.
-
-    Args:
-        cache_manager: Where entries are kept.
-        ttl: Life of an entry, or a mapping from artifact names to lives (``"*"`` for the others);
-            default seven days.
-        profile: A namespace of keys; ``None`` is the empty one.
-        identity: What makes two sources the same: ``"stat"`` (path, size and modification time),
-            ``"content"`` (the bytes: copies and other hosts share), ``"sampled"`` (size and spread
-            samples, for huge files) or ``"sha256"`` (for sources that you do not trust).
-        memo: Remember content digests by path and file times, so that a file is read once.
-
-    Attributes:
-        cache: The manager.
-        ttl: As given.
-        profile: As given.
-        identity: As given.
-        sync: The same methods, blocking.
-    """
+    """The generic half of ``PipelineArtifactCache``; see there."""
 
     def __init__(
         self,

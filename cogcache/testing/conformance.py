@@ -127,7 +127,8 @@ class BackendConformance:
     async def test_an_invalidated_tag_is_a_miss(self) -> None:
         tier = await self.make_tier()
         for tag in ("one", "two"):
-            meta: dict[int | str, Any] = {META_TAGS: [[tag, max(tier.now_ms() * 1000, tier.tag_version(tag))]]}
+            stamp = max(tier.now_ms() * 1000, tier.tag_version(tag))
+            meta: dict[int | str, Any] = {META_TAGS: [[tag, stamp]]}
             draft = tier.draft(key_bytes(tag), tag, ttl_ms=None, meta=meta)
             assert await tier.put(draft)
         tier.set_clock_offset(1000)
