@@ -104,7 +104,7 @@ def register_type(
     Args:
         cls: The class; its subclasses are not included.
         name: What identifies it in entries, such as ``"myapp.Transcript"``; not a module path.
-        version: From 1. An instance is stored with the highest version registered for its class.
+        version: From 1. An instance is stored with the highest version registered for its name.
         to_plain: Turns an instance into what can be stored; what it returns may hold registered
             types again. Default: the name of an Enum's member, the dict of a dataclass's fields.
         from_plain: The way back. Default: for an Enum the member of that name; for a dataclass an
@@ -136,7 +136,7 @@ def register_type(
     made = _Registration(cls, name, version, to_plain, from_plain, is_enum)
     _by_name[name, version] = made
     current = _by_class.get(cls)
-    if current is None or current.version <= version:
+    if current is None or current.name != name or current.version <= version:
         _by_class[cls] = made
 
 

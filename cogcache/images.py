@@ -35,6 +35,14 @@ _MAGIC: Final = (
 )
 _JPEG_SIDE: Final = 65_500  # the longest side that a JPEG can have
 _PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+# Bits that one pixel of each PIL mode has in tobytes(); rows begin at whole bytes.
+_PIXEL_BITS: Final = {
+    **dict.fromkeys(("L", "P"), 8),
+    **dict.fromkeys(("LA", "La", "PA", "I;16", "I;16L", "I;16B", "I;16N"), 16),
+    **dict.fromkeys(("RGB", "YCbCr", "LAB", "HSV"), 24),
+    **dict.fromkeys(("RGBA", "RGBa", "RGBX", "CMYK", "I", "F"), 32),
+    "1": 1,
+}
 
 
 def content_type_of(data: bytes) -> str:
@@ -228,8 +236,16 @@ def encode_pillow(image: Image, codec: ImageCodec) -> EncodedImage:
 
 
 def encode_exact(image: Image) -> list[Any]:
-    """Mode, size, pixels, palette and plain information of a PIL image, nothing lost."""
+    """Mode, size, pixels, palette and plain information of a PIL image, nothing lost.
+
+    Raises:
+        ValueTypeError: A picture of several frames, or of a mode that is not stored.
+    """
     _refuse_sequence(image)
+    if image.mode not in _PIXEL_BITS:
+        raise ValueTypeError(f"a PIL image of mode {image.mode}; store image.convert('RGB')")
+    if _is_long_line(image.size):
+        raise ValueTypeError(f"a PIL image of {image.width} x {image.height}, without a pixel")
     done: dict[str, Any] = {"from": "pil", "info": _plain_info(image.info)}
     data = image.tobytes()
     if image.palette is not None:
@@ -241,12 +257,18 @@ def decode_exact(fields: Any) -> Any:
     """The picture for the fields of a document.
 
     Raises:
-        ValueError: They are not those of a picture.
+        ValueError: They are not those of ``encode_exact``: only pixels are decoded with the value,
+            since a packed picture may be far larger than its bytes.
     """
     image = EncodedImage.from_fields(fields)
-    if not isinstance(image.data, bytes):
-        raise ValueError("an image without bytes")
+    if image.format != RAW or not isinstance(image.data, bytes):
+        raise ValueError("an image without pixels")
     return image.decode()
+
+
+def _is_long_line(size: tuple[int, int]) -> bool:
+    """No pixels at all, but so many rows that an image of them takes memory."""
+    return 0 in size and max(size) > _JPEG_SIDE
 
 
 def _refuse_sequence(image: Image) -> None:
@@ -267,6 +289,10 @@ def _plain_info(info: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _raw_image_of(image: EncodedImage) -> Any:
+    width, height = image.size
+    row = (width * _PIXEL_BITS.get(image.mode, 0) + 7) // 8
+    if min(width, height) < 0 or row * height != len(image.data) or _is_long_line(image.size):
+        raise ValueError(f"{len(image.data)} bytes are no {width} x {height} pixels {image.mode}")
     module = pillow("an image")
     made = module.frombytes(image.mode, image.size, image.data)
     palette = image.done.get("palette")

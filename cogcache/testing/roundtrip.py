@@ -100,7 +100,7 @@ def _same(here: Any, there: Any) -> bool:
         return _same_picture(here, there)
     if isinstance(here, Mapping):
         return dict(here) == dict(there)
-    return repr(here) == repr(there) and (here == there or here != here)
+    return repr(here) == repr(there) and bool(here == there or here != here)
 
 
 def _shape(value: Any) -> tuple[str, str]:
