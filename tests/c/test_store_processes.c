@@ -252,14 +252,23 @@ static void check_accounts(struct shared *shared, const struct kit *kit,
 /* --- lies: tables of calls with one thing wrong -------------------------------------------- */
 
 /* Files seem to take a quarter of what they take on disk (the index apart, which is larger). */
-static int modest_stat(int fd, struct cog_stat *out)
+static int seem_small(int rc, struct cog_stat *out)
 {
-    int rc = cog_fs_system()->stat(fd, out);
     if (rc == 0 && S_ISREG(out->mode) && out->size < (2 << 20)) {
         out->size /= 4;
         out->blocks_bytes /= 4;
     }
     return rc;
+}
+
+static int modest_stat(int fd, struct cog_stat *out)
+{
+    return seem_small(cog_fs_system()->stat(fd, out), out);
+}
+
+static int modest_stat_at(int dir, const char *path, struct cog_stat *out)
+{
+    return seem_small(cog_fs_system()->stat_at(dir, path, out), out);
 }
 
 /* A write that is whole only after the name is published: the second half comes late. */
@@ -512,6 +521,7 @@ static void test_the_limit_campaign_notices_files_counted_too_small(struct kit *
         return;
     }
     lie.stat = modest_stat;
+    lie.stat_at = modest_stat_at;
     options.fs = &lie;
     options.max_bytes = 20000000;
     CHECK(sample_the_limit(kit, &options, 20000, true, &samples) > options.max_bytes);
@@ -640,7 +650,8 @@ static void test_forks_under_threads(struct kit *kit)
 
 /* --- an index spoiled in use --------------------------------------------------------------- */
 
-static void spoil(const char *index, unsigned how, uint64_t *state)
+/* Cutting a mapped file short is a SIGBUS to whoever looks at it: only where nothing is mapped. */
+static void spoil(const char *index, unsigned how, bool cut, uint64_t *state)
 {
     struct stat about;
     int fd = open(index, O_RDWR | O_CLOEXEC);
@@ -652,12 +663,13 @@ static void spoil(const char *index, unsigned how, uint64_t *state)
     }
     uint64_t garbage = next(state);
     off_t at = (off_t)(next(state) % (uint64_t)about.st_size);
-    switch (how % 4) {
+    switch (how % (cut ? 5 : 4)) {
     case 0: (void)unlink(index); break;
     case 1: /* anywhere in the first pages: head, totals, stamps, slots */
         (void)!pwrite(fd, &garbage, 8, at % 65536);
         break;
     case 2: (void)!pwrite(fd, &garbage, 8, at); break;
+    case 4: (void)!ftruncate(fd, at / 4096 * 4096); break;
     default: /* replaced by another file of the same size */
         (void)unlink(index);
         close(fd);
@@ -685,9 +697,9 @@ static void test_an_index_spoiled_in_use_costs_no_value(struct kit *kit)
         children[i] = start(shared, kit, &options, writer, i);
         children[PROCESSES + i] = start(shared, kit, &options, reader, i);
     }
-    for (unsigned i = 0; i < (torture() ? 1000u : 80u); i++) {
+    for (unsigned i = 0; i < (torture() ? 1000u : 60u); i++) {
         usleep(10000);
-        spoil(index, i, &state);
+        spoil(index, i, kit->no_map, &state);
     }
     finish(shared, children, 2 * PROCESSES);
     CHECK(atomic_load(&shared->puts) > 100);
@@ -714,6 +726,6 @@ int main(void)
     KIT_RUN_ONCE(test_a_full_disk_evicts_and_never_fails_a_hit);
     KIT_RUN_INDEXED(test_two_stores_and_many_threads_on_one_root);
     KIT_RUN_INDEXED(test_forks_under_threads);
-    KIT_RUN_ONCE(test_an_index_spoiled_in_use_costs_no_value);
+    KIT_RUN_INDEXED(test_an_index_spoiled_in_use_costs_no_value);
     return check_done();
 }
