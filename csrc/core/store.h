@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/documents.h"
 #include "core/entry.h"
 #include "core/evict.h"
 #include "core/hash.h"
@@ -119,6 +120,8 @@ unsigned char *cog_object_image(const struct cog_object *object, size_t *size);
 bool cog_object_is_mapped(const struct cog_object *object);
 const struct cog_freshness *cog_object_freshness(const struct cog_object *object);
 /* with COG_GET_ANY_AGE: why it would have been a miss */
+/* Which write of which file it is. */
+struct cog_write_id cog_object_write_id(const struct cog_object *object);
 enum cog_miss cog_object_miss(const struct cog_object *object);
 uint64_t cog_object_disk_bytes(const struct cog_object *object);
 /*

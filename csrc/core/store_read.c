@@ -219,6 +219,14 @@ const struct cog_freshness *cog_object_freshness(const struct cog_object *object
     return &object->fresh;
 }
 
+struct cog_write_id cog_object_write_id(const struct cog_object *object)
+{
+    return (struct cog_write_id){.device = object->stat.device,
+                                 .inode = object->stat.inode,
+                                 .length = object->stat.size,
+                                 .token = cog_entry_token(object->entry)};
+}
+
 enum cog_miss cog_object_miss(const struct cog_object *object)
 {
     return object->miss;

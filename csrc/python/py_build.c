@@ -908,6 +908,8 @@ void cog_load_release(struct cog_load *load)
     }
     cog_free(load->targets);
     cog_free(load->doc_memory);
+    cog_document_unref(load->document);
+    load->document = NULL;
     load->targets = NULL;
     load->target_count = load->target_capacity = load->next_target = 0;
     load->doc_memory = NULL;

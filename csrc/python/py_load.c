@@ -128,6 +128,57 @@ static enum cog_status copy_document(struct cog_load *load, uint32_t number,
                           load->doc_memory, err);
 }
 
+/* Expand into a document that is kept for the next load of this write. */
+static enum cog_status keep_document(struct cog_load *load, const struct cog_write_id *id,
+                                     uint32_t number, struct cog_error *err)
+{
+    enum cog_status status;
+
+    load->document = cog_document_new(load->doc_size);
+    if (load->document == NULL) {
+        return COG_ERR_NOMEM;
+    }
+    load->doc = cog_document_bytes(load->document);
+    status = cog_entry_read(load->entry, load->source, NULL, number, 0, load->doc_size,
+                            cog_document_bytes(load->document), err);
+    if (status == COG_OK) {
+        cog_documents_keep(id, load->document);
+    }
+    return status;
+}
+
+/* A document that does not lie in the image as it is: from a file in memory of our own, or kept. */
+static enum cog_status expand_document(struct cog_load *load, uint32_t number,
+                                       const struct cog_part *part, struct cog_error *err)
+{
+    struct cog_write_id id;
+
+    if (load->object == NULL || cog_part_is_plain(part)) {
+        return copy_document(load, number, part, err);
+    }
+    id = cog_object_write_id(load->object);
+    load->document = cog_documents_find(&id);
+    if (load->document != NULL && cog_document_size(load->document) == load->doc_size) {
+        load->doc = cog_document_bytes(load->document);
+        return COG_OK;
+    }
+    cog_document_unref(load->document);
+    load->document = NULL;
+    return cog_documents_wants(&id, load->doc_size) ? keep_document(load, &id, number, err)
+                                                    : copy_document(load, number, part, err);
+}
+
+bool cog_load_is_at_hand(const struct cog_load *load)
+{
+    struct cog_write_id id;
+
+    if (load->object == NULL) {
+        return false;
+    }
+    id = cog_object_write_id(load->object);
+    return cog_documents_has(&id);
+}
+
 enum cog_status cog_load_document(struct cog_load *load, struct cog_error *err)
 {
     uint64_t limit = load->max_bytes ? load->max_bytes : COG_DOCUMENT_LIMIT;
@@ -154,7 +205,7 @@ enum cog_status cog_load_document(struct cog_load *load, struct cog_error *err)
         status = cog_entry_check_chunks(load->entry, load->source, part.first_chunk,
                                         part.chunk_count, err);
     } else {
-        status = copy_document(load, number, &part, err);
+        status = expand_document(load, number, &part, err);
     }
     if (status == COG_OK && cog_entry_part_count(load->entry) > 1) {
         load->is_bundle = starts_bundle(load);

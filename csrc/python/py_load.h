@@ -7,6 +7,9 @@
 /* Is the payload of this extension itself msgpack? Both passes over a document descend alike. */
 bool cog_ext_is_nested(int8_t code);
 
+/* Has the document been kept expanded, so that cog_load_document() is quick? */
+bool cog_load_is_at_hand(const struct cog_load *load);
+
 /* Name of the type of the document's value, of its first token alone; "unknown" where there is
  * none. */
 const char *cog_load_type_name(const struct cog_load *load);

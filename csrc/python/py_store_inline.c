@@ -6,6 +6,8 @@
 
 #include <time.h>
 
+#include "python/py_load.h"
+
 /* How long get_values() may hold the loop before it returns what it has. */
 enum { BATCH_NANOSECONDS = 200000 };
 
@@ -25,7 +27,8 @@ static bool document_is_quick(const struct cog_load *load)
     }
     return part.kind != COG_PART_DOC ||
            part.raw_size <=
-               (part.codec == COG_CODEC_STORED ? COG_PY_INLINE_BYTES : COG_PY_INLINE_PACKED);
+               (part.codec == COG_CODEC_STORED ? COG_PY_INLINE_BYTES : COG_PY_INLINE_PACKED) ||
+           cog_load_is_at_hand(load);
 }
 
 /* Before allocation: is the memory that must be had in any case small? */

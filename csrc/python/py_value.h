@@ -159,8 +159,9 @@ struct cog_load {
 
     const unsigned char *doc;
     size_t doc_size;
-    unsigned char *doc_memory; /* owned, when the document is not read in place */
-    bool is_bundle;            /* the document is a frame bundle */
+    unsigned char *doc_memory;     /* owned, when the document is not read in place */
+    struct cog_document *document; /* instead: a kept expansion of it, one reference */
+    bool is_bundle;                /* the document is a frame bundle */
     struct cog_load_target *targets;
     size_t target_count, target_capacity;
     size_t next_target;  /* of the build */

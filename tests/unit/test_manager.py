@@ -600,3 +600,16 @@ async def test_open_reads_ranges_of_one_generation(manager: CacheManager) -> Non
         async with manager.open("mapping", "frame/1"):
             pass
     await manager.aclose()
+
+
+async def test_a_document_that_is_kept_expanded_is_never_an_old_one(manager: CacheManager) -> None:
+    for turn in range(4):
+        value = {"texts": {str(n): f"turn {turn}: a man rides a bicycle " * 20 for n in range(150)}}
+        await manager.set("key", value)
+        for _ in range(4):
+            got = await manager.get("key")
+            assert got == value
+            got["texts"].clear()  # ours alone
+    await manager.delete("key")
+    assert await manager.get("key") is None
+    await manager.aclose()
