@@ -53,6 +53,8 @@ class FilesystemCacheBackend(CacheBackend):
         self._expires = config.enable_ttl
         self._next_sweep = 0.0 if config.cleanup_on_startup else time.monotonic() + SWEEP_SECONDS
         self._unavailable = False
+        if self._expires:
+            self.get_inline = self._store.get_value  # type: ignore[method-assign]  # saves a frame
 
     @property
     def root(self) -> str:

@@ -116,6 +116,23 @@ static bool starts_bundle(const struct cog_load *load)
            token.ext == COG_EXT_BUNDLE;
 }
 
+/*
+ * The bytes of this part lie in memory of our own and were checked when they were read: a second
+ * look could find nothing. (A map is another matter: its pages may be read again from the disk.)
+ */
+static bool is_known_good(const struct cog_load *load, uint32_t part)
+{
+    return load->image != NULL && load->object != NULL && !cog_object_is_mapped(load->object) &&
+           cog_object_is_verified(load->object, part);
+}
+
+static enum cog_status check_part(const struct cog_load *load, const struct cog_part *part,
+                                  struct cog_error *err)
+{
+    return cog_entry_check_chunks(load->entry, load->source, part->first_chunk, part->chunk_count,
+                                  err);
+}
+
 static enum cog_status copy_document(struct cog_load *load, uint32_t number,
                                      const struct cog_part *part, struct cog_error *err)
 {
@@ -202,8 +219,9 @@ enum cog_status cog_load_document(struct cog_load *load, struct cog_error *err)
     load->doc_size = (size_t)part.raw_size;
     if (cog_part_is_plain(&part) && load->image != NULL) {
         load->doc = load->image + part.offset; /* read where it lies */
-        status = cog_entry_check_chunks(load->entry, load->source, part.first_chunk,
-                                        part.chunk_count, err);
+        if (!is_known_good(load, number)) {
+            status = check_part(load, &part, err);
+        }
     } else {
         status = expand_document(load, number, &part, err);
     }
@@ -217,27 +235,33 @@ enum cog_status cog_load_document(struct cog_load *load, struct cog_error *err)
 /* --- step 3: the parts -------------------------------------------------------------------------
  */
 
+static enum cog_status fill_target(struct cog_load *load, const struct cog_load_target *target,
+                                   struct cog_error *err)
+{
+    struct cog_part part;
+    enum cog_status status = cog_entry_part(load->entry, target->part, &part);
+
+    if (status != COG_OK) {
+        return status;
+    }
+    if (target->in_place) {
+        return load->object != NULL ? cog_object_verify_part(load->object, target->part, err)
+                                    : check_part(load, &part, err);
+    }
+    if (cog_part_is_plain(&part) && is_known_good(load, target->part)) {
+        memcpy(target->data, load->image + part.offset, target->size);
+        return COG_OK;
+    }
+    return cog_entry_read(load->entry, load->source, NULL, target->part, 0, target->size,
+                          target->data, err);
+}
+
 enum cog_status cog_load_fill(struct cog_load *load, struct cog_error *err)
 {
     enum cog_status status = COG_OK;
 
     for (size_t i = 0; i < load->target_count && status == COG_OK; i++) {
-        const struct cog_load_target *target = &load->targets[i];
-
-        if (!target->in_place) {
-            status = cog_entry_read(load->entry, load->source, NULL, target->part, 0, target->size,
-                                    target->data, err);
-        } else if (load->object != NULL) {
-            status = cog_object_verify_part(load->object, target->part, err);
-        } else {
-            struct cog_part part;
-
-            status = cog_entry_part(load->entry, target->part, &part);
-            if (status == COG_OK) {
-                status = cog_entry_check_chunks(load->entry, load->source, part.first_chunk,
-                                                part.chunk_count, err);
-            }
-        }
+        status = fill_target(load, &load->targets[i], err);
     }
     return status;
 }
