@@ -60,8 +60,7 @@ class Frames(Mapping[str, Any]):
 
     def __getitem__(self, frame_id: FrameId) -> Any:
         frame = self._find(frame_id)
-        data = self._bytes(frame)
-        return data if frame.image is None else frame.image.with_data(data).decode()
+        return self._bytes(frame) if frame.image is None else self._picture(frame, "bgr")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._frames)
@@ -124,17 +123,18 @@ class Frames(Mapping[str, Any]):
     ) -> dict[str, Any]:
         """The same as ``decode``, for programs without an event loop: waits for the result."""
         _check_channels(channels)
-        names = list(self) if ids is None else [str(self._find(frame_id).id) for frame_id in ids]
-        return dict(zip(names, _in_threads(self._decoder(channels), names, threads), strict=True))
+        frames = [self._find(frame_id) for frame_id in (self if ids is None else ids)]
+        found = _in_threads(lambda frame: self._picture(frame, channels), frames, threads)
+        return {str(frame.id): picture for frame, picture in zip(frames, found, strict=True)}
 
-    def _decoder(self, channels: str) -> Callable[[str], Any]:
-        def decode(name: str) -> Any:
-            frame = self._frames[name]
+    def _picture(self, frame: _Frame, channels: str) -> Any:
+        data = self._bytes(frame)
+        try:
             if frame.image is None:
-                return pictures.decode_bytes(self._bytes(frame), channels)
-            return frame.image.with_data(self._bytes(frame)).decode()
-
-        return decode
+                return pictures.decode_bytes(data, channels)
+            return frame.image.with_data(data).decode()
+        except ValueError as error:
+            raise ValueError(f"frame {frame.id!r}: {error}") from error
 
     def _find(self, frame_id: FrameId) -> _Frame:
         frame = self._frames.get(_as_name(frame_id))

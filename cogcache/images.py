@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from cogcache._arrays import dtype_name, dtype_of
+from cogcache._core import UnsupportedError
 from cogcache.exceptions import MissingExtraError, ValueTypeError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _MAGIC: Final = (
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
 )
+_MEANT: Final = (MissingExtraError, UnsupportedError, ValueError, MemoryError)
 _JPEG_SIDE: Final = 65_500  # the longest side that a JPEG can have
 _PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 # Bits that one pixel of each PIL mode has in tobytes(); rows begin at whole bytes.
@@ -108,13 +110,19 @@ class EncodedImage:
 
         Raises:
             MissingExtraError: Pillow is needed and not installed.
+            UnsupportedError: Its dtype is unknown here, or needs a package that is not installed.
             ValueError: The bytes are not the picture that is recorded.
         """
-        if self.done.get("from") == "array":
-            return _array_of(self)
-        if self.format == RAW:
-            return _raw_image_of(self)
-        return _opened(self.data, (self.format,), self.size)
+        try:
+            if self.done.get("from") == "array":
+                return _array_of(self)
+            if self.format == RAW:
+                return _raw_image_of(self)
+            return _opened(self.data, (self.format,), self.size)
+        except _MEANT:
+            raise
+        except Exception as error:  # a record that is none, or whatever Pillow says of its bytes
+            raise ValueError(f"a picture that is none: {error!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,5 +345,9 @@ def decode_bytes(data: bytes, channels: str) -> Any:
             picture = opened if opened.mode in ("L", "RGB") else opened.convert("RGB")
             array = np.asarray(picture)
     except module.UnidentifiedImageError as error:
-        raise ValueError("a frame that is no picture") from error
+        raise ValueError("no picture") from error
+    except (MemoryError, ValueError):
+        raise
+    except Exception as error:  # truncated, too large, broken: Pillow has many words for it
+        raise ValueError(f"a picture that is none: {error!r}") from error
     return np.array(array[:, :, ::-1] if array.ndim == 3 and channels == "bgr" else array)

@@ -84,7 +84,7 @@ def _same(here: Any, there: Any) -> bool:
         left, right = (struct.pack("<dd", c.real, c.imag) for c in (here, there))
         return left == right
     if isinstance(here, Decimal):
-        return here.as_tuple() == there.as_tuple()  # a signalling NaN must not be compared
+        return bool(here.as_tuple() == there.as_tuple())  # a signalling NaN must not be compared
     if isinstance(here, tuple):  # a key
         pairs = zip(here, there, strict=False)
         return len(here) == len(there) and all(
