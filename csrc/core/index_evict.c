@@ -71,11 +71,10 @@ static void look_at_window(struct sample *sample, unsigned shard, uint32_t rando
 static void take_sample(struct cog_index *index, struct sample *sample)
 {
     uint32_t rows[COG_SHARDS];
-    uint64_t all = 0, random[2];
+    uint64_t all = 0, random[2], total[COG_SHARDS];
+    cog_words64(sample->file, COG_AT_SHARD(total, 0), sizeof total[0], COG_SHARDS, total);
     for (unsigned s = 0; s < COG_SHARDS; s++) {
-        rows[s] = cog_word64(sample->file, COG_AT_SHARD(total, s)) < COG_UNKNOWN
-                      ? clamped_rows(sample->file, s)
-                      : 0;
+        rows[s] = total[s] < COG_UNKNOWN ? clamped_rows(sample->file, s) : 0;
         all += rows[s];
     }
     if (all <= SAMPLE) {

@@ -589,9 +589,8 @@ enum cog_status cog_file_check(struct cog_index *index, struct cog_index_file *f
     if (failed && failed != -EBADF) /* the descriptor is ours still, with the locks on it */
         return cog_fail(err, COG_ERR_IO, -failed, "cannot look at the index");
     if (failed || stat.device != file->device || stat.inode != file->inode) {
-        atomic_store(
-            &file->fd,
-            -1); /* closed by strangers: the number is somebody else's by now, so leave it alone */
+        /* closed by strangers: the number is somebody else's by now, so leave it alone */
+        atomic_store(&file->fd, -1);
         return cog_index_lose(index, file, err);
     }
     if (stat.links == 0 || stat.size != file->size || atomic_load(&file->broken))

@@ -430,13 +430,15 @@ enum cog_status cog_index_warm_up(struct cog_index *index, unsigned shards, stru
     enum cog_status status = cog_index_attach(index, &file, err);
     if (status != COG_OK)
         return status;
+    uint64_t total[COG_SHARDS];
     unsigned left = 0, done = 0;
+    cog_words64(file, COG_AT_SHARD(total, 0), sizeof total[0], COG_SHARDS, total);
     /* so that helpers do not queue at one shard */
     unsigned start = (unsigned)(index->options.fs->boottime_ns() >> 10);
     for (unsigned i = 0; i < COG_SHARDS && status == COG_OK; i++) {
         unsigned s = (start + i) % COG_SHARDS;
         struct cog_index_lock lock;
-        if (cog_word64(file, COG_AT_SHARD(total, s)) < COG_UNKNOWN)
+        if (total[s] < COG_UNKNOWN)
             continue;
         if (done == shards) {
             left++;

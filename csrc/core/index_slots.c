@@ -442,7 +442,7 @@ static enum cog_status make_room(struct cog_index *index, struct cog_index_file 
 static enum cog_status count_along(struct cog_index *index, struct cog_index_file *file,
                                    struct cog_error *err)
 {
-    const uint64_t patience_ns = UINT64_C(200000000);
+    const uint64_t patience_ns = UINT64_C(2000000000);
     if (atomic_load(&file->counted) || cog_word64(file, COG_AT_HEAD(limit)) == 0)
         return COG_OK;
     bool bounded = cog_ceiling_unpack(cog_word64(file, COG_AT_HEAD(inherited))) != UINT64_MAX;
@@ -554,6 +554,14 @@ void cog_index_release(struct cog_reservation *reservation)
     }
     *reservation = (struct cog_reservation){0};
     cog_file_unref(file);
+}
+
+void cog_index_abandon(struct cog_reservation *reservation)
+{
+    struct cog_index_file *file = reservation->file;
+    *reservation = (struct cog_reservation){0};
+    if (file)
+        cog_file_unref(file);
 }
 
 void cog_index_temp_path(const struct cog_reservation *reservation, char out[COG_TEMP_PATH_SIZE])

@@ -197,7 +197,11 @@ void cog_table_close(struct cog_index_lock *lock)
 void cog_stamp_inside(struct cog_index_lock *lock)
 {
     size_t at = COG_AT_SHARD(stamp, lock->shard);
+#ifdef COG_SEED_BUG_NO_STAMP
+    (void)at;
+#else
     cog_word32_set(lock->file, at, cog_word32(lock->file, at) | 1);
+#endif
     atomic_thread_fence(memory_order_release);
     lock->inside = true;
 }
@@ -465,6 +469,7 @@ void cog_index_publish_end(struct cog_index_lock *lock, const struct cog_digest 
     cog_row_set_digest(&row, digest);
     cog_row_set_stored(&row, now);
 #ifdef COG_SEED_BUG_TOTAL_LATE
+    lock->file->fs->sleep_us(300);
     total_raise(lock, record->charge + COG_ROW_SHARE + COG_DIRECTORY_SLACK);
 #endif
     bool recorded = cog_shard_add(&lock->table, &row, now) != COG_SHARD_NONE; /* P10 */
@@ -476,9 +481,22 @@ void cog_index_publish_end(struct cog_index_lock *lock, const struct cog_digest 
     lock->inside = false;
 }
 
+/*
+ * The rename was refused, or so it seems: a network or a failing disk may answer with an error and
+ * have done it all the same. A directory that has changed since our last look leaves the shard
+ * marked, and its total raised, for a rebuild.
+ */
 void cog_index_publish_cancel(struct cog_index_lock *lock)
 {
-    if (cog_shard_settle(lock, shard_objects(lock))) /* its directory may have been made */
+    struct cog_index_file *file = lock->file;
+    struct cog_stat directory = {0};
+    char path[COG_OBJECT_PATH_SIZE];
+    cog_shard_path(lock->shard, path);
+    int failed = file->fs->stat_at(lock->index->options.root, path, &directory);
+    bool unchanged = (!failed || failed == -ENOENT) &&
+                     (uint64_t)directory.mtime_ns ==
+                         cog_word64(file, COG_AT_SHARD(dir_mtime, lock->shard));
+    if (unchanged && cog_shard_settle(lock, shard_objects(lock)))
         cog_stamp_outside(lock);
     lock->inside = false;
 }
@@ -490,6 +508,7 @@ void cog_index_remove_begin(struct cog_index_lock *lock)
     cog_stamp_inside(lock);
 #ifdef COG_SEED_BUG_SUB_FIRST
     cog_word64_set(lock->file, COG_AT_SHARD(total, lock->shard), 0);
+    lock->file->fs->sleep_us(300);
 #endif
 }
 

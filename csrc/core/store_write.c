@@ -45,13 +45,18 @@ static void draft_drop(struct draft *draft)
         store->fs->close(draft->fd);
         draft->fd = -1;
     }
+    int rc = 0;
     if (draft->temp[0] != '\0') {
         if (store->index == NULL || cog_reservation_is_ours(&draft->reservation)) {
-            (void)store->fs->unlink(store->root, draft->temp);
+            rc = store->fs->unlink(store->root, draft->temp);
         }
         draft->temp[0] = '\0';
     }
-    cog_index_release(&draft->reservation);
+    if (rc == 0 || rc == -ENOENT) {
+        cog_index_release(&draft->reservation);
+    } else { /* it is still there, and must stay counted */
+        cog_index_abandon(&draft->reservation);
+    }
     draft->reserved = 0;
 }
 

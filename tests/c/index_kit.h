@@ -13,7 +13,7 @@
 #include "core/index_file.h"
 
 struct root {
-    char path[256];
+    char path[300];
     int fd;
     const struct cog_fs *fs;
     bool no_map;

@@ -1,0 +1,655 @@
+/*
+ * The store dies before and after every system call of every operation, and every call fails once
+ * in every way.
+ *
+ * Judged from outside each time, by a handle that was open all along and by an index handle of its
+ * own: values are the old or the new ones and whole; nothing acknowledged is lost; bytes counted
+ * are never less than the truth, and equal to it after healing; no temp file is left once the dead
+ * were reaped; no descriptor leaks.
+ *
+ * COG_CRASH_FULL=1 walks every call of the long operations and every mode; without it long ones are
+ * walked in strides.
+ */
+#define _GNU_SOURCE 1
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/alloc.h"
+#include "core/store_internal.h"
+
+#include "check.h"
+#include "crash_harness.h"
+#include "index_kit.h"
+#include "store_kit.h"
+
+enum { SMALL = 5000, LARGE = 400000, OTHERS = 6, MANY = 60 };
+static const char key[] = "the key";
+static const char other_tag[] = "a tag";
+
+struct scene {
+    struct kit kit;
+    struct root root;         /* the same directory, for audits */
+    struct cog_store *watch;  /* open all along, through the system's own calls */
+    struct cog_store *acting; /* its calls die or fail */
+    struct cog_store_options options;
+    const struct cog_fs *calls;
+    unsigned char *old_bytes, *new_bytes;
+    size_t size;
+    unsigned descriptors; /* open before the act */
+    bool must_survive;    /* the value: whatever happened, it is still there */
+    bool acted_alone;     /* act opens and closes a store of its own */
+};
+
+/* --- the scene --- */
+
+static unsigned open_descriptors(void)
+{
+    unsigned count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    REQUIRE(dir != NULL);
+    while (readdir(dir) != NULL) {
+        count++;
+    }
+    closedir(dir);
+    return count;
+}
+
+static void other_key(unsigned i, char out[32])
+{
+    snprintf(out, 32, "other %u", i);
+}
+
+static void scene_open(struct scene *scene, bool no_map, bool posix, enum cog_durability durability)
+{
+    const char *parent = getenv("TMPDIR");
+    *scene = (struct scene){.size = SMALL};
+    struct kit *kit = &scene->kit;
+    char base[200];
+    snprintf(base, sizeof base, "%s/cog-crash-XXXXXX", parent ? parent : "/tmp");
+    REQUIRE(mkdtemp(base) != NULL);
+    snprintf(kit->base, sizeof kit->base, "%s", base);
+    snprintf(kit->root, sizeof kit->root, "%s/v1", base);
+    kit->fs = posix ? cog_fs_posix() : cog_fs_system();
+    kit->mode = "crash";
+    kit->no_map = no_map;
+    scene->calls = crash_table(kit->fs);
+    scene->options = kit_options(kit);
+    scene->options.max_bytes = UINT64_C(20) << 20;
+    scene->options.durability = durability;
+    scene->watch = kit_open(kit, &scene->options);
+    struct cog_store_options acting = scene->options;
+    acting.fs = scene->calls;
+    scene->acting = kit_open(kit, &acting);
+    snprintf(scene->root.path, sizeof scene->root.path, "%s", kit->root);
+    scene->root.fd = open(kit->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    scene->root.fs = kit->fs;
+    scene->root.no_map = no_map;
+    REQUIRE(scene->root.fd >= 0);
+    scene->old_bytes = cog_alloc(LARGE);
+    scene->new_bytes = cog_alloc(LARGE);
+    REQUIRE(scene->old_bytes && scene->new_bytes);
+    kit_fill(scene->old_bytes, LARGE, 1, 1000);
+    kit_fill(scene->new_bytes, LARGE, 1, 2000);
+    for (unsigned i = 0; i < OTHERS; i++) {
+        char name[32];
+        other_key(i, name);
+        REQUIRE(kit_put(scene->watch, name, scene->old_bytes, SMALL) == COG_OK);
+    }
+}
+
+static void scene_close(struct scene *scene)
+{
+    cog_store_close(scene->acting);
+    cog_store_close(scene->watch);
+    close(scene->root.fd);
+    cog_free(scene->old_bytes);
+    cog_free(scene->new_bytes);
+    kit_remove_tree(scene->kit.base);
+}
+
+static struct cog_index *open_auditor(const struct scene *scene)
+{
+    struct cog_index_options options = root_options(&scene->root);
+    options.limit = scene->watch->limit;
+    options.fixed_bytes = scene->watch->fixed_bytes;
+    return root_open(&scene->root, &options);
+}
+
+/* --- judging --- */
+
+static const char *never_less(struct scene *scene, struct cog_index *index)
+{
+    static char text[200];
+    struct truth truth;
+    struct cog_sum sum;
+    struct cog_index_file *file = cog_index_enter(index);
+    if (file == NULL) {
+        cog_index_leave(index);
+        return "no index";
+    }
+    cog_index_sum(file, &sum);
+    cog_index_leave(index);
+    root_truth(&scene->root, &truth, false);
+    if (sum.unknown == 0 && sum.held + sum.known < truth.moving) {
+        snprintf(text, sizeof text, "held %llu + totals %llu, but %llu are on disk",
+                 (unsigned long long)sum.held, (unsigned long long)sum.known,
+                 (unsigned long long)truth.moving);
+        return text;
+    }
+    return truth.all <= scene->watch->limit ? NULL : "over the limit";
+}
+
+static const char *accounting(struct scene *scene, const struct crash_case *what)
+{
+    struct cog_index *index = open_auditor(scene);
+    const char *wrong = never_less(scene, index);
+    if (wrong == NULL) { /* nor when the dead were reaped, but no shard is healed */
+        cog_index_reap(index);
+        wrong = never_less(scene, index);
+    }
+    if (wrong == NULL) {
+        wrong = root_audit(&scene->root, index);
+    }
+    if (wrong != NULL && what->action == CRASH_FAIL && strcmp(crash_call_name(), "unlink") == 0) {
+        /* a temp file that cannot be unlinked stays, and stays counted, as long as its process
+         * lives */
+        struct cog_store_options acting = scene->options;
+        acting.fs = scene->calls;
+        cog_store_close(scene->acting);
+        wrong = root_audit(&scene->root, index);
+        scene->acting = kit_open(&scene->kit, &acting);
+        scene->descriptors = 0;
+    }
+    cog_index_close(index);
+    return wrong;
+}
+
+/* A disk that says it is full makes a put evict, and then anything may go, but never be wrong. */
+static bool may_be_evicted(const struct crash_case *what)
+{
+    return what->action == CRASH_FAIL && what->error == ENOSPC;
+}
+
+static const char *others(struct scene *scene, const struct crash_case *what)
+{
+    for (unsigned i = 0; i < OTHERS; i++) {
+        char name[32];
+        other_key(i, name);
+        if (!kit_has(scene->watch, name, scene->old_bytes, SMALL) &&
+            !(may_be_evicted(what) && kit_miss(scene->watch, name) == COG_MISS_ABSENT)) {
+            return "another entry is lost or wrong";
+        }
+    }
+    return NULL;
+}
+
+static const char *judge_all_but_value(struct scene *scene, const struct crash_case *what,
+                                       bool died)
+{
+    if (!died && scene->descriptors && open_descriptors() != scene->descriptors) {
+        return "a descriptor leaked";
+    }
+    const char *wrong = accounting(scene, what);
+    return wrong != NULL ? wrong : others(scene, what);
+}
+
+enum seen { SEEN_NOTHING, SEEN_OLD, SEEN_NEW, SEEN_WRONG };
+
+static enum seen look(struct scene *scene)
+{
+    size_t size;
+    enum cog_miss miss;
+    unsigned char *got = kit_get(scene->watch, key, COG_GET_ANY_AGE, &size, &miss);
+    enum seen seen = SEEN_NOTHING;
+    if (got != NULL) {
+        bool is_old = size == scene->size && memcmp(got, scene->old_bytes, size) == 0;
+        bool is_new = size == scene->size && memcmp(got, scene->new_bytes, size) == 0;
+        seen = is_old ? SEEN_OLD : is_new ? SEEN_NEW : SEEN_WRONG;
+    }
+    cog_free(got);
+    return seen;
+}
+
+static void ready(struct scene *scene)
+{
+    for (unsigned i = 0; i < OTHERS; i++) { /* what a full disk has cost in the run before */
+        char name[32];
+        other_key(i, name);
+        if (kit_miss(scene->watch, name) != COG_MISS_NONE) {
+            REQUIRE(kit_put(scene->watch, name, scene->old_bytes, SMALL) == COG_OK);
+        }
+    }
+    scene->descriptors = open_descriptors();
+}
+
+/* --- put, overwrite --- */
+
+static void prepare_absent(void *context)
+{
+    struct scene *scene = context;
+    enum cog_status status = kit_delete(scene->watch, key);
+    REQUIRE(status == COG_OK || status == COG_ABSENT);
+    ready(scene);
+}
+
+static void prepare_present(void *context)
+{
+    struct scene *scene = context;
+    REQUIRE(kit_put(scene->watch, key, scene->old_bytes, scene->size) == COG_OK);
+    ready(scene);
+}
+
+static bool act_put(void *context)
+{
+    struct scene *scene = context;
+    return kit_put(scene->acting, key, scene->new_bytes, scene->size) == COG_OK;
+}
+
+static const char *judge_put(void *context, const struct crash_case *what, bool died,
+                             bool succeeded)
+{
+    struct scene *scene = context;
+    const char *wrong = judge_all_but_value(scene, what, died);
+    enum seen seen = look(scene);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    if (seen == SEEN_WRONG || seen == SEEN_OLD) {
+        return "a value that nobody put";
+    }
+    if (succeeded && seen != SEEN_NEW) {
+        return "acknowledged, but not there";
+    }
+    return !died && !succeeded && seen == SEEN_NEW &&
+                   scene->options.durability != COG_DURABILITY_FULL
+               ? "refused, but there"
+               : NULL;
+}
+
+static const char *judge_overwrite(void *context, const struct crash_case *what, bool died,
+                                   bool succeeded)
+{
+    struct scene *scene = context;
+    const char *wrong = judge_all_but_value(scene, what, died);
+    enum seen seen = look(scene);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    if (seen == SEEN_WRONG || (seen == SEEN_NOTHING && !may_be_evicted(what))) {
+        return "neither the old value nor the new one";
+    }
+    if (succeeded && seen != SEEN_NEW) {
+        return "acknowledged, but the old one is there";
+    }
+    return !died && !succeeded && seen == SEEN_NEW &&
+                   scene->options.durability != COG_DURABILITY_FULL
+               ? "refused, but there"
+               : NULL;
+}
+
+/* --- stream --- */
+
+static bool act_stream(void *context)
+{
+    struct scene *scene = context;
+    struct cog_put_stream *stream;
+    struct cog_entry_writer *writer = NULL;
+    struct cog_freshness fresh = {.refreshed_ms = cog_store_now_ms(scene->acting),
+                                  .ttl_ms = COG_NEVER};
+    uint32_t number;
+    uint64_t length;
+    static const struct cog_put_info info;
+    enum cog_status status = cog_store_stream_begin(scene->acting, key, strlen(key), &stream, NULL);
+    if (status != COG_OK) {
+        return false;
+    }
+    status = cog_entry_writer_new(key, strlen(key), 0, cog_store_stream_sink(stream), &writer,
+                                  NULL);
+    if (status == COG_OK) {
+        status = cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, scene->new_bytes,
+                                    scene->size, true, &number, NULL);
+    }
+    if (status == COG_OK) {
+        status = cog_entry_finish(writer, NULL, 0, &fresh, &length, NULL);
+    }
+    cog_entry_writer_free(writer);
+    if (status != COG_OK) {
+        cog_store_stream_abort(stream);
+        return false;
+    }
+    return cog_store_stream_commit(stream, &info, NULL) == COG_OK;
+}
+
+/* --- delete, refresh, get --- */
+
+static bool act_delete(void *context)
+{
+    struct scene *scene = context;
+    return kit_delete(scene->acting, key) == COG_OK;
+}
+
+static const char *judge_delete(void *context, const struct crash_case *what, bool died,
+                                bool succeeded)
+{
+    struct scene *scene = context;
+    const char *wrong = judge_all_but_value(scene, what, died);
+    enum seen seen = look(scene);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    if (seen == SEEN_WRONG || seen == SEEN_NEW) {
+        return "a value that nobody put";
+    }
+    if (succeeded && seen != SEEN_NOTHING) {
+        return "deleted, but there";
+    }
+    return !died && !succeeded && seen == SEEN_NOTHING && !may_be_evicted(what)
+               ? "refused, but gone"
+               : NULL;
+}
+
+static void prepare_mortal(void *context)
+{
+    struct scene *scene = context;
+    struct kit_value value = {.data = scene->old_bytes, .size = scene->size, .ttl_ms = 100000};
+    REQUIRE(kit_put_value(scene->watch, key, &value) == COG_OK);
+    ready(scene);
+}
+
+static bool act_refresh(void *context)
+{
+    struct scene *scene = context;
+    return cog_store_refresh(scene->acting, key, strlen(key), 500000, NULL) == COG_OK;
+}
+
+static bool act_get(void *context)
+{
+    struct scene *scene = context;
+    size_t size;
+    enum cog_miss miss;
+    unsigned char *got = kit_get(scene->acting, key, 0, &size, &miss);
+    bool right = got != NULL && size == scene->size && memcmp(got, scene->old_bytes, size) == 0;
+    CHECK(got == NULL || right); /* a hit is the value, whatever the system does */
+    cog_free(got);
+    return right;
+}
+
+static const char *judge_kept(void *context, const struct crash_case *what, bool died,
+                              bool succeeded)
+{
+    struct scene *scene = context;
+    (void)succeeded;
+    const char *wrong = judge_all_but_value(scene, what, died);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    if (may_be_evicted(what) && look(scene) == SEEN_NOTHING) {
+        return NULL;
+    }
+    if (look(scene) != SEEN_OLD || kit_miss(scene->watch, key) != COG_MISS_NONE) {
+        return "the value is gone";
+    }
+    return NULL;
+}
+
+/* --- damage --- */
+
+static void prepare_damaged(void *context)
+{
+    struct scene *scene = context;
+    char path[400];
+    REQUIRE(kit_put(scene->watch, key, scene->old_bytes, scene->size) == COG_OK);
+    kit_object(&scene->kit, key, path);
+    kit_flip(path, 200, 0x10);
+    ready(scene);
+}
+
+static bool act_get_damaged(void *context)
+{
+    struct scene *scene = context;
+    return kit_miss(scene->acting, key) != COG_MISS_NONE;
+}
+
+static const char *judge_damaged(void *context, const struct crash_case *what, bool died,
+                                 bool succeeded)
+{
+    struct scene *scene = context;
+    if (!died && !succeeded) {
+        return "damage was handed out";
+    }
+    const char *wrong = judge_all_but_value(scene, what, died);
+    return wrong != NULL ? wrong : look(scene) == SEEN_NOTHING ? NULL : "damage was handed out";
+}
+
+/* --- eviction --- */
+
+static void many_key(unsigned i, char out[32])
+{
+    snprintf(out, 32, "many %u", i);
+}
+
+static void prepare_full(void *context)
+{
+    struct scene *scene = context;
+    struct cog_store_stats stats;
+    static unsigned next;
+    for (unsigned i = 0; i < OTHERS; i++) { /* used last, so that they stay */
+        char name[32];
+        other_key(i, name);
+        REQUIRE(kit_put(scene->watch, name, scene->old_bytes, SMALL) == COG_OK);
+    }
+    prepare_absent(scene);
+    for (unsigned i = 0; i < MANY; i++) {
+        char name[32];
+        cog_store_get_stats(scene->watch, &stats);
+        if (stats.used_bytes + LARGE + (UINT64_C(3) << 20) / 2 > scene->watch->limit) {
+            break;
+        }
+        many_key(next++ % MANY, name);
+        REQUIRE(kit_put(scene->watch, name, scene->old_bytes, LARGE) == COG_OK);
+    }
+    for (unsigned i = 0; i < OTHERS; i++) {
+        char name[32];
+        other_key(i, name);
+        REQUIRE(kit_miss(scene->watch, name) == COG_MISS_NONE);
+    }
+    ready(scene);
+}
+
+static const char *judge_evicting_put(void *context, const struct crash_case *what, bool died,
+                                      bool succeeded)
+{
+    struct scene *scene = context;
+    for (unsigned i = 0; i < MANY; i++) {
+        char name[32];
+        size_t size;
+        enum cog_miss miss;
+        many_key(i, name);
+        unsigned char *got = kit_get(scene->watch, name, 0, &size, &miss);
+        bool wrong = got != NULL ? size != LARGE || memcmp(got, scene->old_bytes, size) != 0
+                                 : miss != COG_MISS_ABSENT;
+        cog_free(got);
+        if (wrong) {
+            return "an entry beside it is wrong";
+        }
+    }
+    return judge_put(context, what, died, succeeded);
+}
+
+/* --- tags, sweep, opening --- */
+
+static void prepare_tagged(void *context)
+{
+    struct scene *scene = context;
+    struct kit_value value = {.data = scene->old_bytes,
+                              .size = scene->size,
+                              .tag = {.name = other_tag}};
+    REQUIRE(cog_store_tag_version(scene->watch, other_tag, strlen(other_tag), &value.tag.version,
+                                  NULL) == COG_OK);
+    uint64_t now = cog_store_now_ms(scene->watch) * 1000;
+    value.tag.version = now > value.tag.version ? now : value.tag.version;
+    REQUIRE(kit_put_value(scene->watch, key, &value) == COG_OK);
+    REQUIRE(kit_miss(scene->watch, key) == COG_MISS_NONE);
+    ready(scene);
+}
+
+static bool act_invalidate(void *context)
+{
+    struct scene *scene = context;
+    struct cog_tag_name name = {other_tag, strlen(other_tag)};
+    return cog_store_invalidate_tags(scene->acting, &name, 1, NULL) == COG_OK;
+}
+
+static const char *judge_invalidated(void *context, const struct crash_case *what, bool died,
+                                     bool succeeded)
+{
+    struct scene *scene = context;
+    enum cog_miss miss = kit_miss(scene->watch, key);
+    if (succeeded && miss == COG_MISS_NONE) {
+        return "invalidated, but handed out";
+    }
+    return judge_all_but_value(scene, what, died);
+}
+
+static bool act_sweep(void *context)
+{
+    struct scene *scene = context;
+    uint64_t removed;
+    return cog_store_sweep(scene->acting, true, &removed, NULL) == COG_OK;
+}
+
+static void prepare_no_index(void *context)
+{
+    struct scene *scene = context;
+    char path[400];
+    prepare_present(context);
+    kit_path(&scene->kit, "index", path);
+    REQUIRE(unlink(path) == 0);
+}
+
+static bool act_open_and_put(void *context)
+{
+    struct scene *scene = context;
+    struct cog_store_options options = scene->options;
+    struct cog_store *store;
+    options.fs = scene->calls;
+    if (cog_store_open(scene->kit.base, &options, &store, NULL) != COG_OK) {
+        return false;
+    }
+    bool done = kit_put(store, key, scene->new_bytes, scene->size) == COG_OK;
+    cog_store_close(store);
+    return done;
+}
+
+/* --- walks --- */
+
+static const int errors[] = {EIO, ENOSPC, EMFILE, EACCES, EINTR, 0 /* half a read or write */};
+
+struct walk {
+    const char *name;
+    void (*prepare)(void *context);
+    bool (*act)(void *context);
+    const char *(*judge)(void *context, const struct crash_case *what, bool died, bool succeeded);
+    size_t size;
+};
+
+static const struct walk walks[] = {
+    {"put", prepare_absent, act_put, judge_put, SMALL},
+    {"put of a large value", prepare_absent, act_put, judge_put, LARGE},
+    {"overwrite", prepare_present, act_put, judge_overwrite, SMALL},
+    {"stream", prepare_present, act_stream, judge_overwrite, LARGE},
+    {"delete", prepare_present, act_delete, judge_delete, SMALL},
+    {"evict", prepare_full, act_put, judge_evicting_put, LARGE},
+    {"refresh", prepare_mortal, act_refresh, judge_kept, SMALL},
+    {"get", prepare_present, act_get, judge_kept, SMALL},
+    {"get of a large value", prepare_present, act_get, judge_kept, LARGE},
+    {"get of a damaged value", prepare_damaged, act_get_damaged, judge_damaged, SMALL},
+    {"invalidate a tag", prepare_tagged, act_invalidate, judge_invalidated, SMALL},
+    {"sweep", prepare_present, act_sweep, judge_kept, SMALL},
+    {"open without an index, put", prepare_no_index, act_open_and_put, judge_overwrite, SMALL},
+};
+
+enum which { ALL_WALKS, WRITES, DEATHS_OF_TWO };
+
+static void walk_all(bool no_map, bool posix, enum cog_durability durability, enum which which)
+{
+    for (unsigned i = 0; i < sizeof walks / sizeof *walks; i++) {
+        const struct walk *walk = &walks[i];
+        static char label[100];
+        struct crash_tally tally = {0};
+        struct scene scene;
+        if (which == WRITES && walk->act != act_put && walk->act != act_delete) {
+            continue;
+        }
+        if (which == DEATHS_OF_TWO && i > 0 && walk->act != act_delete) {
+            continue;
+        }
+        snprintf(label, sizeof label, "%s%s%s", walk->name, no_map ? ", by pread" : "",
+                 posix ? ", plain POSIX" : "");
+        check_running = label;
+        scene_open(&scene, no_map, posix, durability);
+        scene.size = walk->size;
+        struct crash_operation operation = {.name = label,
+                                            .context = &scene,
+                                            .prepare = walk->prepare,
+                                            .act = walk->act,
+                                            .judge = walk->judge};
+        crash_walk_deaths(&operation, &tally);
+        if (which != DEATHS_OF_TWO) {
+            crash_walk_errors(&operation, errors, sizeof errors / sizeof *errors, &tally);
+        }
+        scene_close(&scene);
+        if (getenv("COG_CRASH_VERBOSE")) {
+            printf("%s: %llu calls, %llu runs\n", label, (unsigned long long)tally.calls,
+                   (unsigned long long)tally.runs);
+            fflush(stdout);
+        }
+    }
+}
+
+/* A twin of this program with a bug built into the index: its checks must fail. */
+static void expect_caught(const char *self, const char *bug)
+{
+    char twin[600];
+    int status;
+    snprintf(twin, sizeof twin, "%s.%s", self, bug);
+    check_running = bug;
+    fflush(NULL);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        int nowhere = open("/dev/null", O_WRONLY);
+        dup2(nowhere, STDOUT_FILENO);
+        dup2(nowhere, STDERR_FILENO);
+        execl(twin, twin, "twin", (char *)NULL);
+        _exit(127);
+    }
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+}
+
+int main(int count, char **arguments)
+{
+    bool full = getenv("COG_CRASH_FULL") != NULL;
+    if (count > 1) {
+        walk_all(false, false, COG_DURABILITY_NONE, DEATHS_OF_TWO);
+        return check_done();
+    }
+    walk_all(false, false, COG_DURABILITY_NONE, ALL_WALKS);
+    walk_all(true, true, COG_DURABILITY_NONE, full ? ALL_WALKS : WRITES);
+    if (full) {
+        walk_all(false, true, COG_DURABILITY_NONE, ALL_WALKS);
+        walk_all(true, false, COG_DURABILITY_NONE, ALL_WALKS);
+        walk_all(false, false, COG_DURABILITY_FULL, ALL_WALKS);
+    }
+    expect_caught(arguments[0], "NO_STAMP");
+    expect_caught(arguments[0], "TOTAL_LATE");
+    return check_done();
+}
