@@ -49,6 +49,10 @@ CacheBackendRegistry.register("memory", MemoryCacheBackend)
 # After so many hits in a row that never left the running task, it lets the loop turn once: about
 # 200 us of inline work.
 INLINE_STREAK = 48
+# A batch of ``set_many``: the first bound that is reached.
+BATCH_ITEMS = 64
+BATCH_BYTES = 64 << 20
+
 # Entries on their way into higher tiers; beyond that a promotion is dropped, since the next hit can
 # try again.
 PROMOTIONS_LIMIT = 64
@@ -343,19 +347,48 @@ class CacheManager:
     async def set_many(
         self, items: Mapping[str | Key, Any] | Mapping[str, Any], ttl: Duration | None = None
     ) -> dict[str | Key, bool]:
-        """``set`` for each item, at most 64 under way at once; what became of each, in their order.
+        """``set`` for each item, in batches that each tier writes with one call; what became of
+        each, in their order.
 
         Raises:
-            ValueTypeError: Of the first value that cannot be stored; the others may or may not have
-                been.
+            ValueTypeError: Of the first value that cannot be stored; items before it have been.
         """
+        ttl_ms = duration_ms(ttl, self.default_ttl_ms)
         results: dict[str | Key, bool] = {}
-        pairs: list[tuple[str | Key, Any]] = list(items.items())
-        for start in range(0, len(pairs), 64):
-            part = pairs[start : start + 64]
-            stored = await _gather([self.set(key, value, ttl) for key, value in part])
-            results.update({key: ok for (key, _), ok in zip(part, stored, strict=True)})
+        batch: dict[str | Key, dict[bool, _core.Draft | _core.Image]] = {}
+        weight = 0
+        try:
+            for key, value in items.items():
+                encoded = self._encoded(key)
+                results[key] = False
+                if encoded is None:
+                    continue
+                batch[key] = await self._drafts(encoded, value, ttl_ms, {})
+                weight += max(what.raw_bytes for what in batch[key].values())
+                if len(batch) >= BATCH_ITEMS or weight >= BATCH_BYTES:
+                    full, batch, weight = batch, {}, 0
+                    results.update(await self._write_batch(full))
+        finally:
+            if batch:
+                results.update(await self._write_batch(batch))
         return results
+
+    async def _write_batch(
+        self, batch: Mapping[str | Key, Mapping[bool, _core.Draft | _core.Image]]
+    ) -> dict[str | Key, bool]:
+        whats = list(batch.values())
+        answers = await self._each(
+            "write",
+            lambda tier: tier.write_many([what[tier.enable_compression] for what in whats]),
+            failed=["io-error"] * len(whats),
+        )
+        kept = dict.fromkeys(batch, False)
+        for tier, reasons in zip(self.backends, answers, strict=True):
+            for key, reason in zip(batch, reasons, strict=True):
+                tier.counters["sets" if reason is None else "refused"] += 1
+                kept[key] = kept[key] or reason is None
+        self._count("sets", sum(kept.values()))
+        return kept
 
     async def get_or_compute(
         self,
@@ -644,6 +677,19 @@ class CacheManager:
             reason = answer if reason in ("", "absent") else reason
         return None, reason
 
+    async def _drafts(
+        self, encoded: bytes, value: Any, ttl_ms: int | None, meta: Mapping[int | str, Any]
+    ) -> dict[bool, _core.Draft | _core.Image]:
+        """The value as the tiers take it, by whether they compress; composed once for several."""
+        what: dict[bool, _core.Draft | _core.Image] = {}
+        for tier in self.backends:
+            if tier.enable_compression not in what:
+                draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
+                what[tier.enable_compression] = (
+                    draft if len(self.backends) == 1 else await _composed(draft)
+                )
+        return what
+
     async def _write(
         self,
         encoded: bytes,
@@ -652,13 +698,7 @@ class CacheManager:
         meta: Mapping[int | str, Any],
         context: Context,
     ) -> StoreResult:
-        what: dict[bool, _core.Draft | _core.Image] = {}
-        for tier in self.backends:
-            if tier.enable_compression not in what:
-                draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
-                what[tier.enable_compression] = (
-                    draft if len(self.backends) == 1 else await _composed(draft)
-                )
+        what = await self._drafts(encoded, value, ttl_ms, meta)
         reasons = await self._each(
             "write",
             lambda tier: tier.write(

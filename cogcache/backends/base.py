@@ -143,6 +143,10 @@ class CacheBackend(ABC):
             return "unavailable"
         return "absent" if entry is None else self._why_dead(entry) or entry
 
+    async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
+        """``write`` of each; what ``write`` answers, in their order."""
+        return [await self.write(what) for what in whats]
+
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
         """Decode the value of a fetched entry; a tier with workers does the large copies there."""
         return entry.value(**options)

@@ -54,7 +54,7 @@ class FilesystemCacheBackend(CacheBackend):
         self._next_sweep = 0.0 if config.cleanup_on_startup else time.monotonic() + SWEEP_SECONDS
         self._unavailable = False
         if self._expires:
-            self.get_inline = self._store.get_value  # type: ignore[method-assign]  # saves a frame
+            self.get_inline = self._store.get_value  # type: ignore[method-assign,assignment]  # saves a frame
 
     @property
     def root(self) -> str:
@@ -154,6 +154,15 @@ class FilesystemCacheBackend(CacheBackend):
             return "busy"
         self._sweep_now_and_then()
         return reason
+
+    async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
+        try:
+            reasons: list[str | None] = await _bridge.run(self._store, "put_many", whats)
+        except OSError as error:
+            self._note_unavailable(error)
+            return ["busy"] * len(whats)
+        self._sweep_now_and_then()
+        return reasons
 
     async def discard(self, key: bytes) -> bool:
         removed: bool = await _bridge.run(self._store, "delete", key)

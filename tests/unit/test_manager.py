@@ -613,3 +613,12 @@ async def test_a_document_that_is_kept_expanded_is_never_an_old_one(manager: Cac
     await manager.delete("key")
     assert await manager.get("key") is None
     await manager.aclose()
+
+
+async def test_a_batch_with_a_bad_value_keeps_what_came_before(manager: CacheManager) -> None:
+    with pytest.raises(ValueTypeError, match=r"\$\[1\]"):
+        await manager.set_many({"first": 1, "second": [1, object()], "third": 3})
+    assert await manager.get_many(["first", "second", "third"]) == {"first": 1}
+    with pytest.warns(CogcacheWarning, match="NUL"):
+        assert await manager.set_many({"a\0b": 1, "good": 2}) == {"a\0b": False, "good": True}
+    await manager.aclose()
