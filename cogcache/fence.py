@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from cogcache.sources import SourceRef
+    from cogcache._identity import SourceRef
 
 __all__ = ["MissFence"]
 

@@ -21,7 +21,6 @@ from cogcache._identity import SourceRef, SourceUnavailableError, probe, unavail
 from cogcache._offload import NoAnswerError, offload
 from cogcache._reading import DIGESTS, Beat, content_digest, no_beat, sample_digest
 from cogcache._system import SYSTEM, System
-from cogcache.fence import MissFence
 from cogcache.memo import DigestMemo
 from cogcache.uris import Place, SourcePath, file_uri, place_of
 
@@ -29,7 +28,6 @@ __all__ = [
     "IDENTITIES",
     "DigestMemo",
     "Identity",
-    "MissFence",
     "Source",
     "SourceRef",
     "SourceUnavailableError",
