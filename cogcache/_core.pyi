@@ -127,8 +127,8 @@ class Entry:
 
     ``value(mode="cow")`` of a mapped entry gives its private map away, so that arrays are writable
     without a copy: from then on ``value``, ``verify``, ``tobytes``, ``to_image`` and reads of its
-    arrays are a ``ValueError``; get the entry again. An entry of which an ``Image`` was taken
-    first, or that is not mapped, gives copies instead.
+    arrays are a ``ValueError``; get the entry again. An entry of which an ``Image`` or a view was
+    taken first, or that is not mapped, gives copies instead.
     """
 
     @property

@@ -861,6 +861,7 @@ static int allocate_array(struct cog_py_state *state, struct cog_load *load,
         target->in_place = true;
         target->object = cog_memory_borrow(state, target->data, target->size, owner, !lend);
         load->lent |= lend;
+        load->viewed |= !lend;
     } else {
         target->object = cog_memory_new(state, target->size);
         if (target->object != NULL) {

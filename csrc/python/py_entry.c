@@ -22,7 +22,7 @@ struct py_entry {
     struct cog_freshness fresh;
     bool has_fresh;
     bool lent;      /* the value has our private map: these bytes are no longer ours */
-    bool pinned;    /* an Image borrows our bytes: they must not be lent */
+    bool pinned;    /* an Image or a view borrows our bytes: they must not be lent */
     PyObject *keep; /* bytes, a read function, or the store */
     PyObject *meta; /* decoded on first use */
     PyObject *tail; /* bytes: the end of what is behind a read function, as far as it was read */
@@ -469,11 +469,18 @@ int cog_py_entry_load(PyObject *object, enum cog_value_mode mode, struct cog_loa
     return refuse_lent(object, "value");
 }
 
+int cog_py_entry_recheck(PyObject *object, struct cog_load *load)
+{
+    load->no_lending |= entry_of(object)->pinned;
+    return refuse_lent(object, "value");
+}
+
 void cog_py_entry_loaded(PyObject *object, const struct cog_load *load, enum cog_status status)
 {
     struct py_entry *self = entry_of(object);
 
     self->lent |= load->lent;
+    self->pinned |= load->viewed;
     if (status == COG_ERR_DAMAGED) {
         report_damage(self);
     }
@@ -549,7 +556,8 @@ PyObject *cog_py_entry_value(PyObject *object, enum cog_value_mode mode, uint64_
     load.max_bytes = max_bytes;
     status = load_document(object, &load, &err);
     if (status == COG_OK && load.target_count > 0) {
-        if (cog_load_allocate(state, &load, object) < 0) {
+        if (cog_py_entry_recheck(object, &load) < 0 ||
+            cog_load_allocate(state, &load, object) < 0) {
             cog_load_release(&load);
             return NULL;
         }

@@ -43,7 +43,12 @@ struct cog_object *cog_py_entry_object(PyObject *entry);
 /* Begin to load the value of `entry` (an Entry): fills what the caller of cog_load_document() must
  * set. */
 int cog_py_entry_load(PyObject *entry, enum cog_value_mode mode, struct cog_load *load);
-/* After a load: remember that the map was given away, report damage to the store. */
+/*
+ * Between the two, when the GIL was released since: what of the entry may still be lent? -1 with an
+ * exception set when another load has its map by now.
+ */
+int cog_py_entry_recheck(PyObject *entry, struct cog_load *load);
+/* After a load: remember that the map was given away or looked at, report damage to the store. */
 void cog_py_entry_loaded(PyObject *entry, const struct cog_load *load, enum cog_status status);
 /* Entry.value(): all steps, releasing the GIL where it pays. */
 PyObject *cog_py_entry_value(PyObject *entry, enum cog_value_mode mode, uint64_t max_bytes,

@@ -311,7 +311,8 @@ static PyObject *load_finish(struct cog_py_job *base, bool *again)
     PyObject *value;
 
     if (job->store.status == COG_OK && !job->allocated) {
-        if (cog_load_allocate(state, &job->load, job->entry) < 0) {
+        if (cog_py_entry_recheck(job->entry, &job->load) < 0 ||
+            cog_load_allocate(state, &job->load, job->entry) < 0) {
             return NULL;
         }
         cog_py_entry_loaded(job->entry, &job->load, COG_OK);

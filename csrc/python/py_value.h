@@ -167,6 +167,7 @@ struct cog_load {
     size_t next_target;  /* of the build */
     uint64_t fill_bytes; /* raw bytes that cog_load_fill will produce */
     bool lent;           /* the value has the private map of the object */
+    bool viewed;         /* the value looks at the image: it must not change any more */
     const char *reason;  /* with COG_ERR_UNSUPPORTED: the reason word */
 };
 

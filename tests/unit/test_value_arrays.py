@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +95,37 @@ def test_the_other_modes_lend_nothing(store: _core.Store):
         view[0, 0] = 1
     copy[:] = -1
     assert (view == LARGE).all()
-    assert (entry.value() == LARGE).all()  # only now is the map given away
-    with pytest.raises(ValueError, match="read the entry again"):
-        entry.value(mode="copy")
+    assert (entry.value(mode="copy") == LARGE).all()
+
+
+def test_a_view_taken_first_never_changes(store: _core.Store):
+    put(store, LARGE)
+    entry = get(store)
+    view = entry.value(mode="view")
+    mine = entry.value()
+    mine[:] = -1
+    assert (view == LARGE).all()
+    assert (entry.value() == LARGE).all()
+    entry.verify()
+
+
+def test_threads_that_share_an_entry_never_share_its_map(store: _core.Store):
+    put(store, {"text": ["long enough to let go of the GIL"] * 50_000, "array": LARGE})
+    for _ in range(10):
+        entry = get(store)
+        start = threading.Barrier(4)
+
+        def take(entry: _core.Entry = entry, start: threading.Barrier = start) -> Any:
+            start.wait(60)
+            try:
+                return entry.value()["array"]
+            except ValueError:
+                return None  # another one has it
+
+        with ThreadPoolExecutor(4) as pool:
+            arrays = [future.result() for future in [pool.submit(take) for _ in range(4)]]
+        taken = [array for array in arrays if array is not None]
+        assert len({array.ctypes.data for array in taken}) == len(taken) >= 1
 
 
 def test_arrays_outlive_entry_and_file(store: _core.Store):
