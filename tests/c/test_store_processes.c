@@ -53,7 +53,7 @@ struct shared {
     _Atomic uint64_t puts, refused, gets, hits;
     _Atomic uint32_t faults;
     char fault[FAULTS][160];
-    size_t most; /* bytes of the largest value */
+    size_t most, usual; /* bytes of the largest value, of most values */
     bool may_miss, may_refuse;
 };
 
@@ -63,6 +63,7 @@ static struct shared *new_shared(size_t most)
                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     REQUIRE(shared != MAP_FAILED);
     shared->most = most;
+    shared->usual = most / 32;
     return shared;
 }
 
@@ -101,7 +102,7 @@ static size_t size_of(const struct shared *shared, unsigned key, uint64_t write)
 {
     uint64_t mixed = (key * UINT64_C(0x9E3779B97F4A7C15)) ^ (write * UINT64_C(0xBF58476D1CE4E5B9));
     mixed ^= mixed >> 31;
-    size_t most = mixed % 16 == 0 ? shared->most : shared->most / 32;
+    size_t most = mixed % 16 == 0 ? shared->most : shared->usual;
     return 16 + (size_t)(mixed >> 8) % most;
 }
 
@@ -470,9 +471,10 @@ static bool on_its_own_file_system(struct kit *kit, const char *size)
 static uint64_t sample_the_limit(struct kit *kit, const struct cog_store_options *options,
                                  uint64_t milliseconds, bool seeded, uint64_t *samples)
 {
-    struct shared *shared = new_shared(1000000);
+    struct shared *shared = new_shared(1200000);
     pid_t children[WRITERS];
     uint64_t most = 0;
+    shared->usual = 300000; /* all keys together are twice the limit */
     shared->may_miss = shared->may_refuse = true;
     cog_store_close(kit_open(kit, options));
     for (unsigned i = 0; i < WRITERS; i++) {
@@ -605,6 +607,11 @@ static void test_two_stores_and_many_threads_on_one_root(struct kit *kit)
 
 static void test_forks_under_threads(struct kit *kit)
 {
+#ifdef __SANITIZE_ADDRESS__
+    fprintf(stderr, "not run (a fork leaves the locks of this sanitizer's malloc behind): %s, %s\n",
+            __func__, kit->mode);
+    return;
+#endif
     enum { THREADS = 3, FORKS = 40 };
     struct shared *shared = new_shared(100000);
     struct cog_store_options options = kit_options(kit);
