@@ -462,7 +462,7 @@ static int open_or_make(struct cog_index *index, struct candidate *found)
         if (!failed)
             failed = look_at_index(index, found);
         if (!failed && needs_another(index, found))
-            failed = -EIO; /* what was just made does not read back */
+            failed = -EAGAIN; /* spoiled again at once */
     }
     if (failed && found->fd >= 0)
         fs->close(found->fd);
