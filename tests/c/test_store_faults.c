@@ -208,7 +208,8 @@ static void run_operation(const struct kit *kit, struct cog_store *store, operat
     }
 }
 
-static void check_accounts(const struct kit *kit, struct cog_store *store)
+/* A temp file that could not be unlinked stays counted, and held, until its writer is gone. */
+static void check_accounts(const struct kit *kit, struct cog_store *store, bool reaped)
 {
     struct cog_store_stats kept, counted;
     uint64_t removed;
@@ -218,7 +219,9 @@ static void check_accounts(const struct kit *kit, struct cog_store *store)
     cog_store_get_stats(store, &counted);
     if (!kit->table_less) {
         CHECK_EQ(kept.used_bytes, counted.used_bytes);
-        CHECK_EQ(kept.held_bytes, 0);
+        if (reaped) {
+            CHECK_EQ(kept.held_bytes, 0);
+        }
     }
     CHECK_EQ(kept.entries, counted.entries);
     CHECK_EQ(counted.quarantine_files, 0);
@@ -234,10 +237,10 @@ static void with_faults(struct kit *kit, operation operate, bool needs_old)
     for (unsigned i = 0; i < 2; i++) {
         run_operation(kit, store, operate, needs_old, sizes[i]);
     }
-    check_accounts(kit, store);
+    check_accounts(kit, store, false);
     cog_store_close(store);
     store = kit_open(kit, NULL); /* whose slot is free now: what it left is reaped */
-    check_accounts(kit, store);
+    check_accounts(kit, store, true);
     if (!kit->table_less) {
         CHECK_EQ(kit_count(kit, "tmp"), 0);
     }
