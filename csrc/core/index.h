@@ -164,10 +164,11 @@ enum cog_status cog_index_reserve(struct cog_index *index, uint64_t bytes,
  * leaves it empty. */
 void cog_index_release(struct cog_reservation *reservation);
 /*
- * Instead of release, when the temp file could not be unlinked: its bytes stay counted until this
- * process has ended and somebody reaps its slot, file included.
+ * Instead of release, when the temp file at `path` could not be unlinked: its bytes stay counted
+ * until that succeeds, in a later sweep or, when this process has ended, in the reaping of its
+ * slot.
  */
-void cog_index_abandon(struct cog_reservation *reservation);
+void cog_index_abandon(struct cog_reservation *reservation, const char *path);
 /* False in a forked child: the temp file and the bytes belong to the parent, leave both alone. */
 bool cog_reservation_is_ours(const struct cog_reservation *reservation);
 /* A fresh name "tmp/<slot>-<nonce>-<n>" that names its owner: reaped with its slot when the owner

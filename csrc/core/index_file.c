@@ -39,6 +39,7 @@ static void forget_in_child(void)
             file->fs->close(fd);
         file_mutexes_init(file);
         atomic_store(&file->slot, -1);
+        file->abandoned_count = 0;
         atomic_store(&file->mine, 0);
         atomic_store(&file->job, false);
         atomic_fetch_add(&file->fork_count, 1);
@@ -104,6 +105,7 @@ static void file_free(struct cog_index_file *file)
     for (unsigned s = 0; s < COG_SHARDS; s++)
         pthread_mutex_destroy(&file->shard_mutex[s]);
     pthread_mutex_destroy(&file->slot_mutex);
+    cog_free(file->abandoned);
     cog_free(file);
 }
 

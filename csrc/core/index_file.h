@@ -104,6 +104,11 @@ _Static_assert(COG_INDEX_SLOTS_AT + 64 * COG_WRITER_SLOTS == COG_INDEX_REGIONS_A
 #define COG_LOCK_SLOT(i) ((UINT64_C(1) << 40) + 4096 + (i))
 #define COG_LOCK_JOB ((UINT64_C(1) << 40) + 8192)
 
+struct cog_abandoned { /* a temp file of ours that could not be unlinked, and what it holds */
+    char path[COG_TEMP_PATH_SIZE];
+    uint64_t bytes;
+};
+
 /*
  * One opened index file. Locks of threads come before the locks of processes: threads of one handle
  * share the description. Where record locks belong to processes (no OFD locks), all handles of the
@@ -121,7 +126,9 @@ struct cog_index_file {
     atomic_uint refs;
     bool shared; /* by all handles of the process */
     pthread_mutex_t shard_mutex[COG_SHARDS];
-    pthread_mutex_t slot_mutex;
+    pthread_mutex_t slot_mutex; /* guards the slot and what follows */
+    struct cog_abandoned *abandoned;
+    unsigned abandoned_count;
     atomic_int slot; /* ours, or -1 */
     uint64_t nonce;  /* of our slot */
     atomic_uint next_temp;

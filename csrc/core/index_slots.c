@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/alloc.h"
+
 /* --- the sum --- */
 
 static uint64_t add_saturated(uint64_t a, uint64_t b)
@@ -160,21 +162,6 @@ static bool unlink_stray(void *context, const char *name)
     if (snprintf(path, sizeof path, "tmp/%s", name) < (int)sizeof path)
         stray->index->options.fs->unlink(stray->index->options.root, path);
     return true;
-}
-
-unsigned cog_index_reap(struct cog_index *index)
-{
-    struct cog_index_file *file;
-    unsigned reaped = 0;
-    if (cog_index_attach(index, &file, NULL) != COG_OK)
-        return 0;
-    if (cog_file_check(index, file, NULL) == COG_OK) {
-        struct stray stray = {.index = index, .file = file};
-        reaped = reap_all(index, file, false);
-        index->options.fs->list(index->options.root, "tmp", unlink_stray, &stray);
-    }
-    cog_file_unref(file);
-    return reaped;
 }
 
 /* slot_mutex is held. */
@@ -556,12 +543,70 @@ void cog_index_release(struct cog_reservation *reservation)
     cog_file_unref(file);
 }
 
-void cog_index_abandon(struct cog_reservation *reservation)
+/* What cannot be noted stays counted as long as we live. */
+static void note_abandoned(struct cog_index_file *file, const struct cog_abandoned *one)
+{
+    pthread_mutex_lock(&file->slot_mutex);
+    struct cog_abandoned *more = cog_realloc(file->abandoned,
+                                             (file->abandoned_count + 1) * sizeof *file->abandoned);
+    if (more) {
+        file->abandoned = more;
+        more[file->abandoned_count++] = *one;
+    }
+    pthread_mutex_unlock(&file->slot_mutex);
+}
+
+void cog_index_abandon(struct cog_reservation *reservation, const char *path)
 {
     struct cog_index_file *file = reservation->file;
+    struct cog_abandoned one = {.bytes = reservation->bytes};
+    if (file && cog_reservation_is_ours(reservation)) {
+        snprintf(one.path, sizeof one.path, "%s", path);
+        note_abandoned(file, &one);
+    }
     *reservation = (struct cog_reservation){0};
     if (file)
         cog_file_unref(file);
+}
+
+/* Once more: each of those that are noted now, once. */
+static void unlink_abandoned(struct cog_index *index, struct cog_index_file *file)
+{
+    pthread_mutex_lock(&file->slot_mutex);
+    unsigned count = file->abandoned_count;
+    pthread_mutex_unlock(&file->slot_mutex);
+    for (; count; count--) {
+        struct cog_abandoned one = {.bytes = 0};
+        pthread_mutex_lock(&file->slot_mutex);
+        if (file->abandoned_count) {
+            one = file->abandoned[0];
+            file->abandoned[0] = file->abandoned[--file->abandoned_count];
+        }
+        pthread_mutex_unlock(&file->slot_mutex);
+        if (!one.bytes)
+            return;
+        int failed = index->options.fs->unlink(index->options.root, one.path);
+        if (failed && failed != -ENOENT)
+            note_abandoned(file, &one);
+        else
+            held_sub(file, one.bytes);
+    }
+}
+
+unsigned cog_index_reap(struct cog_index *index)
+{
+    struct cog_index_file *file;
+    unsigned reaped = 0;
+    if (cog_index_attach(index, &file, NULL) != COG_OK)
+        return 0;
+    if (cog_file_check(index, file, NULL) == COG_OK) {
+        struct stray stray = {.index = index, .file = file};
+        unlink_abandoned(index, file);
+        reaped = reap_all(index, file, false);
+        index->options.fs->list(index->options.root, "tmp", unlink_stray, &stray);
+    }
+    cog_file_unref(file);
+    return reaped;
 }
 
 void cog_index_temp_path(const struct cog_reservation *reservation, char out[COG_TEMP_PATH_SIZE])

@@ -46,17 +46,16 @@ static void draft_drop(struct draft *draft)
         draft->fd = -1;
     }
     int rc = 0;
-    if (draft->temp[0] != '\0') {
-        if (store->index == NULL || cog_reservation_is_ours(&draft->reservation)) {
-            rc = store->fs->unlink(store->root, draft->temp);
-        }
-        draft->temp[0] = '\0';
+    if (draft->temp[0] != '\0' &&
+        (store->index == NULL || cog_reservation_is_ours(&draft->reservation))) {
+        rc = store->fs->unlink(store->root, draft->temp);
     }
     if (rc == 0 || rc == -ENOENT) {
         cog_index_release(&draft->reservation);
     } else { /* it is still there, and must stay counted */
-        cog_index_abandon(&draft->reservation);
+        cog_index_abandon(&draft->reservation, draft->temp);
     }
+    draft->temp[0] = '\0';
     draft->reserved = 0;
 }
 
