@@ -56,6 +56,7 @@ struct kit_value {
     double cost_seconds;
     uint64_t source;
 };
+/* Puts, deletes and sweeps are tried again, a few times, when the store says busy. */
 enum cog_status kit_put_value(struct cog_store *store, const char *key,
                               const struct kit_value *value);
 enum cog_status kit_put(struct cog_store *store, const char *key, const void *data, size_t size);
@@ -65,6 +66,7 @@ unsigned char *kit_get(struct cog_store *store, const char *key, unsigned flags,
 bool kit_has(struct cog_store *store, const char *key, const void *data, size_t size);
 enum cog_miss kit_miss(struct cog_store *store, const char *key); /* COG_MISS_NONE: it is there */
 enum cog_status kit_delete(struct cog_store *store, const char *key);
+enum cog_status kit_sweep(struct cog_store *store, bool force, uint64_t *removed);
 /* `size` bytes that name their key and write; kit_is_whole tells whether they are of one write. */
 void kit_fill(unsigned char *out, size_t size, uint64_t key, uint64_t write);
 bool kit_is_whole(const unsigned char *bytes, size_t size, uint64_t key);

@@ -225,10 +225,10 @@ static void test_a_refreshed_entry_survives_the_sweep(struct kit *kit)
     CHECK_EQ(kit_put_value(store, "stays", &brief), COG_OK);
     CHECK_EQ(kit_put(store, "ever", "e", 1), COG_OK);
     CHECK_EQ(cog_store_refresh(store, "stays", 5, UINT64_C(1) << 40, NULL), COG_OK);
-    CHECK_EQ(cog_store_sweep(store, true, &removed, NULL), COG_OK);
+    CHECK_EQ(kit_sweep(store, true, &removed), COG_OK);
     CHECK_EQ(removed, 0);
     cog_store_set_clock_offset(store, 5000);
-    CHECK_EQ(cog_store_sweep(store, true, &removed, NULL), COG_OK);
+    CHECK_EQ(kit_sweep(store, true, &removed), COG_OK);
     CHECK_EQ(removed, 1);
     CHECK_EQ(kit_miss(store, "goes"), COG_MISS_ABSENT);
     CHECK(kit_has(store, "stays", "x", 1));

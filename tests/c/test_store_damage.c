@@ -155,7 +155,7 @@ static void test_an_entry_without_a_valid_slot_is_expired_not_damaged(struct kit
     CHECK_EQ(kit_miss(store, "k"), COG_MISS_EXPIRED);
     CHECK(kit_exists(path));
     CHECK_EQ(kit_count(kit, "quarantine"), 0);
-    CHECK_EQ(cog_store_sweep(store, true, &removed, NULL), COG_OK);
+    CHECK_EQ(kit_sweep(store, true, &removed), COG_OK);
     CHECK(removed == 1 || !kit_exists(path) || kit_miss(store, "k") == COG_MISS_EXPIRED);
     cog_store_close(store);
 }
@@ -352,7 +352,7 @@ static int read_only_root(const struct kit *kit)
     if (kit_put(store, "k", "other", 5) != COG_ERR_READ_ONLY ||
         kit_delete(store, "k") != COG_ERR_READ_ONLY ||
         cog_store_refresh(store, "k", 1, COG_NEVER, NULL) != COG_ERR_READ_ONLY ||
-        cog_store_sweep(store, true, &removed, NULL) != COG_ERR_READ_ONLY) {
+        kit_sweep(store, true, &removed) != COG_ERR_READ_ONLY) {
         return 4;
     }
     struct cog_store_stats stats;

@@ -213,9 +213,9 @@ static void check_accounts(const struct kit *kit, struct cog_store *store, bool 
 {
     struct cog_store_stats kept, counted;
     uint64_t removed;
-    CHECK_EQ(cog_store_sweep(store, false, &removed, NULL), COG_OK);
+    CHECK_EQ(kit_sweep(store, false, &removed), COG_OK);
     cog_store_get_stats(store, &kept);
-    CHECK_EQ(cog_store_sweep(store, true, &removed, NULL), COG_OK);
+    CHECK_EQ(kit_sweep(store, true, &removed), COG_OK);
     cog_store_get_stats(store, &counted);
     if (!kit->table_less) {
         CHECK_EQ(kept.used_bytes, counted.used_bytes);

@@ -219,11 +219,11 @@ static void check_accounts(struct shared *shared, const struct kit *kit,
     uint64_t removed;
     unsigned files = 0;
     char path[400];
-    if (cog_store_sweep(store, false, &removed, NULL) != COG_OK) {
+    if (kit_sweep(store, false, &removed) != COG_OK) {
         fault(shared, "sweep", 0, 0, 0);
     }
     cog_store_get_stats(store, &kept);
-    if (cog_store_sweep(store, true, &removed, NULL) != COG_OK) {
+    if (kit_sweep(store, true, &removed) != COG_OK) {
         fault(shared, "sweep by force", 0, 0, 0);
     }
     cog_store_get_stats(store, &counted);

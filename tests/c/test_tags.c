@@ -291,7 +291,7 @@ static void test_the_sweep_reclaims_what_tags_outdated(struct kit *kit)
     CHECK_EQ(put_tagged(store, "b", "u", capture(store, "u")), COG_OK);
     CHECK_EQ(invalidate(store, "t"), COG_OK);
     for (unsigned i = 0; i < 16; i++) { /* table-less: a 16th of the shards at a time */
-        CHECK_EQ(cog_store_sweep(store, false, &removed, NULL), COG_OK);
+        CHECK_EQ(kit_sweep(store, false, &removed), COG_OK);
         all += removed;
     }
     CHECK_EQ(all, 1);
