@@ -465,8 +465,12 @@ async def _read_part(tier: FilesystemCacheBackend) -> None:
 
 
 async def _close_busy(tier: FilesystemCacheBackend) -> None:
-    _bridge.start(tier._store, "put", draft_of(os.urandom(2_000_000), "another"))
-    await tier.aclose()
+    with gate() as held:
+        tier._store.submit(None, None, "verify", held.entry)
+        held.await_entered()
+        # Closing has to wait: the gate opens when the loop turns.
+        asyncio.get_running_loop().call_soon(held.open)
+        await tier.aclose()
 
 
 OPERATIONS: dict[str, Any] = {
