@@ -33,7 +33,7 @@ import joblib
 import numpy as np
 
 from benchmarks.corpus import Kind
-from cogcache import PipelineArtifactCache, VideoCache
+from cogcache import FilesystemCacheConfig, PipelineArtifactCache, VideoCache
 
 
 class Contender(Protocol):
@@ -55,12 +55,15 @@ class Cogcache:
     """The artifact cache, through its public calls on a video that was looked at once."""
 
     name = "cogcache"
+    compress = True
 
     def __init__(self, root: Path) -> None:
         root.mkdir()
         self._path = root / "video.mp4"
         self._path.write_bytes(b"a video" * 1000)
-        self._cache = PipelineArtifactCache.open(root / "cache")
+        self._cache = PipelineArtifactCache.open(
+            FilesystemCacheConfig(base_path=root / "cache", enable_compression=self.compress)
+        )
         self._bound: VideoCache | None = None
 
     async def _video(self) -> VideoCache:
@@ -94,6 +97,13 @@ class Cogcache:
 
     async def close(self) -> None:
         await self._cache.aclose()
+
+
+class Uncompressed(Cogcache):
+    """The same, told not to compress: as the peers do not."""
+
+    name = "not compressed"
+    compress = False
 
 
 class PlainFiles:
@@ -251,6 +261,7 @@ class Joblib:
 
 CONTENDERS: tuple[Callable[[Path], Contender], ...] = (
     Cogcache,
+    Uncompressed,
     PlainFiles,
     AioFiles,
     DiskCache,
