@@ -86,6 +86,25 @@ async def run(target: Submits, operation: str, *args: Any, **named: Any) -> Any:
         raise
 
 
+INLINE_BYTES = 256 * 1024  # what may be hashed, compressed or copied on the loop's thread
+
+
+async def compose(draft: _core.Draft) -> _core.Image:
+    """Make the container of a draft, off the loop when there is much of it."""
+    if draft.raw_bytes < INLINE_BYTES:
+        return draft.compose()
+    image: _core.Image = await run(draft, "compose")
+    return image
+
+
+async def to_bytes(image: _core.Image) -> bytes:
+    """The container of an image as one piece, copied off the loop when it is large."""
+    if len(image) < INLINE_BYTES:
+        return image.tobytes()
+    data: bytes = await run(image, "tobytes")
+    return data
+
+
 def start(target: Submits, operation: str, *args: Any, **named: Any) -> None:
     """Run a method of ``target`` in the pool; nobody waits for it, whatever comes of it."""
     target.submit(None, None, operation, *args, **named)

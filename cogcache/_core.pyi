@@ -103,6 +103,16 @@ class Draft:
         token: int = 0,
     ) -> Draft: ...
     def compose(self) -> Image: ...
+    def submit(
+        self,
+        channel: Channel | None,
+        future: Any,
+        operation: str,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Run the method named ``operation`` (compose) in the thread pool."""
 
 @final
 class Image:
@@ -116,6 +126,16 @@ class Image:
     def raw_bytes(self) -> int: ...
     def __len__(self) -> int: ...
     def tobytes(self) -> bytes: ...
+    def submit(
+        self,
+        channel: Channel | None,
+        future: Any,
+        operation: str,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Run the method named ``operation`` (tobytes) in the thread pool."""
     def pieces(self) -> list[memoryview]: ...
 
 @final
@@ -172,6 +192,26 @@ class Entry:
     def read(self, number: int, /, start: int = 0, stop: int | None = None) -> bytes: ...
     def check(self, numbers: Sequence[int], /) -> None: ...
     def fetch(self, numbers: Sequence[int], /) -> list[bytes]: ...
+    def value_now(
+        self,
+        slow: Any,
+        /,
+        *,
+        mode: Literal["cow", "view", "copy"] = "cow",
+        max_bytes: int = 0,
+        frames: bool | Sequence[Any] = True,
+    ) -> Any:
+        """``value`` without waiting; ``slow`` where it takes over about 50 us or might block."""
+    def submit(
+        self,
+        channel: Channel | None,
+        future: Any,
+        operation: str,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Run the method named ``operation`` (value, read, verify) in the thread pool."""
     def value(
         self,
         *,
@@ -193,7 +233,6 @@ GET_ANY_AGE: Final[int]  # hand out what is expired or tag-invalidated too; see 
 
 _Durability = Literal["none", "data", "full"]
 _Access = Literal["rw", "ro", "auto"]
-_Mode = Literal["cow", "view", "copy"]
 
 @final
 class Listed(structseq[Any], tuple[bytes, int, int, int]):
@@ -213,8 +252,8 @@ class Listed(structseq[Any], tuple[bytes, int, int, int]):
 class Store:
     """The filesystem tier of one root.
 
-    Every method blocks, with the GIL released, except the four that keep it and never block:
-    ``get_value``, ``get_values``, ``fetch_now`` and ``load_now``. ``submit`` is the loop's way.
+    Every method blocks, with the GIL released, except the three that keep it and never block:
+    ``get_value``, ``get_values`` and ``fetch_now``. ``submit`` is the loop's way.
     After ``close`` every method raises ``ClosedError``.
     """
 
@@ -243,33 +282,10 @@ class Store:
         """``get_value`` of the first keys, as many as about 200 us allow, at least one."""
     def fetch_now(self, key: bytes, flags: int = 0, /) -> Entry | str | None:
         """``fetch`` without waiting; ``None`` where answering might block."""
-    def load_now(
-        self,
-        entry: Entry,
-        slow: Any,
-        /,
-        *,
-        mode: _Mode = "cow",
-        max_bytes: int = 0,
-        frames: bool | Sequence[Any] = True,
-    ) -> Any:
-        """``load`` in this thread; ``slow`` where that takes over about 50 us or might block."""
     def fetch(self, key: bytes, /, flags: int = 0) -> Entry | str:
         """The live entry of a key, or one word for why there is none."""
     def fetch_digests(self, digests: Sequence[bytes], /, flags: int = 0) -> list[Entry | str]:
         """``fetch`` by digest, whatever key the entries have, for a few at once."""
-    def load(
-        self,
-        entry: Entry,
-        /,
-        *,
-        mode: _Mode = "cow",
-        max_bytes: int = 0,
-        frames: bool | Sequence[Any] = True,
-    ) -> Any:
-        """The value of an entry; large copies are made without the GIL."""
-    def read_part(self, entry: Entry, number: int, start: int, stop: int, /) -> bytes: ...
-    def verify(self, entry: Entry, /) -> None: ...
     def put(self, what: Draft | Image, /, *, source: int = 0, kind: int = 0) -> str | None:
         """``None`` when stored, else the reason word ("no-space", "too-large", "busy", ...)."""
     def put_many(self, whats: Sequence[Draft | Image], /) -> list[str | None]: ...

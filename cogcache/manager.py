@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cogcache import _core
+from cogcache import _bridge, _core
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_ms
 from cogcache.backends.base import (
@@ -686,7 +686,7 @@ class CacheManager:
             if tier.enable_compression not in what:
                 draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
                 what[tier.enable_compression] = (
-                    draft if len(self.backends) == 1 else await _composed(draft)
+                    draft if len(self.backends) == 1 else await _bridge.compose(draft)
                 )
         return what
 
@@ -829,13 +829,6 @@ async def _gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
         if isinstance(answer, BaseException):
             raise answer
     return [answer for answer in answers if not isinstance(answer, BaseException)]
-
-
-async def _composed(draft: _core.Draft) -> _core.Image:
-    """Checksums and compression, off the loop when there is much of it."""
-    if is_inline() or draft.raw_bytes < 256 * 1024:
-        return draft.compose()
-    return await asyncio.get_running_loop().run_in_executor(None, draft.compose)
 
 
 def _is_meant(key: Key, entry: _core.Entry) -> bool:

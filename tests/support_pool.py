@@ -32,7 +32,7 @@ def draft_of(value: Any, name: str = "key", **options: Any) -> _core.Draft:
 class Gate:
     """An entry that cannot be read through until the test opens the gate.
 
-    ``store.verify(gate.entry)`` in the pool enters the gate and stays there: a job that has begun
+    ``gate.entry.verify()`` in the pool enters the gate and stays there: a job that has begun
     and has not ended.
     """
 
@@ -63,10 +63,10 @@ class Gate:
         for _ in range(count):
             assert self.entered.acquire(timeout=HANG_SECONDS), "no job began"
 
-    def fill_pool(self, store: _core.Store) -> None:
+    def fill_pool(self) -> None:
         """Have every thread of the pool wait in this gate, for nobody."""
         for _ in range(POOL_THREADS):
-            store.submit(None, None, "verify", self.entry)
+            self.entry.submit(None, None, "verify")
         self.await_entered(POOL_THREADS)
 
 

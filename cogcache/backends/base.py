@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from cogcache import _core
+from cogcache import _bridge, _core
 from cogcache._types import Duration, duration_ms
 from cogcache.config import BackendConfig, known_options, nearest
 from cogcache.exceptions import ConfigError
@@ -23,6 +23,7 @@ from cogcache.keys import Key, key_bytes
 logger = logging.getLogger("cogcache")
 
 PRODUCER = "cogcache"
+_SLOW = object()
 
 META_CREATED, META_COST, META_TAGS, META_CONTENT_TYPE, META_USER = 1, 2, 3, 4, 5
 META_PRODUCER, META_ARTIFACT, META_CONTENT_DIGEST, META_SOURCE = 6, 7, 8, 9
@@ -148,12 +149,14 @@ class CacheBackend(ABC):
         return [await self.write(what) for what in whats]
 
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
-        """Decode the value of a fetched entry; a tier with workers does the large copies there."""
-        return entry.value(**options)
+        """Decode the value of a fetched entry; large copies are made in the pool's threads."""
+        value = entry.value_now(_SLOW, **options)
+        return await _bridge.run(entry, "value", **options) if value is _SLOW else value
 
     async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` of one part, every chunk that they touch verified."""
-        return entry.read(part, start, stop)
+        data: bytes = await _bridge.run(entry, "read", part, start, stop)
+        return data
 
     def get_many_inline(self, keys: Sequence[bytes], miss: object, slow: object) -> list[Any]:
         """``get_inline`` of many keys in one call, in their order: at least the first of them, and

@@ -28,7 +28,6 @@ SWEEP_SECONDS: Final = 60.0  # between two sweeps that this process starts
 CLOSE_SECONDS: Final = 10.0  # how long aclose() waits for what is under way
 _SHARDS: Final = 256
 _BATCH: Final = 64  # entries that a listing opens at once: each may hold a descriptor
-_SLOW: Final = object()
 _PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
 
 
@@ -54,7 +53,7 @@ class FilesystemCacheBackend(CacheBackend):
         self._next_sweep = 0.0 if config.cleanup_on_startup else time.monotonic() + SWEEP_SECONDS
         self._unavailable = False
         if self._expires:
-            self.get_inline = self._store.get_value  # type: ignore[method-assign,assignment]  # saves a frame
+            self.get_inline = self._store.get_value  # type: ignore[assignment, method-assign]
 
     @property
     def root(self) -> str:
@@ -103,14 +102,6 @@ class FilesystemCacheBackend(CacheBackend):
         if found == "unavailable":
             raise OSError(f"{self.root} cannot be read now")
         return None if isinstance(found, str) else found
-
-    async def load(self, entry: _core.Entry, **options: Any) -> Any:
-        value = self._store.load_now(entry, _SLOW, **options)
-        return await _bridge.run(self._store, "load", entry, **options) if value is _SLOW else value
-
-    async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
-        data: bytes = await _bridge.run(self._store, "read_part", entry, part, start, stop)
-        return data
 
     async def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
         async for batch in self._batches(source):

@@ -7,14 +7,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
-from cogcache import _core
+from cogcache import _bridge, _core
 from cogcache.backends.base import CacheBackend
 from cogcache.config import MemoryCacheConfig
 
 ENTRY_OVERHEAD = (
     512  # bytes charged for the objects around an entry: measured at about 430 on CPython 3.11
 )
-INLINE_LIMIT = 256 * 1024  # raw bytes that are decoded without leaving the event loop's thread
 
 
 class MemoryCacheBackend(CacheBackend):
@@ -42,11 +41,11 @@ class MemoryCacheBackend(CacheBackend):
     async def write(
         self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
     ) -> str | None:
-        image = what.compose() if isinstance(what, _core.Draft) else what
+        image = await _bridge.compose(what) if isinstance(what, _core.Draft) else what
         size = len(image) + ENTRY_OVERHEAD
         if size > self._limit:
             return "too-large"
-        entry = _core.Entry.from_bytes(image.tobytes(), image.key)
+        entry = _core.Entry.from_bytes(await _bridge.to_bytes(image), image.key)
         with self._lock:
             self._drop(image.key)
             while self._entries and self._size + size > self._limit:
@@ -77,12 +76,14 @@ class MemoryCacheBackend(CacheBackend):
             if entry is None:
                 self.counters["misses"] += 1
                 return miss
-            if entry.length > INLINE_LIMIT or self._why_dead(entry) is not None:
+            if self._why_dead(entry) is not None:
                 return slow
             self._entries.move_to_end(key)
         try:
-            value = entry.value()
+            value = entry.value_now(slow)
         except (_core.DamagedError, _core.UnsupportedError):
+            return slow
+        if value is slow:
             return slow
         self.counters["hits"] += 1
         return value

@@ -183,6 +183,34 @@ int cog_py_submit(const struct cog_py_operation *operation, PyObject *self, PyOb
     return 0;
 }
 
+PyObject *cog_py_submit_named(const struct cog_py_operation *const *operations, PyObject *self,
+                              PyObject *args, PyObject *kwargs)
+{
+    const char *name = NULL;
+    PyObject *rest;
+    int result = -1;
+
+    if (PyTuple_GET_SIZE(args) < 3 || !PyUnicode_Check(PyTuple_GET_ITEM(args, 2)) ||
+        (name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(args, 2))) == NULL) {
+        PyErr_SetString(PyExc_TypeError, "submit(channel, future, operation, ...)");
+        return NULL;
+    }
+    while (*operations != NULL && strcmp((*operations)->name, name) != 0) {
+        operations++;
+    }
+    if (*operations == NULL) {
+        PyErr_Format(PyExc_ValueError, "no operation '%s'", name);
+        return NULL;
+    }
+    rest = PyTuple_GetSlice(args, 3, PyTuple_GET_SIZE(args));
+    if (rest != NULL) {
+        result = cog_py_submit(*operations, self, PyTuple_GET_ITEM(args, 0),
+                               PyTuple_GET_ITEM(args, 1), rest, kwargs);
+        Py_DECREF(rest);
+    }
+    return result == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
 PyObject *cog_py_raise_ours(const char *name, const char *format, ...)
 {
     PyObject *module = PyImport_ImportModule("cogcache.exceptions");

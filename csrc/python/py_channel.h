@@ -54,6 +54,13 @@ PyObject *cog_py_call(const struct cog_py_operation *operation, PyObject *self, 
 int cog_py_submit(const struct cog_py_operation *operation, PyObject *self, PyObject *channel,
                   PyObject *future, PyObject *args, PyObject *kwargs);
 
+/*
+ * The method submit(channel, future, operation, *args, **kwargs): finds the operation by its name
+ * in a list that ends with NULL. None, or NULL with an exception set.
+ */
+PyObject *cog_py_submit_named(const struct cog_py_operation *const *operations, PyObject *self,
+                              PyObject *args, PyObject *kwargs);
+
 /* Set an exception of the class `name` of cogcache.exceptions; returns NULL. */
 PyObject *cog_py_raise_ours(const char *name, const char *format, ...);
 

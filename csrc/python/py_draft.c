@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "core/bytes.h"
 #include "core/meta.h"
+#include "python/py_draft_jobs.h"
 #include "python/py_memory.h"
 
 enum {
@@ -334,6 +335,9 @@ static PyObject *draft_stored_bytes(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef draft_methods[] = {
+    {"submit", (PyCFunction)(void (*)(void))cog_py_draft_submit, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("submit($self, channel, future, operation, /, *args, **kwargs)\n--\n\nRun the "
+               "method named `operation` (compose) in the thread pool.")},
     {"compose", draft_compose, METH_NOARGS,
      PyDoc_STR("compose($self, /)\n--\n\nThe container: checksums, compression, layout. Without "
                "the GIL.")},
@@ -467,6 +471,9 @@ static PyObject *image_raw_bytes(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef image_methods[] = {
+    {"submit", (PyCFunction)(void (*)(void))cog_py_image_submit, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("submit($self, channel, future, operation, /, *args, **kwargs)\n--\n\nRun the "
+               "method named `operation` (tobytes) in the thread pool.")},
     {"tobytes", image_tobytes, METH_NOARGS,
      PyDoc_STR("tobytes($self, /)\n--\n\nThe whole container as bytes.")},
     {"pieces", image_pieces, METH_NOARGS,

@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "core/meta.h"
 #include "python/py_load.h"
+#include "python/py_entry_jobs.h"
 #include "python/py_memory.h"
 
 enum {
@@ -936,6 +937,12 @@ static PyMethodDef entry_methods[] = {
      PyDoc_STR("check($self, numbers, /)\n--\n\nVerify parts, without handing them out.")},
     {"fetch", entry_fetch, METH_O,
      PyDoc_STR("fetch($self, numbers, /)\n--\n\nVerified bytes of many parts, with few reads.")},
+    {"value_now", (PyCFunction)(void (*)(void))cog_py_entry_value_now, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("value_now($self, slow, /, *, mode='cow', max_bytes=0, frames=True)\n--\n\n"
+               "value() without waiting; `slow` where it takes over about 50 us or might block.")},
+    {"submit", (PyCFunction)(void (*)(void))cog_py_entry_submit, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("submit($self, channel, future, operation, /, *args, **kwargs)\n--\n\nRun the "
+               "method named `operation` (value, read, verify) in the thread pool.")},
     {"value", FUNCTION(entry_value), METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("value($self, *, mode='cow', max_bytes=1073741824, frames=True)\n--\n\nThe value, "
                "decoded afresh.")},

@@ -152,11 +152,10 @@ static PyObject *store_set_clock_offset(PyObject *self, PyObject *argument)
 /* --- methods ------------------------------------------------------------------------------- */
 
 static const struct cog_py_operation *const operations[] = {
-    &cog_py_op_fetch,     &cog_py_op_fetch_digests,   &cog_py_op_load,
-    &cog_py_op_read_part, &cog_py_op_verify,          &cog_py_op_put,
-    &cog_py_op_put_many,  &cog_py_op_delete,          &cog_py_op_delete_entries,
-    &cog_py_op_refresh,   &cog_py_op_invalidate_tags, &cog_py_op_list_shard,
-    &cog_py_op_sweep,     &cog_py_op_stats,
+    &cog_py_op_fetch,    &cog_py_op_fetch_digests,   &cog_py_op_put,
+    &cog_py_op_put_many, &cog_py_op_delete,          &cog_py_op_delete_entries,
+    &cog_py_op_refresh,  &cog_py_op_invalidate_tags, &cog_py_op_list_shard,
+    &cog_py_op_sweep,    &cog_py_op_stats,           NULL,
 };
 
 #define METHOD(name)                                                                \
@@ -167,9 +166,6 @@ static const struct cog_py_operation *const operations[] = {
 
 METHOD(fetch)
 METHOD(fetch_digests)
-METHOD(load)
-METHOD(read_part)
-METHOD(verify)
 METHOD(put)
 METHOD(put_many)
 METHOD(delete)
@@ -183,32 +179,7 @@ METHOD(stats)
 
 static PyObject *store_submit(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    PyObject *rest;
-    const char *name = NULL;
-    int result = -1;
-
-    if (PyTuple_GET_SIZE(args) < 3 || !PyUnicode_Check(PyTuple_GET_ITEM(args, 2)) ||
-        (name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(args, 2))) == NULL) {
-        PyErr_SetString(PyExc_TypeError, "submit(channel, future, operation, ...)");
-        return NULL;
-    }
-    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
-        if (strcmp(operations[i]->name, name) != 0) {
-            continue;
-        }
-        rest = PyTuple_GetSlice(args, 3, PyTuple_GET_SIZE(args));
-        if (rest != NULL) {
-            result = cog_py_submit(operations[i], self, PyTuple_GET_ITEM(args, 0),
-                                   PyTuple_GET_ITEM(args, 1), rest, kwargs);
-            Py_DECREF(rest);
-        }
-        if (result < 0) {
-            return NULL;
-        }
-        Py_RETURN_NONE;
-    }
-    PyErr_Format(PyExc_ValueError, "no operation '%s'", name);
-    return NULL;
+    return cog_py_submit_named(operations, self, args, kwargs);
 }
 
 /* --- opening and closing ------------------------------------------------------------------- */
@@ -419,18 +390,6 @@ static PyMethodDef store_methods[] = {
     {"fetch_digests", WITH_NAMES(store_fetch_digests),
      PyDoc_STR("fetch_digests($self, digests, /, flags=0)\n--\n\nfetch() by digest, whatever "
                "key the entries have, for a few at once.")},
-    {"load", WITH_NAMES(store_load),
-     PyDoc_STR("load($self, entry, /, *, mode='cow', max_bytes=0, frames=True)\n--\n\n"
-               "The value of an entry; large copies are made without the GIL.")},
-    {"load_now", WITH_NAMES(cog_py_store_load_now),
-     PyDoc_STR("load_now($self, entry, slow, /, *, mode='cow', max_bytes=0, frames=True)\n--\n\n"
-               "load() in this thread; `slow` where that takes over about 50 us or might "
-               "block.")},
-    {"read_part", WITH_NAMES(store_read_part),
-     PyDoc_STR("read_part($self, entry, number, start, stop, /)\n--\n\nBytes of one part, "
-               "verified.")},
-    {"verify", WITH_NAMES(store_verify),
-     PyDoc_STR("verify($self, entry, /)\n--\n\nCheck every byte of an entry.")},
     {"put", WITH_NAMES(store_put),
      PyDoc_STR("put($self, what, /, *, source=0, kind=0)\n--\n\nPublish a Draft or an Image; None, "
                "or one word for why not.")},

@@ -49,47 +49,19 @@ void cog_py_store_release_none(struct cog_py_job *base);
 /* 0, or -1 with TypeError set when `entry` is not an Entry. */
 int cog_py_store_check_entry(PyObject *self, PyObject *entry);
 
-/* --- reading, for both ways
- * ------------------------------------------------------------------------ */
-
-enum {
-    /* Reading so much under the GIL, in fresh memory and checked, takes about 50 us ... */
-    COG_PY_INLINE_BYTES = 256 * 1024,
-    /* ... and so does expanding that much. */
-    COG_PY_INLINE_PACKED = 64 * 1024
-};
-
-/* What load() and load_now() are asked for; references are borrowed. */
-struct cog_py_load_options {
-    PyObject *entry;
-    PyObject *frames;
-    enum cog_value_mode mode;
-    unsigned long long max_bytes;
-};
-/* `slow`: the second positional argument of load_now(); NULL for load(). */
-int cog_py_store_parse_load(PyObject *self, PyObject *args, PyObject *kwargs,
-                            struct cog_py_load_options *options, PyObject **slow);
 /* An Entry, which takes `object` over, or the reason word for a miss. */
 PyObject *cog_py_store_outcome(struct cog_py_store *store, enum cog_status status,
                                struct cog_object *object, enum cog_miss miss);
 /* For entries: damage found after the fetch sets that generation aside. */
 void cog_py_store_on_damage(PyObject *store, struct cog_object *object);
-/* With DamagedError set by the build of a value: report it, keep the exception. */
-void cog_py_store_report_damage(PyObject *entry, const struct cog_load *load);
-/* Bytes that filling `target` moves, an expanded one counting for as many as take that long. */
-uint64_t cog_py_store_weight(const struct cog_load *load, const struct cog_load_target *target);
-/* After allocation: can the parts be filled and checked within about 50 us? */
-bool cog_py_store_fill_is_quick(const struct cog_load *load);
 
-extern const struct cog_py_operation cog_py_op_fetch, cog_py_op_fetch_digests, cog_py_op_load,
-    cog_py_op_read_part, cog_py_op_verify, cog_py_op_put, cog_py_op_put_many, cog_py_op_delete,
-    cog_py_op_delete_entries, cog_py_op_refresh, cog_py_op_invalidate_tags, cog_py_op_sweep,
-    cog_py_op_list_shard, cog_py_op_stats;
+extern const struct cog_py_operation cog_py_op_fetch, cog_py_op_fetch_digests, cog_py_op_put,
+    cog_py_op_put_many, cog_py_op_delete, cog_py_op_delete_entries, cog_py_op_refresh,
+    cog_py_op_invalidate_tags, cog_py_op_sweep, cog_py_op_list_shard, cog_py_op_stats;
 
 /* Methods that never block and keep the GIL. */
 PyObject *cog_py_store_get_value(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *cog_py_store_fetch_now(PyObject *self, PyObject *const *args, Py_ssize_t count);
-PyObject *cog_py_store_load_now(PyObject *self, PyObject *args, PyObject *kwargs);
 
 #endif

@@ -6,79 +6,12 @@
 
 #include <time.h>
 
-#include "python/py_load.h"
+#include "python/py_entry_jobs.h"
 
 /* How long get_values() may hold the loop before it returns what it has. */
 enum { BATCH_NANOSECONDS = 200000 };
 
 /* --- the inline hit ------------------------------------------------------------------------ */
-
-/* Whether the document can be expanded under the GIL within about 30 us. */
-static bool document_is_quick(const struct cog_load *load)
-{
-    uint32_t count = cog_entry_part_count(load->entry);
-    struct cog_part part;
-
-    if (load->image == NULL) {
-        return false; /* it would be read from a file, which may block */
-    }
-    if (count == 0 || cog_entry_part(load->entry, count - 1, &part) != COG_OK) {
-        return true; /* no document: the load says what is wrong */
-    }
-    return part.kind != COG_PART_DOC ||
-           part.raw_size <=
-               (part.codec == COG_CODEC_STORED ? COG_PY_INLINE_BYTES : COG_PY_INLINE_PACKED) ||
-           cog_load_is_at_hand(load);
-}
-
-/* Before allocation: is the memory that must be had in any case small? */
-static bool allocation_is_small(const struct cog_load *load)
-{
-    bool lends = load->object != NULL && cog_object_is_mapped(load->object) && !load->no_lending;
-    uint64_t weight = 0;
-
-    for (size_t i = 0; i < load->target_count; i++) {
-        if (!lends || load->targets[i].kind != COG_PART_ARRAY) {
-            weight += cog_py_store_weight(load, &load->targets[i]);
-        }
-    }
-    return weight <= COG_PY_INLINE_BYTES;
-}
-
-/*
- * The value that `load` describes, `slow` where it takes too long here, or NULL with an exception.
- * `owner` is the Entry, or NULL when there is none and nothing may be lent.
- */
-static PyObject *load_inline(struct cog_py_state *state, struct cog_load *load, PyObject *owner,
-                             PyObject *frames, PyObject *slow)
-{
-    struct cog_error error = {0};
-    enum cog_status status;
-
-    if (!document_is_quick(load)) {
-        return Py_NewRef(slow);
-    }
-    status = cog_load_document(load, &error);
-    if (status == COG_OK && (!allocation_is_small(load) || (load->is_bundle && owner == NULL))) {
-        return Py_NewRef(slow);
-    }
-    if (status == COG_OK && load->target_count > 0) {
-        if (cog_load_allocate(state, load, owner) < 0) {
-            return NULL;
-        }
-        if (!cog_py_store_fill_is_quick(load)) {
-            return Py_NewRef(slow);
-        }
-        if (owner != NULL) {
-            cog_py_entry_loaded(owner, load, COG_OK);
-        }
-        status = cog_load_fill(load, &error);
-    }
-    if (status != COG_OK) {
-        return cog_py_raise_entry(state, status, load->reason, &error);
-    }
-    return cog_load_build(state, load, owner, frames);
-}
 
 /* What get_value() has in hand: the value, or `slow` also for what is wrong with the value. */
 static PyObject *decode_inline(struct cog_py_state *state, struct cog_py_store *store,
@@ -100,7 +33,7 @@ static PyObject *decode_inline(struct cog_py_state *state, struct cog_py_store *
         load.source = cog_object_source(object);
         load.image = cog_object_image(object, &size);
     }
-    value = load_inline(state, &load, entry, Py_True, slow);
+    value = cog_py_load_inline(state, &load, entry, Py_True, slow);
     if (value == NULL && (PyErr_ExceptionMatches(state->damaged_error) ||
                           PyErr_ExceptionMatches(state->unsupported_error))) {
         PyErr_Clear(); /* for the blocking way to look into, count and report */
@@ -112,31 +45,6 @@ static PyObject *decode_inline(struct cog_py_state *state, struct cog_py_store *
     } else {
         cog_object_free(object);
     }
-    return value;
-}
-
-PyObject *cog_py_store_load_now(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-    struct cog_py_store *store = (struct cog_py_store *)self;
-    struct cog_py_state *state = cog_py_state_of_type(Py_TYPE(self));
-    struct cog_py_load_options options;
-    struct cog_load load;
-    PyObject *slow;
-    PyObject *value;
-
-    if (state == NULL || cog_py_store_check(store) < 0 ||
-        cog_py_store_parse_load(self, args, kwargs, &options, &slow) < 0 ||
-        cog_py_entry_load(options.entry, options.mode, &load) < 0) {
-        return NULL;
-    }
-    load.max_bytes = options.max_bytes;
-    cog_py_store_hold(store);
-    value = load_inline(state, &load, options.entry, options.frames, slow);
-    if (value == NULL && PyErr_ExceptionMatches(state->damaged_error)) {
-        cog_py_store_report_damage(options.entry, &load);
-    }
-    cog_py_store_drop(store);
-    cog_load_release(&load);
     return value;
 }
 

@@ -135,7 +135,7 @@ def test_forked_while_jobs_are_in_flight(tmp_path: Path) -> None:
 
     async def with_jobs_in_flight() -> None:
         with gate() as held:
-            held.fill_pool(tier._store)
+            held.fill_pool()
             waiting = asyncio.ensure_future(
                 _bridge.run(tier._store, "fetch", _core.raw_key("features:0"))
             )

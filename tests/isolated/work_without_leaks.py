@@ -25,7 +25,7 @@ async def work(tier: FilesystemCacheBackend, rounds: int) -> None:
         entry = await tier.fetch(KEY)
         assert not isinstance(entry, str)
         assert await tier.read_part(entry, 0, 10, 20) == large[10:20]
-        await _bridge.run(tier._store, "verify", entry)
+        await _bridge.run(entry, "verify")
         cancelled = [asyncio.ensure_future(tier.get("large")) for _ in range(4)]
         await asyncio.sleep(0)
         for one in cancelled:

@@ -26,6 +26,8 @@ from support_pool import (
 
 from cogcache import _bridge, _core
 from cogcache._inline import run_inline
+from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.config import MemoryCacheConfig
 from cogcache.exceptions import ClosedError
 
 
@@ -64,15 +66,15 @@ async def test_an_exception_arrives(store: _core.Store) -> None:
     image[100] ^= 1
     damaged = _core.Entry.from_bytes(bytes(image))
     with pytest.raises(_core.DamagedError):
-        await _bridge.run(store, "verify", damaged)
+        await _bridge.run(damaged, "verify")
     with pytest.raises(ValueError, match="no bytes 5..99999 in part 0"):
-        await _bridge.run(store, "read_part", damaged, 0, 5, 99999)
+        await _bridge.run(damaged, "read", 0, 5, 99999)
     assert store.in_flight == 0
 
 
 async def test_completions_come_in_batches(store: _core.Store) -> None:
     with gate() as held:
-        held.fill_pool(store)
+        held.fill_pool()
         waiting = [
             asyncio.ensure_future(_bridge.run(store, "fetch", _core.raw_key(f"absent {i}")))
             for i in range(64)
@@ -86,6 +88,22 @@ async def test_completions_come_in_batches(store: _core.Store) -> None:
         assert after["wakeups"] - before["wakeups"] == 1
         assert after["jobs"] - before["jobs"] == 64 + POOL_THREADS
         assert await asyncio.gather(*waiting) == ["absent"] * 64
+
+
+async def test_a_tier_in_memory_leaves_large_work_to_the_pool() -> None:
+    tier = MemoryCacheBackend(MemoryCacheConfig(max_size_mb=50))
+    jobs = _core.pool_stats()["jobs"]
+    small, large = {"a": b"x" * 5000}, {"a": os.urandom(3_000_000)}
+    assert await tier.set("small", small)
+    assert await tier.get("small") == small
+    assert tier.get_inline(_core.raw_key("small"), "miss", "slow") == small
+    assert _core.pool_stats()["jobs"] == jobs
+    assert await tier.set("large", large)
+    assert _core.pool_stats()["jobs"] == jobs + 2  # compose, copy
+    assert tier.get_inline(_core.raw_key("large"), "miss", "slow") == "slow"
+    assert await tier.get("large") == large
+    assert _core.pool_stats()["jobs"] == jobs + 4  # document, copy
+    await tier.aclose()
 
 
 async def test_nothing_is_made_before_something_must_wait(tmp_path: Path) -> None:
@@ -116,7 +134,7 @@ async def test_one_drain_does_not_hold_the_loop_for_a_crowd(store: _core.Store) 
     document = [{"number": n, "text": f"line {n}"} for n in range(3000)]
     assert store.put(draft_of(document)) is None
     entries = [store.fetch(_core.raw_key("key")) for _ in range(24)]
-    waiting = [asyncio.ensure_future(_bridge.run(store, "load", entry)) for entry in entries]
+    waiting = [asyncio.ensure_future(_bridge.run(entry, "value")) for entry in entries]
     await asyncio.sleep(0)
     assert _core.drain_pool(HANG_SECONDS)
     rounds = 0
@@ -132,15 +150,16 @@ async def test_one_drain_does_not_hold_the_loop_for_a_crowd(store: _core.Store) 
 
 async def test_what_is_cancelled_before_it_begins_never_does(store: _core.Store) -> None:
     with gate() as held, gate() as never:
-        held.fill_pool(store)
+        held.fill_pool()
         put = asyncio.ensure_future(_bridge.run(store, "put", draft_of(b"x" * 100_000)))
-        read = asyncio.ensure_future(_bridge.run(store, "verify", never.entry))
+        read = asyncio.ensure_future(_bridge.run(never.entry, "verify"))
         await asyncio.sleep(0)
         for one in (put, read):
             one.cancel()
         await asyncio.gather(put, read, return_exceptions=True)
         assert put.cancelled() and read.cancelled()
-        assert store.in_flight == POOL_THREADS
+        assert store.in_flight == 0
+        assert _core.pool_stats()["waiting"] == 0
         held.open()
         assert _core.drain_pool(HANG_SECONDS)
     assert store.fetch(_core.raw_key("key")) == "absent"
@@ -150,7 +169,7 @@ async def test_what_is_cancelled_before_it_begins_never_does(store: _core.Store)
 
 async def test_the_result_of_a_cancelled_job_is_dropped(store: _core.Store) -> None:
     with gate() as held:
-        job = asyncio.ensure_future(_bridge.run(store, "verify", held.entry))
+        job = asyncio.ensure_future(_bridge.run(held.entry, "verify"))
         await in_thread(held.await_entered)
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -160,7 +179,7 @@ async def test_the_result_of_a_cancelled_job_is_dropped(store: _core.Store) -> N
         held.open()
         assert _core.drain_pool(HANG_SECONDS)
         assert await _bridge.run(store, "fetch", _core.raw_key("absent")) == "absent"
-        assert channel.pending == 0 and store.in_flight == 0
+        assert channel.pending == 0
 
 
 async def test_a_cancelled_put_may_be_composed_but_is_not_published(store: _core.Store) -> None:
@@ -187,7 +206,7 @@ async def test_a_cancelled_put_may_be_composed_but_is_not_published(store: _core
 
 async def test_cancelling_thousands_is_quick_and_leaves_nothing(store: _core.Store) -> None:
     with gate() as held:
-        held.fill_pool(store)
+        held.fill_pool()
         waiting = [
             asyncio.ensure_future(_bridge.run(store, "fetch", _core.raw_key(f"key {i}")))
             for i in range(5000)
@@ -209,16 +228,17 @@ def test_a_loop_may_be_closed_with_jobs_in_flight(store: _core.Store) -> None:
 
     async def leave_running(held: Gate) -> None:
         loops.append(weakref.ref(asyncio.get_running_loop()))
-        asyncio.ensure_future(_bridge.run(store, "verify", held.entry))  # noqa: RUF006
+        asyncio.ensure_future(_bridge.run(held.entry, "verify"))  # noqa: RUF006
         for _ in range(POOL_THREADS + 3):
             asyncio.ensure_future(  # noqa: RUF006
-                _bridge.run(store, "verify", held.entry)
+                _bridge.run(held.entry, "verify")
             )
         await in_thread(held.await_entered, POOL_THREADS)
 
     with gate() as held:
         asyncio.run(leave_running(held))
-        assert store.in_flight == POOL_THREADS  # what had not begun was given up
+        stats = _core.pool_stats()
+        assert (stats["running"], stats["waiting"]) == (POOL_THREADS, 0)  # the rest was given up
         held.open()
         assert _core.drain_pool(HANG_SECONDS)
 
@@ -282,7 +302,7 @@ def exit_status(child: int) -> int:
 async def test_fork_with_jobs_in_flight(store: _core.Store) -> None:
     assert store.put(draft_of("value")) is None
     with gate() as held:
-        held.fill_pool(store)
+        held.fill_pool()
         waiting = asyncio.ensure_future(_bridge.run(store, "fetch", _core.raw_key("key")))
         await asyncio.sleep(0)
         child = os.fork()
@@ -356,13 +376,13 @@ def test_a_closed_store_says_so(store: _core.Store) -> None:
 
 def test_closing_lets_what_is_under_way_end_well(store: _core.Store) -> None:
     with gate() as held:
-        store.submit(None, None, "verify", held.entry)
-        held.await_entered()
+        held.fill_pool()
+        store.submit(None, None, "put", draft_of("value"))
         store.close()
         assert store.in_flight == 1
-    channel = _core.Channel()
-    channel.close()
     assert store.in_flight == 0
+    again = _core.Store(str(Path(store.root).parent))
+    assert again.fetch(_core.raw_key("key")).value() == "value"  # type: ignore[union-attr]
 
 
 def test_submit_refuses_what_it_cannot_do(store: _core.Store) -> None:
@@ -378,9 +398,13 @@ def test_submit_refuses_what_it_cannot_do(store: _core.Store) -> None:
     with pytest.raises(TypeError):
         store.submit(None, None, "fetch", "not bytes")
     with pytest.raises(TypeError, match="entry must be an Entry, not int"):
-        store.load(3)  # type: ignore[arg-type]
+        store.delete_entries([3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="does not come from a store"):
+        store.delete_entries([draft_entry()])
     with pytest.raises(ValueError, match="mode must be 'cow', 'view' or 'copy', not 'cwo'"):
-        store.load(draft_entry(), mode="cwo")  # type: ignore[arg-type]
+        draft_entry().submit(None, None, "value", mode="cwo")
+    with pytest.raises(ValueError, match="no operation 'put'"):
+        draft_entry().submit(None, None, "put")
     channel.close()
     channel.close()
     assert channel.closed and channel.fileno() == -1

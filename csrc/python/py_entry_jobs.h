@@ -1,0 +1,23 @@
+/*
+ * Reading an Entry without holding the loop: the same work as its methods value(), read() and
+ * verify(), as jobs of the thread pool, and value_now(), which never waits.
+ */
+#ifndef COG_PY_ENTRY_JOBS_H
+#define COG_PY_ENTRY_JOBS_H
+
+#include "python/py_channel.h" /* first: Python.h chooses what the system headers offer */
+
+#include "python/py_entry.h"
+
+/*
+ * The value that `load` describes, `slow` where it would take over about 50 us or might block, or
+ * NULL with an exception set. `owner` is the Entry; NULL: there is none, and nothing may be lent.
+ */
+PyObject *cog_py_load_inline(struct cog_py_state *state, struct cog_load *load, PyObject *owner,
+                             PyObject *frames, PyObject *slow);
+
+/* Methods of Entry: submit(channel, future, operation, ...) and value_now(slow, ...). */
+PyObject *cog_py_entry_submit(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *cog_py_entry_value_now(PyObject *self, PyObject *args, PyObject *kwargs);
+
+#endif
