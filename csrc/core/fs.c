@@ -117,6 +117,17 @@ static int fs_close(int fd)
     return close(fd) < 0 && errno != EINTR ? -errno : 0;
 }
 
+static int fs_retarget(int fd, int onto)
+{
+#ifdef __linux__
+    return dup3(fd, onto, O_CLOEXEC) < 0 ? -errno : 0;
+#else
+    if (dup2(fd, onto) < 0)
+        return -errno;
+    return fcntl(onto, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
+#endif
+}
+
 static int64_t fs_pread(int fd, void *out, size_t size, uint64_t offset)
 {
     ssize_t got = pread(fd, out, size > SSIZE_MAX ? SSIZE_MAX : size, (off_t)offset);
@@ -649,15 +660,16 @@ static uint32_t fs_process_id(void)
 
 /* --- the tables --- */
 
-#define CALLS_OF_EVERY_SYSTEM                                                                      \
-    .open = fs_open, .close = fs_close, .pread = fs_pread, .pwrite = fs_pwrite,                    \
-    .pwritev = fs_pwritev, .truncate = fs_truncate, .sync_data = fs_sync_data, .sync = fs_sync,    \
-    .stat = fs_stat, .stat_at = fs_stat_at, .set_mtime_now = fs_set_mtime_now, .chmod = fs_chmod,  \
-    .rename = fs_rename, .link = fs_link, .unlink = fs_unlink, .mkdir = fs_mkdir, .list = fs_list, \
-    .space = fs_space, .lock_whole = fs_lock_whole, .map = fs_map, .unmap = fs_unmap,              \
-    .realtime_ms = fs_realtime_ms, .realtime_us = fs_realtime_us, .boottime_ns = fs_boottime_ns,   \
-    .sleep_us = fs_sleep_us, .boot_id = fs_boot_id, .effective_uid = fs_effective_uid,             \
-    .in_group = fs_in_group, .process_id = fs_process_id
+#define CALLS_OF_EVERY_SYSTEM                                                                     \
+    .open = fs_open, .close = fs_close, .retarget = fs_retarget, .pread = fs_pread,               \
+    .pwrite = fs_pwrite, .pwritev = fs_pwritev, .truncate = fs_truncate,                          \
+    .sync_data = fs_sync_data, .sync = fs_sync, .stat = fs_stat, .stat_at = fs_stat_at,           \
+    .set_mtime_now = fs_set_mtime_now, .chmod = fs_chmod, .rename = fs_rename, .link = fs_link,   \
+    .unlink = fs_unlink, .mkdir = fs_mkdir, .list = fs_list, .space = fs_space,                   \
+    .lock_whole = fs_lock_whole, .map = fs_map, .unmap = fs_unmap, .realtime_ms = fs_realtime_ms, \
+    .realtime_us = fs_realtime_us, .boottime_ns = fs_boottime_ns, .sleep_us = fs_sleep_us,        \
+    .boot_id = fs_boot_id, .effective_uid = fs_effective_uid, .in_group = fs_in_group,            \
+    .process_id = fs_process_id
 
 static const struct cog_fs modern = {
     CALLS_OF_EVERY_SYSTEM,

@@ -49,6 +49,8 @@ struct cog_fs {
     int (*open_cached)(int dir, const char *path,
                        int flags); /* RESOLVE_CACHED; -EAGAIN: would block or unsupported */
     int (*close)(int fd);
+    int (*retarget)(int fd, int onto); /* `onto` is what `fd` is from now on, at one instant; both
+                                          stay open */
     int64_t (*pread)(int fd, void *out, size_t size,
                      uint64_t offset); /* may be short; -EINTR possible */
     int64_t (*pread_cached)(int fd, void *out, size_t size,

@@ -445,7 +445,13 @@ static int lock_root(struct cog_index *index, int *out)
 static int open_or_make(struct cog_index *index, struct candidate *found)
 {
     const struct cog_fs *fs = index->options.fs;
-    int failed = look_at_index(index, found);
+    struct cog_stat root;
+    int failed = fs->stat(index->options.root, &root);
+    if (failed)
+        return failed;
+    index->root_stat.device = root.device; /* the root may have been made anew behind its number */
+    index->root_stat.inode = root.inode;
+    failed = look_at_index(index, found);
     if (failed || !needs_another(index, found))
         return failed;
     int lock;

@@ -186,23 +186,33 @@ static int write_small_file(struct cog_store *store, const char *name, const cha
     return rc;
 }
 
-/* Make every missing directory of `path`, which is changed and put back. */
-static int make_parents(const struct cog_store *store, char *path)
+/* Make every missing directory of the base path, and the base directory itself. */
+static int make_base(const struct cog_store *store)
 {
     unsigned mode = store->options.group_shared ? 0777 : 0700;
-    for (char *at = path + 1; *at != '\0'; at++) {
+    size_t size = strlen(store->base_path) + 1;
+    char *path = cog_alloc(size);
+    if (path == NULL) {
+        return -ENOMEM;
+    }
+    memcpy(path, store->base_path, size);
+    int rc = 0;
+    for (char *at = path + 1; *at != '\0' && rc == 0; at++) {
         if (*at != '/') {
             continue;
         }
         *at = '\0';
-        int rc = store->fs->mkdir(AT_FDCWD, path, mode);
+        rc = store->fs->mkdir(AT_FDCWD, path, mode);
         *at = '/';
         /* EROFS and EACCES are answered for directories that exist, too: the last one decides. */
-        if (rc < 0 && rc != -EEXIST && rc != -EROFS && rc != -EACCES && rc != -EISDIR) {
-            return rc;
+        if (rc == -EEXIST || rc == -EROFS || rc == -EACCES || rc == -EISDIR) {
+            rc = 0;
         }
     }
-    int rc = make_dir_at(store->fs, AT_FDCWD, path, cog_store_dir_mode(store));
+    cog_free(path);
+    if (rc == 0) {
+        rc = make_dir_at(store->fs, AT_FDCWD, store->base_path, cog_store_dir_mode(store));
+    }
     return rc < 0 ? rc : 0;
 }
 
@@ -223,7 +233,7 @@ static enum cog_status open_base(struct cog_store *store, int *base, struct cog_
     const struct cog_fs *fs = store->fs;
     int fd = fs->open(AT_FDCWD, store->base_path, O_RDONLY | O_DIRECTORY, 0);
     if (fd == -ENOENT && store->options.access != COG_ACCESS_READ_ONLY) {
-        int rc = make_parents(store, store->base_path);
+        int rc = make_base(store);
         fd = rc < 0 ? rc : fs->open(AT_FDCWD, store->base_path, O_RDONLY | O_DIRECTORY, 0);
     }
     if (fd < 0) {
@@ -256,8 +266,6 @@ static enum cog_status open_root(struct cog_store *store, int base, struct cog_e
     if (rc < 0) {
         return open_failed(rc, store->root_path, err);
     }
-    store->root_device = stat.device;
-    store->root_inode = stat.inode;
     store->root_uid = stat.uid;
     store->root_gid = stat.gid;
     store->block_size = space.block_size != 0 ? space.block_size : 4096;
@@ -300,6 +308,15 @@ static int recorded_kind(const struct cog_store *store)
     return n < 0 ? (int)n : strcmp(text, VERSION_LOOSE) == 0;
 }
 
+static int write_small_files(struct cog_store *store)
+{
+    int rc = write_small_file(store, "VERSION", store->table_less ? VERSION_LOOSE : VERSION_TABLES);
+    if (rc == 0) {
+        rc = write_small_file(store, "CACHEDIR.TAG", CACHEDIR_TAG);
+    }
+    return rc < 0 ? rc : write_small_file(store, ".gitignore", "*\n");
+}
+
 /* Table-less is a property of the root, never of one process: who comes first records it. */
 static enum cog_status settle_kind(struct cog_store *store, bool writable, struct cog_error *err)
 {
@@ -320,34 +337,77 @@ static enum cog_status settle_kind(struct cog_store *store, bool writable, struc
     if (recorded == 0 && store->table_less) { /* moved to a network file system */
         (void)store->fs->unlink(store->root, "VERSION");
     }
-    rc = write_small_file(store, "VERSION", store->table_less ? VERSION_LOOSE : VERSION_TABLES);
-    if (rc == 0) {
-        rc = write_small_file(store, "CACHEDIR.TAG", CACHEDIR_TAG);
-    }
-    if (rc == 0) {
-        rc = write_small_file(store, ".gitignore", "*\n");
-    }
+    rc = write_small_files(store);
     if (rc == 0 && !store->table_less && recorded_kind(store) == 1) {
         store->table_less = true; /* another process was first */
     }
     return rc < 0 ? cog_store_write_error(store, -rc, "preparing the root", err) : COG_OK;
 }
 
+static int make_dirs(struct cog_store *store, const char **which)
+{
+    static const char *const dirs[] = {"objects", "tmp", "quarantine"};
+    int rc = 0;
+    for (size_t i = 0; i < 3 && rc == 0; i++) {
+        *which = dirs[i];
+        rc = cog_store_make_dir(store, dirs[i]);
+    }
+    return rc;
+}
+
 /* Make what the root consists of. READ_ONLY when it cannot be written. */
 static enum cog_status prepare_root(struct cog_store *store, struct cog_error *err)
 {
-    static const char *const dirs[] = {"objects", "tmp", "quarantine"};
-    for (size_t i = 0; i < 3; i++) {
-        int rc = cog_store_make_dir(store, dirs[i]);
-        if (rc == -ENOTDIR) {
-            return cog_fail(err, COG_ERR_REFUSED, ENOTDIR, "%s/%s is not a directory",
-                            store->root_path, dirs[i]);
-        }
-        if (rc < 0) {
-            return cog_store_write_error(store, -rc, "preparing the root", err);
-        }
+    const char *which;
+    int rc = make_dirs(store, &which);
+    if (rc == -ENOTDIR) {
+        return cog_fail(err, COG_ERR_REFUSED, ENOTDIR, "%s/%s is not a directory", store->root_path,
+                        which);
+    }
+    if (rc < 0) {
+        return cog_store_write_error(store, -rc, "preparing the root", err);
     }
     return settle_kind(store, true, err);
+}
+
+/* The root was removed: make it again, and let the descriptor that everybody uses mean the new one.
+ */
+static int renew_root(struct cog_store *store)
+{
+    const struct cog_fs *fs = store->fs;
+    struct cog_stat stat;
+    int base = -1;
+    if (open_base(store, &base, NULL) != COG_OK) {
+        return -ENOENT;
+    }
+    int rc = make_dir_at(fs, base, LAYOUT, cog_store_dir_mode(store));
+    int fd = rc < 0 ? rc : fs->open(base, LAYOUT, O_RDONLY | O_DIRECTORY, 0);
+    fs->close(base);
+    if (fd < 0) {
+        return fd;
+    }
+    rc = fs->stat(fd, &stat);
+    if (rc == 0) {
+        rc = check_owner(store, &stat, store->root_path, NULL) == COG_OK
+                 ? fs->retarget(fd, store->root)
+                 : -EACCES;
+    }
+    fs->close(fd);
+    return rc;
+}
+
+bool cog_store_mend_root(struct cog_store *store)
+{
+    struct cog_stat stat;
+    const char *which;
+    int rc = store->fs->stat(store->root, &stat);
+    if (rc == 0 && stat.links == 0) {
+        rc = renew_root(store);
+    }
+    if (rc == 0) {
+        rc = make_dirs(store, &which);
+    }
+    return rc == 0 && write_small_files(store) == 0;
 }
 
 /* --- limits -------------------------------------------------------------------------------- */

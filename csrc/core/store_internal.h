@@ -82,7 +82,6 @@ struct cog_store {
     char *base_path;
     char *root_path;
     int root; /* v1/ */
-    uint64_t root_device, root_inode;
     uint32_t root_uid, root_gid, uid;
     uint32_t block_size;
     bool table_less;
@@ -123,6 +122,11 @@ unsigned cog_store_dir_mode(const struct cog_store *store);
 /* Make a directory below the root (its mode whatever the umask). 0 also when it is there; -ENOTDIR
  * when that is no directory. */
 int cog_store_make_dir(struct cog_store *store, const char *path);
+/*
+ * Directories of the root, or the root itself, were removed under us (somebody cleared the cache by
+ * hand): make them again. False: that is not to be had.
+ */
+bool cog_store_mend_root(struct cog_store *store);
 /* Bytes on disk. */
 uint64_t cog_store_charge(const struct cog_store *store, const struct cog_stat *stat);
 /* Answer for an errno of a write: FULL, BUSY, READ_ONLY or IO; counts it. */

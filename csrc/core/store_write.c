@@ -418,7 +418,7 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
     }
     enum cog_status status = check_size(store, image->length, err);
     struct draft draft;
-    bool moved = false, made_room = false;
+    bool moved = false, made_room = false, mended = false;
     while (status == COG_OK) {
         draft_init(&draft, store, key, key_size);
         err->sys_errno = 0;
@@ -429,6 +429,10 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
         } else if (status == COG_ERR_FULL && err->sys_errno != 0 && !made_room &&
                    make_room(store, image->length + COG_RESERVE_SLACK)) {
             made_room = true;
+            status = COG_OK;
+        } else if (status == COG_ERR_IO && err->sys_errno == ENOENT && !mended &&
+                   cog_store_mend_root(store)) {
+            mended = true;
             status = COG_OK;
         } else {
             break;

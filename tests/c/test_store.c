@@ -432,6 +432,36 @@ static void test_table_less_is_a_property_of_the_root(struct kit *kit)
     cog_store_close(second);
 }
 
+static void test_a_root_removed_by_hand_is_made_again(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL), *other;
+    struct cog_store_stats stats;
+    char path[400];
+    const char *const victims[] = {"", "objects", "tmp", "index", "."};
+    for (unsigned i = 0; i < 5; i++) {
+        CHECK_EQ(kit_put(store, "k", "before", 6), COG_OK);
+        if (i == 4) {
+            snprintf(path, sizeof path, "%s", kit->base);
+        } else {
+            kit_path(kit, victims[i], path);
+        }
+        kit_remove_tree(path);
+        (void)kit_miss(store, "k");
+        CHECK_EQ(kit_put(store, "k", "after", 5), COG_OK);
+        CHECK(kit_has(store, "k", "after", 5));
+        other = kit_open(kit, NULL); /* and a newcomer finds the same */
+        CHECK(kit_has(other, "k", "after", 5));
+        CHECK_EQ(kit_put(other, "k", "other", 5), COG_OK);
+        CHECK(kit_has(store, "k", "other", 5));
+        cog_store_close(other);
+    }
+    cog_store_get_stats(store, &stats);
+    CHECK_EQ(stats.entries, 1);
+    kit_path(kit, "CACHEDIR.TAG", path);
+    CHECK(kit_exists(path));
+    cog_store_close(store);
+}
+
 int main(void)
 {
     KIT_RUN(test_what_is_put_is_got);
@@ -450,6 +480,7 @@ int main(void)
     KIT_RUN(test_options_are_checked);
     KIT_RUN(test_durability_syncs_what_it_says);
     KIT_RUN(test_the_root_says_what_it_is);
+    KIT_RUN(test_a_root_removed_by_hand_is_made_again);
     KIT_RUN(test_table_less_is_a_property_of_the_root);
     return check_done();
 }
