@@ -461,15 +461,19 @@ static uint64_t other_layouts(const struct cog_store *store, int base)
     return measure.bytes;
 }
 
-static void settle_limits(struct cog_store *store, int base)
+static uint64_t limit_beside(const struct cog_store *store, int base)
 {
     uint64_t limit = store->options.max_bytes;
-    if (limit != 0) {
-        uint64_t others = other_layouts(store, base);
-        uint64_t left = limit > others ? limit - others : 0;
-        limit = left > COG_LEAST_LIMIT ? left : COG_LEAST_LIMIT;
-    }
-    store->limit = limit;
+    uint64_t others = limit == 0 ? 0 : other_layouts(store, base);
+    uint64_t left = limit > others ? limit - others : 0;
+    return limit == 0 || left > COG_LEAST_LIMIT ? left : COG_LEAST_LIMIT;
+}
+
+static void settle_limits(struct cog_store *store, int base)
+{
+    uint64_t limit = limit_beside(store, base);
+    atomic_store(&store->limit, limit);
+    atomic_store(&store->measured_ns, store->fs->boottime_ns());
     uint64_t quarantine = limit == 0 ? UINT64_MAX : limit / 32;
     store->quarantine_bytes = quarantine < (64 << 20) ? quarantine : 64 << 20;
 }
@@ -501,6 +505,29 @@ static uint64_t free_floor(const struct cog_store *store)
     }
     uint64_t share = space.total_bytes / 20;
     return share < UINT64_C(2) << 30 ? share : UINT64_C(2) << 30;
+}
+
+void cog_store_adjust_limit(struct cog_store *store)
+{
+    const uint64_t hour_ns = UINT64_C(3600000000000);
+    uint64_t now = store->fs->boottime_ns();
+    if (store->options.max_bytes == 0 || now - atomic_load(&store->measured_ns) < hour_ns) {
+        return;
+    }
+    atomic_store(&store->measured_ns, now);
+    int base = store->fs->open(AT_FDCWD, store->base_path, O_RDONLY | O_DIRECTORY, 0);
+    if (base < 0) {
+        return;
+    }
+    uint64_t limit = limit_beside(store, base);
+    store->fs->close(base);
+    if (limit != atomic_load(&store->limit)) {
+        atomic_store(&store->limit, limit);
+        if (store->index != NULL) {
+            (void)cog_index_set_limits(store->index, limit, store->fixed_bytes, free_floor(store),
+                                       store->options.max_files, NULL);
+        }
+    }
 }
 
 /* --- index and tags ------------------------------------------------------------------------ */

@@ -229,6 +229,7 @@ enum cog_status cog_store_sweep(struct cog_store *store, bool force, uint64_t *r
         return cog_fail(err, COG_ERR_READ_ONLY, 0, "%s is open read-only", store->root_path);
     }
     (void)cog_tags_refresh(store->tags, true, NULL);
+    cog_store_adjust_limit(store);
     if (store->table_less) {
         sweep_loose(store, force, removed);
         status = COG_OK;

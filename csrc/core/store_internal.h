@@ -89,13 +89,12 @@ struct cog_store {
     bool writable; /* opened for writing; constant */
     /* the last write was refused by the system; a put that succeeds clears it */
     _Atomic bool read_only;
-    uint64_t limit; /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */
+    _Atomic uint64_t limit; /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */
     uint64_t fixed_bytes;
     uint64_t quarantine_bytes;
     _Atomic int64_t clock_offset_ms;
-    _Atomic uint64_t sweeps;
-    _Atomic uint64_t tags_swept; /* newest tag version for which every entry has been looked at */
-    _Atomic uint64_t measured_ns;
+    _Atomic uint64_t tags_swept;  /* newest tag version for which every entry has been looked at */
+    _Atomic uint64_t measured_ns; /* when other layouts were measured last */
 
     struct cog_index *index; /* NULL: table-less, or read-only without one */
     struct cog_tags *tags;
@@ -127,6 +126,8 @@ int cog_store_make_dir(struct cog_store *store, const char *path);
  * hand): make them again. False: that is not to be had.
  */
 bool cog_store_mend_root(struct cog_store *store);
+/* What other layouts beside the root occupy may have changed: once an hour, adjust the limit. */
+void cog_store_adjust_limit(struct cog_store *store);
 /* Bytes on disk. */
 uint64_t cog_store_charge(const struct cog_store *store, const struct cog_stat *stat);
 /* Answer for an errno of a write: FULL, BUSY, READ_ONLY or IO; counts it. */

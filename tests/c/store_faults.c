@@ -256,6 +256,11 @@ static void f_sleep_us(uint32_t microseconds)
     slept_ns += (uint64_t)microseconds * 1000;
 }
 
+void faults_pass_time(uint64_t seconds)
+{
+    slept_ns += seconds * UINT64_C(1000000000);
+}
+
 static uint64_t f_boottime_ns(void)
 {
     return under->boottime_ns() + slept_ns;

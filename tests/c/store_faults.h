@@ -20,7 +20,8 @@ void faults_stop(void); /* no more; what happened is still told */
 /* Only calls of this name count ("rename"); NULL: all. */
 void faults_only(const char *name);
 bool faults_happened(void);
-const char *faults_call(void); /* the name of the first call that failed */
+const char *faults_call(void);           /* the name of the first call that failed */
+void faults_pass_time(uint64_t seconds); /* of the clock that waits are measured by */
 /* What the file systems of the table say they are (f_type); 0: the truth. */
 void faults_file_system(uint64_t type);
 

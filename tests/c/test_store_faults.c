@@ -6,7 +6,9 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -386,6 +388,41 @@ static void test_a_network_file_system_is_table_less_and_never_mapped(struct kit
     cog_store_close(store);
 }
 
+static uint64_t limit_of(struct cog_store *store)
+{
+    struct cog_store_stats stats;
+    cog_store_get_stats(store, &stats);
+    return stats.limit_bytes;
+}
+
+static void test_other_layouts_beside_it_are_taken_off_the_limit(struct kit *kit)
+{
+    kit->fs = faults_over(kit->fs);
+    struct cog_store_options options = kit_options(kit);
+    uint64_t removed;
+    char path[400];
+    options.max_bytes = 40000000;
+    struct cog_store *store = kit_open(kit, &options);
+    CHECK_EQ(limit_of(store), 40000000);
+    snprintf(path, sizeof path, "%s/v2", kit->base);
+    REQUIRE(mkdir(path, 0700) == 0);
+    snprintf(path, sizeof path, "%s/v2/file", kit->base);
+    int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    for (unsigned i = 0; i < 10; i++) {
+        CHECK_EQ(write(fd, old_value, LARGE), LARGE);
+    }
+    close(fd);
+    CHECK_EQ(kit_sweep(store, false, &removed), COG_OK);
+    CHECK_EQ(limit_of(store), 40000000);
+    faults_pass_time(3601);
+    CHECK_EQ(kit_sweep(store, false, &removed), COG_OK);
+    CHECK(limit_of(store) <= 37000000 && limit_of(store) > 36800000);
+    cog_store_close(store);
+    store = kit_open(kit, &options);
+    CHECK(limit_of(store) <= 37000000 && limit_of(store) > 36800000);
+    cog_store_close(store);
+}
+
 static void test_a_root_without_working_locks_is_table_less(struct kit *kit)
 {
     kit->fs = faults_over(kit->fs);
@@ -454,6 +491,7 @@ int main(void)
     KIT_RUN(test_invalidate);
     KIT_RUN(test_open);
     KIT_RUN_ONCE(test_a_network_file_system_is_table_less_and_never_mapped);
+    KIT_RUN(test_other_layouts_beside_it_are_taken_off_the_limit);
     KIT_RUN_ONCE(test_a_root_without_working_locks_is_table_less);
     KIT_RUN(test_a_stale_handle_is_tried_once_more);
     KIT_RUN(test_no_space_evicts_and_tries_once_more);
