@@ -84,6 +84,8 @@ struct cog_index *root_open(const struct root *root, const struct cog_index_opti
 
 /* --- entries --- */
 
+unsigned kit_patience = 20;
+
 void key_digest(uint64_t key, struct cog_digest *out)
 {
     cog_hash128(&key, sizeof key, out);
@@ -232,7 +234,13 @@ static enum cog_status put(struct cog_index *index, uint64_t key, size_t size, u
                            const struct cog_index_record *as)
 {
     enum cog_status status = put_once(index, key, size, steps, as);
-    return status == COG_INDEX_MOVED ? put_once(index, key, size, steps, as) : status;
+    if (status == COG_INDEX_MOVED) {
+        status = put_once(index, key, size, steps, as);
+    }
+    for (unsigned i = 0; i < kit_patience && status == COG_ERR_BUSY; i++) {
+        status = put_once(index, key, size, steps, as);
+    }
+    return status;
 }
 
 enum cog_status entry_put(struct cog_index *index, uint64_t key, size_t size)
@@ -280,7 +288,13 @@ static enum cog_status delete_once(struct cog_index *index, uint64_t key)
 enum cog_status entry_delete(struct cog_index *index, uint64_t key)
 {
     enum cog_status status = delete_once(index, key);
-    return status == COG_INDEX_MOVED ? delete_once(index, key) : status;
+    if (status == COG_INDEX_MOVED) {
+        status = delete_once(index, key);
+    }
+    for (unsigned i = 0; i < kit_patience && status == COG_ERR_BUSY; i++) {
+        status = delete_once(index, key);
+    }
+    return status;
 }
 
 bool entry_exists(const struct root *root, uint64_t key)

@@ -44,6 +44,9 @@ struct cog_index *root_open(const struct root *root, const struct cog_index_opti
 
 /* --- entries: key numbers, files whose every part says which key and which write it is of --- */
 
+/* How often a busy answer is asked again, as a loaded machine gives them; tests that want one set
+ * 0. */
+extern unsigned kit_patience;
 void key_digest(uint64_t key, struct cog_digest *out);
 /* A key of this shard, the n-th. */
 uint64_t key_in_shard(unsigned shard, unsigned n);
