@@ -1,6 +1,12 @@
 /* Changing the store: put, delete, refresh, tags, sweep. See py_store.h. */
 #include "python/py_store.h"
 
+/*
+ * A put waits 200 ms for its shard. On a crowded machine whoever holds it may not run for longer;
+ * trying again costs a thread of the pool that time, giving up costs computing the value anew.
+ */
+enum { PUT_TRIES = 3 };
+
 /* --- put ----------------------------------------------------------------------------------- */
 
 struct one_put {
@@ -121,9 +127,14 @@ static void put_one(struct put_job *job, struct one_put *item)
         status = COG_ERR_CANCELLED;
     }
     if (status == COG_OK) {
+        int tries = PUT_TRIES;
+
         item->length = image->length;
-        status = cog_store_put(job->store.store->handle, item->put.key, item->put.key_size, image,
-                               &info, &job->store.error);
+        do {
+            status = cog_store_put(job->store.store->handle, item->put.key, item->put.key_size,
+                                   image, &info, &job->store.error);
+        } while (status == COG_ERR_BUSY && --tries > 0 &&
+                 !cog_job_is_cancelled(&job->store.base.job));
     }
     item->status = status;
     cog_image_release(&composed);
