@@ -13,7 +13,7 @@ import contextlib
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -83,10 +83,19 @@ class _BackgroundLoop:
             raise RuntimeError(
                 "cache.sync was called on its own event loop; await the method instead"
             )
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # an interrupted wait; nothing if the exception is the call's own
+            raise
 
 
 _background = _BackgroundLoop()
+
+
+async def _closing(items: AsyncGenerator[Any, None]) -> None:
+    await items.aclose()
 
 
 class SyncFacade:
@@ -111,11 +120,15 @@ class SyncFacade:
             except StopAsyncIteration:
                 return False, None
 
-        while True:
-            more, item = self._run(step())
-            if not more:
-                return
-            yield item
+        try:
+            while True:
+                more, item = self._run(step())
+                if not more:
+                    return
+                yield item
+        finally:
+            if isinstance(items, AsyncGenerator):
+                self._run(_closing(items))
 
     @contextlib.contextmanager
     def _enter(self, manager: Any) -> Iterator[Any]:
@@ -132,9 +145,11 @@ class SyncFacade:
         return value.sync if isinstance(getattr(value, "sync", None), SyncFacade) else value
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also what pickle and copy ask for before there is a target
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         member: Any = getattr(self._target, name)
         if not callable(member):
-            return member
+            return self._face(member)
 
         def call(*args: Any, **named: Any) -> Any:
             result: Any = member(*args, **named)
@@ -149,6 +164,9 @@ class SyncFacade:
         call.__name__ = name
         call.__doc__ = member.__doc__
         return call
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._target, "sync")
 
     def __dir__(self) -> list[str]:
         return [name for name in dir(self._target) if not name.startswith("_")]

@@ -42,7 +42,10 @@ def duration_seconds(value: Duration, field: str = "ttl") -> float:
     elif isinstance(value, timedelta):
         seconds = value.total_seconds()
     else:
-        seconds = float(value)
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
     if not math.isfinite(seconds):
         raise ConfigError(f"{field} must be finite; use 0 for an entry that never expires")
     if seconds < 0:

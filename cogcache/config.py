@@ -20,6 +20,7 @@ from cogcache._types import Duration, duration_seconds
 from cogcache.exceptions import CogcacheWarning, ConfigError
 
 SMALLEST_SIZE_MB = 17
+LARGEST_SIZE_MB = 1e12  # an exabyte
 POLICIES = ("lru", "lfu", "fifo", "cost")
 _FORMATS = ("pickle", "json", "msgpack")
 
@@ -41,20 +42,34 @@ def choice(value: object, field_name: str, known: Sequence[str]) -> None:
         raise ConfigError(f"{field_name}: unknown value {value!r}{nearest(value, known)}")
 
 
-def number(value: object, field_name: str, *, least: float = 0, none: bool = False) -> None:
-    """Raise ``ConfigError`` unless ``value`` is a finite number of at least ``least`` (or ``None``
+def number(
+    value: object,
+    field_name: str,
+    *,
+    least: float = 0,
+    most: float = LARGEST_SIZE_MB,
+    none: bool = False,
+) -> None:
+    """Raise ``ConfigError`` unless ``value`` is a number from ``least`` to ``most`` (or ``None``
     where allowed).
     """
     if value is None and none:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{field_name} must be a number, not {type(value).__name__} ({value!r})")
-    if value != value or value in (float("inf"), float("-inf")) or value < least:
+    if value != value or value == float("inf") or value < least:
         raise ConfigError(
             f"{field_name} must be a finite number of at least {least:g}, not {value!r}"
         )
-    if value > 1 << 50:
-        raise ConfigError(f"{field_name} is absurdly large: {value!r}")
+    if value > most:
+        raise ConfigError(f"{field_name} is absurdly large; the most is {most:g}")
+
+
+def whole(value: object, field_name: str, *, least: int = 0, most: int = 1 << 32) -> None:
+    """``number`` for a count, or ``None``."""
+    number(value, field_name, least=least, most=most, none=True)
+    if value is not None and not isinstance(value, int):
+        raise ConfigError(f"{field_name} must be a whole number, not {value!r}")
 
 
 def _flag(value: object, field_name: str) -> None:
@@ -65,13 +80,26 @@ def _flag(value: object, field_name: str) -> None:
 def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
     """Turn the TypeError of an unknown keyword into a ConfigError that names the nearest one."""
     plain: Callable[..., None] = cls.__init__
-    names = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    fields = [f for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    names = {f.name for f in fields}
+    order = [f.name for f in fields if not f.kw_only]
+    required = [
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
 
     @functools.wraps(plain)
     def strict(self: Any, *args: Any, **named: Any) -> None:
         for name in named:
             if name not in names:
                 raise ConfigError(f"{cls.__name__}: unknown option {name!r}{nearest(name, names)}")
+        given = order[: len(args)]
+        if len(args) > len(order):
+            raise ConfigError(f"{cls.__name__} takes at most {len(order)} options by position")
+        for name in required:
+            if name not in given and name not in named:
+                raise ConfigError(f"{cls.__name__}: {name} is missing")
         plain(self, *args, **named)
 
     cls.__init__ = strict  # type: ignore[method-assign]
@@ -179,10 +207,10 @@ class FilesystemCacheConfig(BackendConfig):
         if self.read_only not in (True, False, "auto"):
             raise ConfigError(f"read_only must be True, False or 'auto', not {self.read_only!r}")
         number(self.min_free_mb, "min_free_mb", none=True)
-        number(self.max_files, "max_files", least=1, none=True)
+        whole(self.max_files, "max_files", least=1)
         choice(self.durability, "durability", ("none", "data", "full"))
         choice(self.single_flight, "single_flight", ("process",))
-        number(self.touch_seconds, "touch_seconds", none=True)
+        whole(self.touch_seconds, "touch_seconds", most=31_536_000)
         _flag(self.enable_ttl, "enable_ttl")
         _flag(self.cleanup_on_startup, "cleanup_on_startup")
 

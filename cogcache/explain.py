@@ -143,7 +143,7 @@ async def _nearest(
                         near[entry.key] = NearEntry(
                             str(other), differences, entry.created_ms / 1000
                         )
-        except OSError:
+        except Exception:  # noqa: S112
             continue  # the tier's own answer says that it is unavailable
     ranked = sorted(near.values(), key=lambda one: (len(one.differences), -one.created))
     return tuple(ranked[:NEAREST_SHOWN])

@@ -6,20 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
-import inspect
 import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
-from cogcache._inline import is_inline, not_inline
+from cogcache._fork import renew_after_fork
+from cogcache._inline import is_inline
 from cogcache.exceptions import RecursiveComputeError
 
 _T = TypeVar("_T")
-
-_computing: ContextVar[frozenset[bytes]] = ContextVar("cogcache_computing", default=frozenset())
 
 
 class _Flight(Generic[_T]):
@@ -28,8 +24,14 @@ class _Flight(Generic[_T]):
     def __init__(self) -> None:
         self.outcome: concurrent.futures.Future[_T] = concurrent.futures.Future()
         self.waiters = 0
+        self.waits_for: list[_Flight[Any]] = []
         self.task: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Its loop was closed without a word: it will never end by itself."""
+        return self.loop is not None and self.loop.is_closed() and not self.outcome.done()
 
     def cancel(self) -> None:
         """Nobody waits any more: stop the computation, from whatever thread."""
@@ -37,17 +39,31 @@ class _Flight(Generic[_T]):
             self.loop.call_soon_threadsafe(self.task.cancel)
 
 
+# The computations that the running code is part of, the outermost first.
+_computing: ContextVar[tuple[_Flight[Any], ...]] = ContextVar("cogcache_computing", default=())
+_graph = threading.Lock()  # of waits_for, over all Flights
+
+
 class Flights(Generic[_T]):
     """Computations under way, by key.
 
     The first caller of a key leads: its computation runs in a task of its own, so that the leader's
     cancellation does not fail the others. It is cancelled when the last waiter is gone. An error
-    goes to every waiter and is not kept.
+    goes to every waiter and is not kept. A computation that was cancelled, or whose loop or process
+    went away, is begun again by one of those who still wait.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[bytes, _Flight[_T]] = {}
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The parent computes in its own threads and loops; nothing of it ends here."""
+        global _graph
+        _graph = threading.Lock()
+        self._lock = threading.Lock()
+        self._flights = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -57,73 +73,147 @@ class Flights(Generic[_T]):
         this caller led.
 
         Raises:
-            RecursiveComputeError: A computation asks for the key that it computes.
+            RecursiveComputeError: A computation asks for the key that it computes, or two ask for
+                each other's.
         """
-        if key in _computing.get():
-            raise RecursiveComputeError(
-                "a computation asked get_or_compute for the very key that it computes; "
-                "it would wait for itself"
-            )
         while True:
-            with self._lock:
-                flight = self._flights.get(key)
-                leads = flight is None
-                if flight is None:
-                    flight = self._flights[key] = _Flight()
-                flight.waiters += 1
+            flight, leads = self._join(key)
             try:
-                if is_inline():
-                    return await self._inline(key, flight, work, leads), leads
-                if leads:
-                    flight.loop = asyncio.get_running_loop()
-                    flight.task = flight.loop.create_task(
-                        self._drive(key, flight, work), name="cogcache-compute"
-                    )
-                return await asyncio.shield(asyncio.wrap_future(flight.outcome)), leads
+                with _waiting(flight):
+                    if is_inline():
+                        if not leads and flight.loop is not None and flight.loop is _running_loop():
+                            return await work(), True  # blocking this thread would block the leader
+                        if leads:
+                            outside = _computing.get()
+                            try:
+                                await self._drive(key, flight, work)
+                            finally:  # there is no task here whose context ends with it
+                                _computing.set(outside)
+                        return flight.outcome.result(), leads
+                    if leads:
+                        self._start(key, flight, work)
+                    return await asyncio.shield(asyncio.wrap_future(flight.outcome)), leads
             except (asyncio.CancelledError, concurrent.futures.CancelledError):
-                # The computation itself was cancelled, or raised CancelledError: a follower takes
-                # the lead.
                 if leads or not flight.outcome.cancelled() or _being_cancelled():
                     raise
+                # Only the computation ended: this follower takes the lead, or follows another.
             finally:
-                with self._lock:
-                    flight.waiters -= 1
-                    abandoned = flight.waiters == 0 and not flight.outcome.done()
-                if abandoned:
-                    flight.cancel()
+                self._leave(key, flight, leads)
 
-    async def _inline(
-        self, key: bytes, flight: _Flight[_T], work: Callable[[], Awaitable[_T]], leads: bool
-    ) -> _T:
-        if leads:
-            await self._drive(key, flight, work)
-        return flight.outcome.result()  # a follower's thread waits here for the leader's
+    def _join(self, key: bytes) -> tuple[_Flight[_T], bool]:
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is not None and flight.is_lost:
+                flight.outcome.cancel()
+                flight = None
+            leads = flight is None
+            if flight is None:
+                flight = self._flights[key] = _Flight()
+            flight.waiters += 1
+        return flight, leads
+
+    def _leave(self, key: bytes, flight: _Flight[_T], leads: bool) -> None:
+        with self._lock:
+            flight.waiters -= 1
+            abandoned = flight.waiters == 0 and not flight.outcome.done()
+        if leads and flight.task is None:
+            self._land(key, flight).cancel()  # it never began, or was broken off in this thread
+        elif abandoned:
+            flight.cancel()
+
+    def _start(self, key: bytes, flight: _Flight[_T], work: Callable[[], Awaitable[_T]]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            self._land(key, flight).cancel()  # also when it was cancelled before its first step
+            if not task.cancelled():
+                task.exception()  # whoever had to know was told through the outcome
+
+        flight.loop = asyncio.get_running_loop()
+        driving = self._drive(key, flight, work)
+        try:
+            flight.task = flight.loop.create_task(driving, name="cogcache-compute")
+        except BaseException:
+            driving.close()
+            raise
+        flight.task.add_done_callback(ended)
 
     async def _drive(
         self, key: bytes, flight: _Flight[_T], work: Callable[[], Awaitable[_T]]
     ) -> None:
-        token = _computing.set(_computing.get() | {key})
+        _computing.set((*_computing.get(), flight))
         try:
             result = await work()
         except asyncio.CancelledError:
-            self._land(key, flight)
-            flight.outcome.cancel()
-        except BaseException as error:
-            self._land(key, flight)
-            flight.outcome.set_exception(error)
-            if not isinstance(error, Exception):
-                # KeyboardInterrupt and SystemExit also end the loop, as they would without us
-                raise
+            self._land(key, flight).cancel()
+        except Exception as error:
+            outcome = self._land(key, flight)
+            if not outcome.done():
+                outcome.set_exception(error)
+        except BaseException:
+            # KeyboardInterrupt and SystemExit are for this thread alone, as they would be without
+            # us: a follower elsewhere begins anew.
+            self._land(key, flight).cancel()
+            raise
         else:
-            self._land(key, flight)
-            flight.outcome.set_result(result)
-        finally:
-            _computing.reset(token)
+            outcome = self._land(key, flight)
+            if not outcome.done():
+                outcome.set_result(result)
 
-    def _land(self, key: bytes, flight: _Flight[_T]) -> None:
+    def _land(self, key: bytes, flight: _Flight[_T]) -> concurrent.futures.Future[_T]:
+        """Take a flight off the list; its outcome is to be told next, unless it was."""
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]
+        return flight.outcome
+
+
+class _waiting:  # noqa: N801  used like a function
+    """While the running computation waits for ``flight``; refuses what would wait for itself."""
+
+    def __init__(self, flight: _Flight[Any]) -> None:
+        self._flight = flight
+        self._by = _computing.get()
+
+    def __enter__(self) -> None:
+        if not self._by:
+            return
+        with _graph:
+            if self._flight in self._by:
+                raise RecursiveComputeError(
+                    "a computation asked get_or_compute for the very key that it computes; "
+                    "it would wait for itself"
+                )
+            if _reaches([self._flight], self._by):
+                raise RecursiveComputeError(
+                    "two computations asked get_or_compute for each other's keys; "
+                    "both would wait for ever"
+                )
+            self._by[-1].waits_for.append(self._flight)
+
+    def __exit__(self, *_: object) -> None:
+        if self._by:
+            with _graph:
+                self._by[-1].waits_for.remove(self._flight)
+
+
+def _reaches(starts: Iterable[_Flight[Any]], goals: tuple[_Flight[Any], ...]) -> bool:
+    seen: set[int] = set()
+    ahead = list(starts)
+    while ahead:
+        flight = ahead.pop()
+        if id(flight) in seen or flight.outcome.done():
+            continue
+        seen.add(id(flight))
+        if flight in goals:
+            return True
+        ahead += flight.waits_for
+    return False
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _being_cancelled() -> bool:
@@ -131,35 +221,3 @@ def _being_cancelled() -> bool:
         return False
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-async def call_compute(compute: Callable[[], Any], executor: Executor | None) -> Any:
-    """Run the caller's computation: a coroutine function is awaited, a plain one runs in a thread
-    with this context.
-
-    Under ``sync`` a plain one runs in the calling thread (CUDA contexts, signals and debuggers stay
-    where they are).
-
-    Raises:
-        TypeError: A coroutine function under ``sync``: what it awaits would belong to another loop.
-    """
-    is_async = inspect.iscoroutinefunction(compute) or inspect.iscoroutinefunction(
-        getattr(compute, "__call__", None)  # noqa: B004  an object with an async __call__
-    )
-    if is_inline():
-        if is_async:
-            raise TypeError(
-                "under .sync the computation must be a plain function, not a coroutine function"
-            )
-        with not_inline():
-            result = compute()
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise TypeError("under .sync the computation must return its value, not an awaitable")
-        return result
-    if is_async:
-        return await compute()
-    context = contextvars.copy_context()
-    result = await asyncio.get_running_loop().run_in_executor(executor, context.run, compute)
-    return await result if inspect.isawaitable(result) else result

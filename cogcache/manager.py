@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from cogcache import _bridge, _core
+from cogcache._arguments import check_kept, checked_tags, load_options, milliseconds
 from cogcache._inline import SyncFacade, is_inline
-from cogcache._types import Duration, Lookup, StoreResult, duration_ms
+from cogcache._types import Duration, Lookup, StoreResult, duration_ms, duration_seconds
 from cogcache.backends.base import (
     META_ARTIFACT,
     META_CONTENT_TYPE,
@@ -28,17 +26,17 @@ from cogcache.backends.base import (
     META_USER,
     CacheBackend,
     CacheBackendRegistry,
+    KeyPattern,
     describe_entry,
 )
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.computing import Computations, Gate, Recipe, is_not_none
 from cogcache.config import CacheConfig
-from cogcache.exceptions import ClosedError, CogcacheWarning, ConfigError, ValueTypeError
-from cogcache.freshness import Flights, call_compute
+from cogcache.exceptions import ClosedError, CogcacheWarning, ConfigError
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.reader import Reader
-
-logger = logging.getLogger("cogcache")
+from cogcache.tiering import Tiers, better_reason, make_tiers, together
 
 _T = TypeVar("_T")
 
@@ -49,13 +47,12 @@ CacheBackendRegistry.register("memory", MemoryCacheBackend)
 # After so many hits in a row that never left the running task, it lets the loop turn once: about
 # 200 us of inline work.
 INLINE_STREAK = 48
-# A batch of ``set_many``: the first bound that is reached.
+# A batch of ``set_many``: the first bound that is reached. Look-ups of ``get_many`` that are under
+# way at once: each may hold a descriptor.
 BATCH_ITEMS = 64
 BATCH_BYTES = 64 << 20
 
-# Entries on their way into higher tiers; beyond that a promotion is dropped, since the next hit can
-# try again.
-PROMOTIONS_LIMIT = 64
+_Drafts = dict[tuple[bool, bool], _core.Draft | _core.Image]
 
 _MISS: Any = type("_Miss", (), {"__repr__": lambda self: "<miss>"})()
 _SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()
@@ -81,14 +78,6 @@ class Context:
 
 
 _NO_CONTEXT = Context()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A live entry and the tier that gave it."""
-
-    entry: _core.Entry
-    tier: CacheBackend
 
 
 class CacheManager:
@@ -120,21 +109,19 @@ class CacheManager:
             )
         self.config = config
         self.default_ttl_ms = duration_ms(config.default_ttl, None, "default_ttl")
-        self.backends: list[CacheBackend] = _make_tiers(config)
-        self._flights: Flights[_Computed] = Flights()
-        self._background: set[asyncio.Task[None]] = set()
-        self._down: set[str] = set()
         self._streak = 0
         self._closed = False
         self._bad_key_noted = False
         self._stats = {"hits": 0, "misses": 0, "sets": 0, "deletes": 0}
         self.counters = {"unstorable": 0, "promotions": 0, "promotions_dropped": 0, "computed": 0}
+        self._computations = Computations(self.counters)
         self.sync: Any = SyncFacade(self, self._runs_inline)
-        if not self.backends:
-            raise ConfigError(
-                "backends: no enabled tier is configured; a cache without one would never hit"
-            )
-        self._first = self.backends[0]
+        self._use(make_tiers(config))
+
+    def _use(self, tiers: list[CacheBackend]) -> None:
+        self.backends = tiers
+        self._first = tiers[0]
+        self._tiers = Tiers(tiers, self.counters)
 
     # --- values -----------------------------------------------------------------------------------
 
@@ -152,18 +139,21 @@ class CacheManager:
         encoded = self._encoded(key)
         if encoded is None:
             return default
-        value = self._first.get_inline(encoded, _MISS, _SLOW)
-        if value is not _SLOW and value is not _MISS:
-            if self.config.enable_stats:
-                self._stats["hits"] += 1
-            self._streak += 1
-            if self._streak >= INLINE_STREAK:
-                await self._breathe()
-            return value
-        if value is _MISS and len(self.backends) == 1:
-            self._count("misses")
-            return default
-        found = await self.lookup(key)
+        if not _needs_comparing(key):
+            value = self._first.get_inline(encoded, _MISS, _SLOW)
+            if value is not _SLOW and value is not _MISS:
+                if self.config.enable_stats:
+                    self._stats["hits"] += 1
+                self._streak += 1
+                if self._streak >= INLINE_STREAK:
+                    await self._breathe()
+                return value
+            if value is _MISS and len(self.backends) == 1:
+                self._count("misses")
+                return default
+            found = await self._look(key, encoded, {}, after=value is _MISS)
+        else:
+            found = await self._look(key, encoded, {})
         return found.value if found.hit else default
 
     async def set(self, key: str | Key, value: Any, ttl: Duration | None = None) -> bool:
@@ -184,47 +174,44 @@ class CacheManager:
         return (await self.store(key, value, ttl=ttl)).stored
 
     async def lookup(
-        self, key: str | Key, *, context: Context = _NO_CONTEXT, **options: Any
+        self,
+        key: str | Key,
+        *,
+        mode: Literal["cow", "view", "copy"] = "cow",
+        frames: bool | Sequence[int | str] = True,
     ) -> Lookup:
         """``get`` with everything that is known about the answer. A stored ``None`` is a hit here.
 
-        ``options`` go to the decoder: ``mode`` (``"cow"``, ``"view"``, ``"copy"``) and ``frames``.
+        Args:
+            key: A string or a ``Key``.
+            mode: ``"cow"`` gives writable arrays, ``"view"`` read-only ones, ``"copy"`` arrays that
+                are independent of any file.
+            frames: Of a value with frames: all of them, none (``False``: the metadata alone), or
+                those with the given ids.
+
+        Raises:
+            ValueError: An unknown ``mode``.
+            TypeError: ``frames`` is neither a bool nor several ids.
         """
+        options = load_options(mode, frames)
+        encoded = self._encoded(key)
+        if encoded is None:
+            self._count("misses")
+            return Lookup(False, reason="bad-key")
+        return await self._look(key, encoded, options)
+
+    async def look_again(
+        self,
+        key: str | Key,
+        *,
+        mode: Literal["cow", "view", "copy"] = "cow",
+        frames: bool | Sequence[int | str] = True,
+    ) -> Lookup:
+        """``lookup`` for a call that has been counted already."""
         encoded = self._encoded(key)
         if encoded is None:
             return Lookup(False, reason="bad-key")
-        # Some frames or none: what is not asked for is not read.
-        some = options.get("frames", True) is not True
-        found, reason = await self._find(encoded, index_only=some)
-        if found is None:
-            self._count("misses")
-            return Lookup(False, reason=reason)
-        entry, tier = found.entry, found.tier
-        if isinstance(key, Key) and not _is_meant(key, entry):
-            self._count("misses")
-            return Lookup(False, reason="foreign")
-        image = (
-            entry.to_image() if tier is not self._first else None
-        )  # before the value takes the map
-        try:
-            value = await tier.load(entry, **options)
-        except (_core.DamagedError, _core.UnsupportedError) as error:
-            reason = await tier.value_failed(entry, error)
-            self._count("misses")
-            return Lookup(False, reason=reason)
-        self._count("hits")
-        tier.counters["hits"] += 1
-        if image is not None:
-            await self._promote(image, tier)
-        return Lookup(
-            hit=True,
-            value=value,
-            tier=tier.name,
-            age_seconds=max(0.0, (tier.now_ms() - entry.refreshed_ms) / 1000),
-            expires_at=None if entry.expires_ms is None else entry.expires_ms / 1000,
-            stored_bytes=entry.length,
-            seconds_saved=entry.cost_ms / 1000,
-        )
+        return await self._look(key, encoded, load_options(mode, frames), counted=True)
 
     async def store(
         self,
@@ -256,6 +243,10 @@ class CacheManager:
         """
         encoded = self._encoded(key)
         ttl_ms = duration_ms(ttl, self.default_ttl_ms)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
+        if content_type is not None and not isinstance(content_type, str):
+            raise TypeError(f"content_type must be a string, not {type(content_type).__name__}")
         if encoded is None:
             return StoreResult(False, "bad-key")
         meta = dict(context.meta or {})
@@ -263,12 +254,12 @@ class CacheManager:
             meta[META_ARTIFACT] = context.artifact
         versions = [
             *context.tags,
-            *((tag, self.capture_stamp([tag])) for tag in _checked_tags(tags)),
+            *((tag, self.capture_stamp([tag])) for tag in checked_tags(tags)),
         ]
         if versions:
             meta[META_TAGS] = [[name, version] for name, version in versions]
         if cost_seconds is not None:
-            meta[META_COST] = _milliseconds(cost_seconds)
+            meta[META_COST] = milliseconds(cost_seconds)
         if content_type is not None:
             meta[META_CONTENT_TYPE] = content_type
         if metadata:
@@ -280,14 +271,16 @@ class CacheManager:
         encoded = self._encoded(key)
         if encoded is None:
             return False
-        removed = any(await self._each("delete", lambda tier: tier.discard(encoded)))
-        self._count("deletes", removed)
-        return removed
+        forgot = await self._tiers.each("delete", lambda tier: tier.discard(encoded), failed=False)
+        for tier, did in zip(self.backends, forgot, strict=True):
+            tier.counters["deletes"] += did
+        self._count("deletes", any(forgot))
+        return any(forgot)
 
     async def exists(self, key: str | Key) -> bool:
         """Whether a live entry of ``key`` is in any tier."""
         encoded = self._encoded(key)
-        return encoded is not None and (await self._find(encoded, index_only=True))[0] is not None
+        return encoded is not None and (await self._tiers.find(encoded))[0] is not None
 
     async def touch(self, key: str | Key, ttl: Duration | None = None) -> bool:
         """Begin the life of ``key`` anew, without touching its bytes; ``ttl`` ``None`` keeps the
@@ -296,51 +289,57 @@ class CacheManager:
         A life is never shortened this way. False when no tier has a live entry.
         """
         encoded = self._encoded(key)
+        wanted_ms = duration_ms(ttl, None)
         if encoded is None:
             return False
-        found, _ = await self._find(encoded, index_only=True)
+        found, _ = await self._tiers.find(encoded)
         if found is None:
             return False
-        ttl_ms = duration_ms(ttl, found.entry.ttl_ms)
-        return any(await self._each("refresh", lambda tier: tier.refresh(encoded, ttl_ms)))
+        ttl_ms = found[0].ttl_ms if ttl is None else wanted_ms
+        return any(
+            await self._tiers.each(
+                "refresh", lambda tier: tier.refresh(encoded, ttl_ms), failed=False
+            )
+        )
 
     async def get_many(self, keys: Iterable[str | Key]) -> dict[str | Key, Any]:
         """The values of those ``keys`` that are there, in their order; one call for a whole
         batch.
         """
+        if isinstance(keys, str | bytes | Key):
+            raise TypeError(f"keys must be several keys, not one {type(keys).__name__}")
         wanted = list(dict.fromkeys(keys))
-        encoded = [self._encoded(key) for key in wanted]
-        batch = [e for e in encoded if e is not None]
+        encoded = {key: self._encoded(key) for key in wanted}
+        batch = [e for key, e in encoded.items() if e is not None and not _needs_comparing(key)]
         answered: list[Any] = []
         while len(answered) < len(batch):
             if answered:
                 await self._breathe()
             answered += self._first.get_many_inline(batch[len(answered) :], _MISS, _SLOW)
-        answers = iter(answered)
+        inline = dict(zip(batch, answered, strict=True))
         values: dict[str | Key, Any] = {}
-        later: list[str | Key] = []
-        hits = misses = 0
-        for key, one in zip(wanted, encoded, strict=True):
-            answer = _MISS if one is None else next(answers)
-            if answer is _SLOW or (answer is _MISS and len(self.backends) > 1 and one is not None):
-                later.append(key)
-                values[key] = _MISS
-            elif answer is _MISS:
-                misses += 1
+        later: list[tuple[str | Key, bytes]] = []
+        for key, one in encoded.items():
+            if one is None:
+                self._count("misses")
+                continue
+            answer = inline.get(one, _SLOW)
+            if answer is _MISS and len(self.backends) == 1:
+                self._count("misses")
+                continue
+            values[key] = answer
+            if answer is _SLOW or answer is _MISS:
+                later.append((key, one))
             else:
-                hits += 1
-                values[key] = answer
-        self._count("hits", hits)
-        self._count("misses", misses)
-        if later:
-            found = await _gather([self.lookup(key) for key in later])
-            values.update(
-                {
-                    key: one.value if one.hit else _MISS
-                    for key, one in zip(later, found, strict=True)
-                }
+                self._count("hits")
+        for start in range(0, len(later), BATCH_ITEMS):
+            part = later[start : start + BATCH_ITEMS]
+            found = await together(
+                [self._look(key, one, {}, after=inline.get(one) is _MISS) for key, one in part]
             )
-        elif hits:
+            for (key, _), look in zip(part, found, strict=True):
+                values[key] = look.value if look.hit else _MISS
+        if not later and values:
             await self._breathe()
         return {key: value for key, value in values.items() if value is not _MISS}
 
@@ -353,9 +352,11 @@ class CacheManager:
         Raises:
             ValueTypeError: Of the first value that cannot be stored; items before it have been.
         """
+        if not isinstance(items, Mapping):
+            raise TypeError(f"items must map keys to values, not {type(items).__name__}")
         ttl_ms = duration_ms(ttl, self.default_ttl_ms)
         results: dict[str | Key, bool] = {}
-        batch: dict[str | Key, dict[bool, _core.Draft | _core.Image]] = {}
+        batch: dict[str | Key, _Drafts] = {}
         weight = 0
         try:
             for key, value in items.items():
@@ -373,22 +374,37 @@ class CacheManager:
                 results.update(await self._write_batch(batch))
         return results
 
-    async def _write_batch(
-        self, batch: Mapping[str | Key, Mapping[bool, _core.Draft | _core.Image]]
-    ) -> dict[str | Key, bool]:
-        whats = list(batch.values())
-        answers = await self._each(
-            "write",
-            lambda tier: tier.write_many([what[tier.enable_compression] for what in whats]),
-            failed=["io-error"] * len(whats),
-        )
-        kept = dict.fromkeys(batch, False)
-        for tier, reasons in zip(self.backends, answers, strict=True):
-            for key, reason in zip(batch, reasons, strict=True):
-                tier.counters["sets" if reason is None else "refused"] += 1
-                kept[key] = kept[key] or reason is None
-        self._count("sets", sum(kept.values()))
-        return kept
+    @overload
+    async def get_or_compute(
+        self,
+        key: str | Key,
+        compute: Callable[[], Awaitable[_T]],
+        *,
+        ttl: Duration | None = None,
+        tags: Iterable[str] = (),
+        cost_seconds: float | None = None,
+        gate: Gate | None = None,
+        refresh: bool = False,
+        strict: bool = False,
+        should_store: Callable[[_T], bool] | None = None,
+        executor: Executor | None = None,
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute(
+        self,
+        key: str | Key,
+        compute: Callable[[], _T],
+        *,
+        ttl: Duration | None = None,
+        tags: Iterable[str] = (),
+        cost_seconds: float | None = None,
+        gate: Gate | None = None,
+        refresh: bool = False,
+        strict: bool = False,
+        should_store: Callable[[_T], bool] | None = None,
+        executor: Executor | None = None,
+    ) -> _T: ...
 
     async def get_or_compute(
         self,
@@ -398,7 +414,7 @@ class CacheManager:
         ttl: Duration | None = None,
         tags: Iterable[str] = (),
         cost_seconds: float | None = None,
-        gate: AbstractAsyncContextManager[Any] | None = None,
+        gate: Gate | None = None,
         refresh: bool = False,
         strict: bool = False,
         should_store: Callable[[Any], bool] | None = None,
@@ -416,6 +432,7 @@ class CacheManager:
             cost_seconds: Instead of the measured time of ``compute``.
             gate: Entered around the computation, by the leader alone, such as a semaphore for the
                 GPU. The cache is asked again behind it, and the clock of the cost starts there.
+                An asynchronous context manager; under ``sync`` a plain one.
             refresh: Compute even when the value is there.
             strict: Raise when the value cannot be stored, instead of returning it with a warning.
             should_store: Whether a computed value is to be kept; by default everything but
@@ -429,11 +446,10 @@ class CacheManager:
             RecursiveComputeError: ``compute`` asks for the same key.
             Exception: Whatever ``compute`` raises goes to every waiter and is not kept.
         """
-        if not refresh:
-            found = await self.lookup(key)
-            if found.hit:
-                return found.value
-        stored_tags = tuple((tag, self.capture_stamp([tag])) for tag in _checked_tags(tags))
+        encoded = self._encoded(key)
+        names = checked_tags(tags)
+        check_kept(ttl, cost_seconds)
+        stored_tags: tuple[tuple[str, int], ...] = ()
 
         async def keep(value: Any, seconds: float) -> StoreResult:
             return await self.store(
@@ -444,71 +460,26 @@ class CacheManager:
                 context=Context(tags=stored_tags),
             )
 
-        async def again() -> Lookup:
-            return Lookup(False) if refresh else await self.lookup(key)
-
-        return await self.compute_once(
-            key_bytes(key),
-            compute,
+        recipe = Recipe(
+            compute=compute,
             keep=keep,
-            look_again=again,
+            look_again=lambda: self.look_again(key),
             gate=gate,
+            refresh=refresh,
             strict=strict,
-            should_store=should_store or _is_not_none,
+            should_store=is_not_none if should_store is None else should_store,
             executor=executor,
         )
+        if not refresh:
+            found = await self.lookup(key)
+            if found.hit:
+                return found.value
+        stored_tags = tuple((tag, self.capture_stamp([tag])) for tag in names)
+        return await self.compute_once(str(key).encode() if encoded is None else encoded, recipe)
 
-    async def compute_once(
-        self,
-        encoded: bytes,
-        compute: Callable[[], Any],
-        *,
-        keep: Callable[[Any, float], Coroutine[Any, Any, StoreResult]],
-        look_again: Callable[[], Coroutine[Any, Any, Lookup]],
-        gate: AbstractAsyncContextManager[Any] | None,
-        strict: bool,
-        should_store: Callable[[Any], bool],
-        executor: Executor | None,
-        finish: Callable[[Any], Any] | None = None,
-    ) -> Any:
-        """The single flight behind every ``get_or_compute``: gate, second look, computing, keeping,
-        sharing.
-
-        ``finish`` turns a computed value into the form in which it is stored, so that cold and warm
-        callers see the same.
-        """
-
-        async def fly() -> _Computed:
-            async with gate if gate is not None else contextlib.nullcontext():
-                if gate is not None:
-                    found = await look_again()
-                    if found.hit:
-                        return _Computed(found.value, None, found=True)
-                began = time.perf_counter()
-                value = await call_compute(compute, executor)
-                seconds = time.perf_counter() - began
-            self.counters["computed"] += 1
-            if finish is not None:
-                value = finish(value)
-                if hasattr(value, "__await__"):
-                    value = await value
-            if not should_store(value):
-                return _Computed(value, None)
-            try:
-                await keep(value, seconds)
-            except ValueTypeError as error:
-                self.counters["unstorable"] += 1
-                if strict:
-                    raise
-                warnings.warn(f"computed, but not kept: {error}", CogcacheWarning, stacklevel=2)
-                return _Computed(value, None)
-            return _Computed(value, look_again)
-
-        computed, led = await self._flights.run(encoded, fly)
-        if led or computed.look_again is None:
-            return computed.value
-        own = await computed.look_again()
-        return own.value if own.hit else computed.value
+    async def compute_once(self, encoded: bytes, recipe: Recipe) -> Any:
+        """The value of a key by ``recipe``, or by that of whoever began to compute it before."""
+        return await self._computations.once(encoded, recipe)
 
     # --- reading parts ----------------------------------------------------------------------------
 
@@ -524,10 +495,29 @@ class CacheManager:
         Raises:
             ValueError: The entry has no such part; names those it has.
         """
+        if part is not None and not isinstance(part, str):
+            raise TypeError(f"part must be the name of a part, not {type(part).__name__}")
         encoded = self._encoded(key)
-        found = None if encoded is None else (await self._find(encoded, index_only=True))[0]
-        self._count("misses" if found is None else "hits")
-        yield None if found is None else await Reader.open(found.tier, found.entry, part)
+        reader = None if encoded is None else await self._open(encoded, part)
+        self._count("misses" if reader is None else "hits")
+        yield reader
+
+    async def _open(self, encoded: bytes, part: str | None) -> Reader | None:
+        for tier in self.backends:
+            entry = await self._tiers.fetch(tier, encoded, index_only=True)
+            if isinstance(entry, str):
+                tier.counters["misses"] += entry != "unavailable"
+                continue
+            try:
+                reader = await Reader.open(tier, entry, part)
+            except (_core.DamagedError, _core.UnsupportedError) as error:
+                await self._tiers.value_failed(tier, entry, error)
+            except OSError as error:
+                self._tiers.failed(tier, "read", error)
+            else:
+                tier.counters["hits"] += 1
+                return reader
+        return None
 
     # --- many keys --------------------------------------------------------------------------------
 
@@ -537,7 +527,10 @@ class CacheManager:
         ``None`` and ``"*"`` are everything, ``"a:b:*"`` what lies under these whole segments, no
         star exactly one key.
         """
-        return sum(await self._each("clear", lambda tier: tier.clear(pattern)))
+        exact = self._pattern(pattern).exact
+        if exact is not None and self._encoded(exact) is None:
+            return 0
+        return sum(await self._tiers.each("clear", lambda tier: tier.clear(pattern)))
 
     async def list_keys(
         self, pattern: str | None = None, include_metadata: bool = False
@@ -545,9 +538,10 @@ class CacheManager:
         """Every live key that matches, over all tiers, sorted, each with its metadata or
         ``None``.
         """
+        self._pattern(pattern)
         found: dict[str, dict[str, Any] | None] = {}
         for listed in reversed(
-            await self._each(
+            await self._tiers.each(
                 "list", lambda tier: tier.list_keys(pattern, include_metadata), failed=()
             )
         ):
@@ -559,19 +553,21 @@ class CacheManager:
         ``backends.base.describe_entry``.
         """
         encoded = self._encoded(key)
-        found = None if encoded is None else (await self._find(encoded, index_only=True))[0]
-        return None if found is None else describe_entry(found.entry)
+        found = None if encoded is None else (await self._tiers.find(encoded))[0]
+        return None if found is None else describe_entry(found[0])
 
     async def cleanup_expired(self) -> int:
         """Remove what is past its life from every tier; how many entries."""
-        return sum(await self._each("cleanup", lambda tier: tier.cleanup_expired()))
+        self._check_open()
+        return sum(await self._tiers.each("cleanup", lambda tier: tier.cleanup_expired()))
 
     async def invalidate_tags(self, *tags: str) -> None:
         """Make every entry that carries one of ``tags`` a miss, however many there are, in time
         that does not depend on it.
         """
-        names = _checked_tags(tags)
-        await self._each("invalidate", lambda tier: tier.invalidate_tags(names))
+        names = checked_tags(tags)
+        self._check_open()
+        await self._tiers.each("invalidate", lambda tier: tier.invalidate_tags(names))
 
     def capture_stamp(self, tags: Iterable[str] = ()) -> int:
         """Now, in microseconds, as the version of values computed from here on; never below a tag's
@@ -592,13 +588,13 @@ class CacheManager:
         """
         if not self.config.enable_stats:
             return {"enabled": False, "manager": _manager_stats(self._stats, []), "backends": {}}
-        tiers = await self._each("get_stats", lambda tier: tier.get_stats(), failed={})
+        tiers = await self._tiers.each("get_stats", lambda tier: tier.get_stats(), failed={})
         named = {tier.name: stats for tier, stats in zip(self.backends, tiers, strict=True)}
         return {
             "manager": {
                 **_manager_stats(self._stats, tiers),
                 **self.counters,
-                "computing": len(self._flights),
+                "computing": len(self._computations.flights),
             },
             "backends": named,
         }
@@ -607,12 +603,9 @@ class CacheManager:
         """Finish what is under way (at most ``timeout`` seconds) and close every tier. May be
         called twice.
         """
-        if self._background and not is_inline():
-            await asyncio.wait(list(self._background), timeout=timeout)
-            for task in list(self._background):
-                task.cancel()
+        seconds = duration_seconds(timeout, "timeout")
         self._closed = True
-        await self._each("close", lambda tier: tier.aclose())
+        await self._tiers.aclose(seconds)
 
     async def __aenter__(self) -> CacheManager:
         return self
@@ -636,8 +629,7 @@ class CacheManager:
         """The canonical encoding of a key; ``None`` for one with a NUL, which is never there and
         never stored.
         """
-        if self._closed:
-            raise ClosedError("this cache was closed")
+        self._check_open()
         try:
             return key_bytes(key)
         except ValueError:
@@ -652,6 +644,14 @@ class CacheManager:
             )
         return None
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this cache was closed")
+
+    def _pattern(self, pattern: str | None) -> KeyPattern:
+        self._check_open()
+        return KeyPattern(pattern)
+
     def _count(self, name: str, more: int = 1) -> None:
         if self.config.enable_stats:
             self._stats[name] += more
@@ -661,34 +661,77 @@ class CacheManager:
         if not is_inline():
             await asyncio.sleep(0)
 
-    async def _find(self, encoded: bytes, *, index_only: bool = False) -> tuple[Found | None, str]:
-        """The live entry of the first tier that has one, or the first tier's word for why not."""
-        reason = ""
-        for tier in self.backends:
-            try:
-                answer = await tier.fetch(encoded, index_only=index_only)
-            except Exception as error:
-                self._tier_failed(tier, "read", error)
-                answer = "unavailable"
-            if not isinstance(answer, str):
-                self._tier_works(tier)
-                return Found(answer, tier), "hit"
-            tier.counters["misses"] += 1
-            reason = answer if reason in ("", "absent") else reason
-        return None, reason
+    async def _look(
+        self,
+        key: str | Key,
+        encoded: bytes,
+        options: Mapping[str, Any],
+        *,
+        after: bool = False,
+        counted: bool = False,
+    ) -> Lookup:
+        """Ask the tiers in order until one gives the value.
+
+        Args:
+            key: As the caller has it.
+            encoded: Its encoding.
+            options: For the decoder.
+            after: The first tier was asked inline, and counted the miss itself.
+            counted: The call was counted already: count nothing.
+        """
+        # Some frames or none: what is not asked for is not read, so there is nothing to promote.
+        some = options.get("frames", True) is not True
+        reason = "absent"
+        for tier in self.backends[1:] if after else self.backends:
+            answer = await self._tiers.fetch(tier, encoded, index_only=some)
+            word: str | None
+            if isinstance(answer, str):
+                word = answer
+            elif isinstance(key, Key) and not _is_meant(key, answer):
+                word = "foreign"
+            else:
+                # Before the value takes the map.
+                image = answer.to_image() if tier is not self._first and not some else None
+                value, word = await self._tiers.load(tier, answer, options)
+                if word is None:
+                    if not counted:
+                        self._count("hits")
+                        tier.counters["hits"] += 1
+                    if image is not None:
+                        await self._tiers.promote(image, tier)
+                    return _found(value, answer, tier)
+            if not counted and word != "unavailable":
+                tier.counters["misses"] += 1
+            reason = better_reason(reason, word)
+        if not counted:
+            self._count("misses")
+        return Lookup(False, reason=reason)
 
     async def _drafts(
         self, encoded: bytes, value: Any, ttl_ms: int | None, meta: Mapping[int | str, Any]
-    ) -> dict[bool, _core.Draft | _core.Image]:
-        """The value as the tiers take it, by whether they compress; composed once for several."""
-        what: dict[bool, _core.Draft | _core.Image] = {}
+    ) -> _Drafts:
+        """The value as the tiers take it, one draft for all that would make the same one."""
+        what: _Drafts = {}
         for tier in self.backends:
-            if tier.enable_compression not in what:
+            if tier.draft_kind not in what:
                 draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
-                what[tier.enable_compression] = (
-                    draft if len(self.backends) == 1 else await _bridge.compose(draft)
-                )
+                what[tier.draft_kind] = draft if len(self.backends) == 1 else await _bridge.compose(draft)
         return what
+
+    async def _write_batch(self, batch: Mapping[str | Key, _Drafts]) -> dict[str | Key, bool]:
+        whats = list(batch.values())
+        answers = await self._tiers.each(
+            "write",
+            lambda tier: tier.write_many([what[tier.draft_kind] for what in whats]),
+            failed=["io-error"] * len(whats),
+        )
+        kept = dict.fromkeys(batch, False)
+        for tier, reasons in zip(self.backends, answers, strict=True):
+            for key, reason in zip(batch, reasons, strict=True):
+                tier.counters["sets" if reason is None else "refused"] += 1
+                kept[key] = kept[key] or reason is None
+        self._count("sets", sum(kept.values()))
+        return kept
 
     async def _write(
         self,
@@ -699,10 +742,10 @@ class CacheManager:
         context: Context,
     ) -> StoreResult:
         what = await self._drafts(encoded, value, ttl_ms, meta)
-        reasons = await self._each(
+        reasons = await self._tiers.each(
             "write",
             lambda tier: tier.write(
-                what[tier.enable_compression], source=context.source, kind=context.kind
+                what[tier.draft_kind], source=context.source, kind=context.kind
             ),
             failed="io-error",
         )
@@ -715,120 +758,6 @@ class CacheManager:
             return StoreResult(False, next(r for r in reasons if r is not None))
         self._count("sets")
         return StoreResult(True, "stored", kept, max(_size(w) for w in what.values()))
-
-    async def _promote(self, image: _core.Image, below: CacheBackend) -> None:
-        """Copy an entry into the tiers above the one that gave it, with its remaining life, version
-        and tags.
-        """
-        above = self.backends[: self.backends.index(below)]
-
-        async def copy() -> None:
-            for tier in above:
-                try:
-                    self.counters["promotions"] += await tier.write(image) is None
-                except Exception as error:
-                    self._tier_failed(tier, "promote", error)
-
-        if is_inline():
-            await copy()
-        elif len(self._background) >= PROMOTIONS_LIMIT:
-            self.counters["promotions_dropped"] += 1
-        else:
-            task = asyncio.create_task(copy(), name="cogcache-promote")
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-
-    async def _each(
-        self, what: str, call: Callable[[CacheBackend], Coroutine[Any, Any, _T]], failed: Any = 0
-    ) -> list[_T]:
-        """Ask every tier at once; one that raises is logged and answers ``failed``."""
-
-        async def guarded(tier: CacheBackend) -> _T:
-            try:
-                answer = await call(tier)
-            except (TypeError, ValueError):
-                raise  # the caller's mistake, such as a bad pattern
-            except Exception as error:
-                self._tier_failed(tier, what, error)
-                result: _T = failed
-                return result
-            self._tier_works(tier)
-            return answer
-
-        return await _gather([guarded(tier) for tier in self.backends])
-
-    def _tier_failed(self, tier: CacheBackend, what: str, error: Exception) -> None:
-        tier.counters["errors"] += 1
-        if tier.name not in self._down:
-            self._down.add(tier.name)
-            logger.warning(
-                "%s: %s failed, going on without it: %s: %s",
-                tier.name,
-                what,
-                type(error).__name__,
-                error,
-            )
-
-    def _tier_works(self, tier: CacheBackend) -> None:
-        if self._down and tier.name in self._down:
-            self._down.discard(tier.name)
-            logger.warning("%s: works again", tier.name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """Outcome of a flight: the leader's value, and how a follower gets a decode of its own."""
-
-    value: Any
-    look_again: Callable[[], Coroutine[Any, Any, Lookup]] | None
-    found: bool = False
-
-
-def _make_tiers(config: CacheConfig) -> list[CacheBackend]:
-    made: list[CacheBackend] = []
-    for one in config.backends:
-        enabled = (
-            one.get("enabled", True) if isinstance(one, Mapping) else getattr(one, "enabled", True)
-        )
-        if not enabled:
-            continue
-        tier = CacheBackendRegistry.create(one)
-        wanted = (
-            one.get("enable_compression")
-            if isinstance(one, Mapping)
-            else getattr(one, "enable_compression", None)
-        )
-        if wanted is None:
-            tier.enable_compression = config.enable_compression
-        made.append(tier)
-    made.sort(key=lambda tier: tier.priority)
-    names: dict[str, int] = {}
-    for tier in made:
-        names[tier.name] = names.get(tier.name, 0) + 1
-        if names[tier.name] > 1:
-            tier.name = f"{tier.name}#{names[tier.name]}"
-    return made
-
-
-async def _gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Run coroutines together; one after another when inline or alone. The first error is raised
-    when all have ended.
-    """
-    if len(work) == 1 or is_inline():
-        results: list[_T] = []
-        waiting = list(work)
-        try:
-            while waiting:
-                results.append(await waiting.pop(0))
-        finally:
-            for one in waiting:
-                one.close()
-        return results
-    answers = await asyncio.gather(*work, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def _is_meant(key: Key, entry: _core.Entry) -> bool:
@@ -846,28 +775,21 @@ def _size(what: _core.Draft | _core.Image) -> int:
     return len(what) if isinstance(what, _core.Image) else what.stored_bytes
 
 
-def _is_not_none(value: Any) -> bool:
-    return value is not None
+def _needs_comparing(key: str | Key) -> bool:
+    """Whether a key holds something only as a digest, so that the entry must be looked at."""
+    return isinstance(key, Key) and (key.origin is not None or bool(key.long_values))
 
 
-def _checked_tags(tags: Iterable[str]) -> list[str]:
-    if isinstance(tags, str | bytes):
-        raise TypeError(
-            f"tags must be several strings, not one {type(tags).__name__}; write [{tags!r}]"
-        )
-    names = list(dict.fromkeys(tags))
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"a tag must be a non-empty string, not {name!r}")
-        if len(name.encode("utf-8", "surrogatepass")) > 512:
-            raise ValueError(f"a tag may have at most 512 UTF-8 bytes; {name[:40]!r}... has more")
-    return names
-
-
-def _milliseconds(seconds: float) -> int:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
-        raise ValueError(f"cost_seconds must be a number of seconds from 0 to 1e9, not {seconds!r}")
-    return round(seconds * 1000)
+def _found(value: Any, entry: _core.Entry, tier: CacheBackend) -> Lookup:
+    return Lookup(
+        hit=True,
+        value=value,
+        tier=tier.name,
+        age_seconds=max(0.0, (tier.now_ms() - entry.refreshed_ms) / 1000),
+        expires_at=None if entry.expires_ms is None else entry.expires_ms / 1000,
+        stored_bytes=entry.length,
+        seconds_saved=entry.cost_ms / 1000,
+    )
 
 
 def _manager_stats(stats: Mapping[str, int], tiers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

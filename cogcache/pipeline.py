@@ -62,12 +62,17 @@ class PipelineArtifactCache(ArtifactVerbs):
             etag: The version of a remote source.
             missing: For a file that is gone: ``"latest"`` means the newest generation that the
                 cache knows.
+
+        Raises:
+            OSError: The source exists and cannot be looked at.
         """
+        if missing not in ("uri", "latest"):
+            raise ValueError(f"missing must be 'uri' or 'latest', not {missing!r}")
+        if config is not None and not isinstance(config, Mapping):
+            raise TypeError(f"config must be a mapping, not {type(config).__name__}")
         source = await self._capture(video_path, source_id=source_id, etag=etag)
         if missing == "latest" and source.kind == "absent":
             source = await self._latest_generation(source)
-        elif missing not in ("uri", "latest"):
-            raise ValueError(f"missing must be 'uri' or 'latest', not {missing!r}")
         return VideoCache(self, source, dict(config or {}))
 
     # --- keyframes --------------------------------------------------------------------------------

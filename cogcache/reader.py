@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from cogcache import _core
 from cogcache._inline import SyncFacade
+from cogcache.exceptions import IncompleteError
+from cogcache.images import content_type_of
 
 if TYPE_CHECKING:
     from cogcache.backends.base import CacheBackend
 
 STREAM_PIECE = 1 << 20  # bytes of one step of ``stream``
-_CONTENT_TYPES = {"frame": "image/jpeg"}
 
 
 class Reader:
@@ -44,6 +45,12 @@ class Reader:
         stored = entry.meta.get(4)
         self.content_type = stored if isinstance(stored, str) else "application/octet-stream"
 
+    async def _look_at_frame(self) -> Reader:
+        """The type of a picture is in its first bytes."""
+        if self.part.startswith("frame/"):
+            self.content_type = content_type_of(await self.read(0, min(self.size, 16)))
+        return self
+
     @classmethod
     async def open(cls, tier: CacheBackend, entry: _core.Entry, part: str | None) -> Reader:
         """Open ``part`` of an entry; ``None`` means the bytes of a value that is bytes.
@@ -57,7 +64,8 @@ class Reader:
                 raise ValueError(
                     f"the entry has no part {part!r}; it has: {', '.join(parts) or 'none'}"
                 )
-            return cls(tier, entry, part, parts[part].number, parts[part].raw_size)
+            reader = cls(tier, entry, part, parts[part].number, parts[part].raw_size)
+            return await reader._look_at_frame()
         value_parts = [p for p in parts.values() if p.kind != "doc"]
         if not value_parts or (len(value_parts) == 1 and value_parts[0].kind == "blob"):
             if value_parts:
@@ -80,20 +88,29 @@ class Reader:
 
         Raises:
             ValueError: The range does not lie within ``size``.
-            _core.DamagedError: The stored bytes are damaged.
+            IncompleteError: The stored bytes are damaged or cannot be read now. (An ``OSError``.)
         """
         end = self.size if stop is None else stop
+        for name, at in (("start", start), ("stop", end)):
+            if isinstance(at, bool) or not isinstance(at, int):
+                raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
         if not 0 <= start <= end <= self.size:
             raise ValueError(
                 f"the range {start}..{end} does not lie within the part's {self.size} bytes"
             )
         if self._inline is not None:
             return self._inline[start:end]
-        return await self._tier.read_part(self._entry, self._number, start, end)
+        try:
+            return await self._tier.read_part(self._entry, self._number, start, end)
+        except (_core.DamagedError, _core.UnsupportedError) as error:
+            await self._tier.value_failed(self._entry, error)
+            raise IncompleteError(f"{self.part}: bytes {start} to {end}: {error}") from error
 
     async def stream(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """The same range in pieces of at most 1 MiB, in order."""
         end = self.size if stop is None else stop
+        if not 0 <= start <= end <= self.size:
+            await self.read(start, end)  # says what is wrong
         at = start
         while at < end:
             piece = await self.read(at, min(at + STREAM_PIECE, end))

@@ -12,18 +12,21 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar, overload
+from urllib.parse import unquote
 
 from cogcache import _core
+from cogcache._arguments import check_kept, checked_frame_ids, checked_tags
+from cogcache._fork import renew_after_fork
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
 from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, key_params
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE
+from cogcache.computing import Gate, Recipe, call_compute, own_copy
 from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig
 from cogcache.exceptions import ConfigError
 from cogcache.explain import Explanation, explain_miss
@@ -35,6 +38,7 @@ from cogcache.memo import DigestMemo
 from cogcache.sources import (
     Source,
     SourceRef,
+    SourceUnavailableError,
     capture,
     capture_async,
     changed_async,
@@ -43,11 +47,19 @@ from cogcache.sources import (
 
 logger = logging.getLogger("cogcache")
 
+_T = TypeVar("_T")
+
 Identity = Literal["stat", "content", "sampled", "sha256"]
 IDENTITIES = ("stat", "content", "sampled", "sha256")
 
 # Arguments of the generic verbs that say how to load or store, not what the artifact is.
-_LOAD_OPTIONS = ("load_images", "frames", "mode", "names")
+_FRAMED = ("keyframes", "segment_frames")
+_LOAD_OPTIONS = {
+    "load_images": _FRAMED,
+    "frames": _FRAMED,
+    "mode": ("embeddings",),
+    "names": ("embeddings",),
+}
 _STORE_OPTIONS = ("ttl", "cost_seconds", "tags", "channels")
 STAMPS_KEPT = 4096
 
@@ -68,8 +80,10 @@ class _Request:
         return self.artifact.name, _core.encode_key_value(self.params)
 
 
-class _UnreadableError(Exception):
-    """The source exists but cannot be looked at now; the reason word is in args[0]."""
+class _UnreadableError(SourceUnavailableError):
+    """The source exists but cannot be looked at now."""
+
+    reason = "source-unreadable"
 
 
 class ArtifactVerbs:
@@ -92,6 +106,12 @@ class ArtifactVerbs:
             raise ConfigError(f"identity must be one of {', '.join(IDENTITIES)}, not {identity!r}")
         if profile is not None and not isinstance(profile, str):
             raise ConfigError(f"profile must be a string or None, not {type(profile).__name__}")
+        try:
+            Key(profile, bytes(16), "profile", {})
+        except ValueError as error:
+            raise ConfigError(f"profile cannot be in a key: {error}") from None
+        if not isinstance(memo, bool):
+            raise ConfigError(f"memo must be True or False, not {memo!r}")
         self.cache = cache_manager
         self.ttl = ttl
         self.profile = profile
@@ -105,6 +125,11 @@ class ArtifactVerbs:
         self._unreadable: set[str] = set()
         self._counts: dict[str, dict[str, float]] = {}
         self._digests: DigestMemo | None = None
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Another thread of the parent may have been inside."""
+        self._stamps_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -119,30 +144,28 @@ class ArtifactVerbs:
 
         Without any, ``$COGCACHE_DIR`` or ``~/.cache/cogcache`` is used.
         """
-        backends: list[BackendConfig | Mapping[str, Any]] = []
-        for number, tier in enumerate(
-            tiers or (os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache",)
-        ):
-            if isinstance(tier, str | os.PathLike):
-                backends.append(FilesystemCacheConfig(base_path=tier, priority=number))
-            else:
-                backends.append(tier)
+        chosen = tiers or (os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache",)
+        backends = [_tier_config(tier, number) for number, tier in enumerate(chosen)]
         return cls(CacheManager(CacheConfig(backends)), ttl, profile, identity=identity)
 
     # --- the generic verbs ------------------------------------------------------------------------
 
     async def key(self, artifact: str, video_path: Source, /, **named: Any) -> Key:
-        """The key of an artifact; for use as ``keyframes=`` or ``inputs=``, or with the manager."""
+        """The key of an artifact; for use as ``keyframes=`` or ``inputs=``, or with the manager.
+
+        Raises:
+            OSError: The source exists and cannot be looked at.
+        """
         return (await self._request(artifact, video_path, named)).key
 
     async def lookup(self, artifact: str, video_path: Source, /, **named: Any) -> Lookup:
         """``get_<artifact>`` with everything that is known about the answer."""
-        load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
+        load = _taken_load_options(artifact, named)
         try:
             request = await self._request(artifact, video_path, named)
         except _UnreadableError as error:
             self._count(artifact, "misses")
-            return Lookup(False, reason=str(error.args[0]))
+            return Lookup(False, reason=error.reason)
         return await self._look(request, load)
 
     async def store(
@@ -153,11 +176,13 @@ class ArtifactVerbs:
         Keyframes and segment frames are given as ``(metadata, images)``, or the metadata alone.
         """
         options = {name: named.pop(name) for name in _STORE_OPTIONS if name in named}
+        if "channels" in options and artifact not in _FRAMED:
+            raise TypeError(f"{artifact}: channels is for {' and '.join(_FRAMED)} only")
         try:
             request = await self._request(artifact, video_path, named)
         except _UnreadableError as error:
-            return StoreResult(False, str(error.args[0]))
-        if request.artifact.failed(_metadata_of(value)):
+            return StoreResult(False, error.reason)
+        if request.artifact.failed(_metadata_of(artifact, value)):
             return self._refused(artifact, "failed-result")
         if not request.pinned:
             source = self._fence.check(request.source, request.scope)
@@ -165,8 +190,48 @@ class ArtifactVerbs:
                 return self._refused(artifact, "source-changed")
             request = dataclasses.replace(request, source=source)
         channels = options.pop("channels", "bgr")
-        bundle = await self._bundled(request, value, channels)
+        bundle = await self._bundled(artifact, request.key.params, value, channels)
         return await self._keep(request, bundle, **options)
+
+    @overload
+    async def get_or_compute(
+        self,
+        artifact: str,
+        video_path: Source,
+        compute: Callable[[], Awaitable[_T]],
+        /,
+        *,
+        gate: Gate | None = None,
+        refresh: bool = False,
+        strict: bool = False,
+        should_store: Callable[[_T], bool] | None = None,
+        executor: Executor | None = None,
+        ttl: Duration | None = None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str] = (),
+        channels: Literal["bgr", "rgb"] = "bgr",
+        **named: Any,
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute(
+        self,
+        artifact: str,
+        video_path: Source,
+        compute: Callable[[], _T],
+        /,
+        *,
+        gate: Gate | None = None,
+        refresh: bool = False,
+        strict: bool = False,
+        should_store: Callable[[_T], bool] | None = None,
+        executor: Executor | None = None,
+        ttl: Duration | None = None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str] = (),
+        channels: Literal["bgr", "rgb"] = "bgr",
+        **named: Any,
+    ) -> _T: ...
 
     async def get_or_compute(
         self,
@@ -175,7 +240,7 @@ class ArtifactVerbs:
         compute: Callable[[], Any],
         /,
         *,
-        gate: AbstractAsyncContextManager[Any] | None = None,
+        gate: Gate | None = None,
         refresh: bool = False,
         strict: bool = False,
         should_store: Callable[[Any], bool] | None = None,
@@ -183,7 +248,7 @@ class ArtifactVerbs:
         ttl: Duration | None = None,
         cost_seconds: float | None = None,
         tags: Iterable[str] = (),
-        channels: str = "bgr",
+        channels: Literal["bgr", "rgb"] = "bgr",
         **named: Any,
     ) -> Any:
         """The artifact, computed and kept if it is not there; computed once however many ask
@@ -195,16 +260,12 @@ class ArtifactVerbs:
         A failed result, one whose source changed while it was computed, and one that cannot be
         stored are returned and not kept.
         """
-        load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
-        try:
-            request = await self._request(artifact, video_path, named)
-        except _UnreadableError:
-            return await self._without_cache(artifact, compute, executor, load, channels)
-        if not refresh:
-            found = await self._look(request, load)
-            if found.hit:
-                return found.value
-        stamp = self._stamp(request)
+        load = _taken_load_options(artifact, named)
+        if channels != "bgr" and artifact not in _FRAMED:
+            raise TypeError(f"{artifact}: channels is for {' and '.join(_FRAMED)} only")
+        check_kept(ttl, cost_seconds)
+        tags = checked_tags(tags)
+        stamp: int | None = None
 
         async def keep(value: Any, seconds: float) -> StoreResult:
             if await self._changed_meanwhile(request):
@@ -214,39 +275,52 @@ class ArtifactVerbs:
                 request, value, ttl=ttl, cost_seconds=seconds, tags=tags, stamp=stamp
             )
 
-        async def look_again() -> Lookup:
-            return Lookup(False) if refresh else await self._look(request, load)
-
         def worth_keeping(value: Any) -> bool:
-            metadata = _metadata_of(value)
-            if metadata is None or request.artifact.failed(metadata):
+            metadata = _metadata_of(artifact, value)
+            if (metadata is None and should_store is None) or request.artifact.failed(metadata):
                 self._count(artifact, "failed")
                 return False
             return should_store is None or should_store(value)
 
-        value = await self.cache.compute_once(
-            request.key.encoded,
-            compute,
+        recipe = Recipe(
+            compute=compute,
             keep=keep,
-            look_again=look_again,
+            look_again=lambda: self._look(request, load, counted=True),
             gate=gate,
+            refresh=refresh,
             strict=strict,
-            should_store=worth_keeping,
+            should_store=worth_keeping
+            if should_store is None or callable(should_store)
+            else should_store,
             executor=executor,
-            finish=lambda value: self._bundled(request, value, channels),
+            finish=lambda value: self._bundled(artifact, request.key.params, value, channels),
+            share=lambda value: value if isinstance(value, Bundle) else own_copy(value),
+            hand_out=lambda value: _handed_out(artifact, value, load),
         )
-        return _handed_out(artifact, value, load)
+        try:
+            request = await self._request(artifact, video_path, named)
+        except _UnreadableError:
+            self._count(artifact, "misses")
+            value = await call_compute(compute, executor)
+            return _handed_out(
+                artifact, await self._bundled(artifact, named, value, channels), load
+            )
+        if not refresh:
+            found = await self._look(request, load)
+            if found.hit:
+                return found.value
+        stamp = self._stamp(request)
+        return await self.cache.compute_once(request.key.encoded, recipe)
 
     async def explain(self, artifact: str, video_path: Source, /, **named: Any) -> Explanation:
         """Why an artifact is or is not there: each tier's answer, and what the nearest entries
         differ in.
         """
-        load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
-        del load
+        _taken_load_options(artifact, named)
         try:
             request = await self._request(artifact, video_path, named)
         except _UnreadableError as error:
-            return Explanation(None, artifact, str(video_path), str(error.args[0]), (), ())
+            return Explanation(None, artifact, str(video_path), error.reason, (), ())
         return await explain_miss(self.cache, request.key, request.source, artifact)
 
     # --- all of a source, and about itself --------------------------------------------------------
@@ -265,7 +339,7 @@ class ArtifactVerbs:
                         key = entry.key
                         if await tier.discard_entry(entry):
                             removed.add(key)
-            except OSError as error:
+            except Exception as error:
                 logger.warning("%s: cannot remove the entries of a video: %s", tier.name, error)
         return len(removed)
 
@@ -325,7 +399,7 @@ class ArtifactVerbs:
             raise  # the working directory is gone: nothing relative can be meant
         except OSError as error:
             self._note_unreadable(video_path, error)
-            raise _UnreadableError("source-unreadable") from error
+            raise _UnreadableError(str(error)) from error
 
         def parent(arguments: Mapping[str, Any]) -> Key:
             return self._key(source, "keyframes", key_params("keyframes", arguments, parent))
@@ -337,41 +411,46 @@ class ArtifactVerbs:
     def _key(self, source: SourceRef, artifact: str, params: Mapping[str, Any]) -> Key:
         return Key(self.profile or "", source, artifact, params)
 
-    async def _look(self, request: _Request, load: Mapping[str, Any]) -> Lookup:
+    async def _look(
+        self, request: _Request, load: Mapping[str, Any], *, counted: bool = False
+    ) -> Lookup:
         options, pick = _load_options(request.artifact.name, load)
-        found = await self.cache.lookup(request.key, **options)
+        ask = self.cache.look_again if counted else self.cache.lookup
+        found = await ask(request.key, **options)
         name = request.artifact.name
         if found.hit:
             value = pick(found.value)
             if value is not _NOTHING:
-                counts = self._counts_of(name)
-                counts["hits"] += 1
-                counts["hit_bytes"] += found.stored_bytes
-                counts["seconds_saved"] += found.seconds_saved
-                return _with_value(found, value)
+                if not counted:
+                    counts = self._counts_of(name)
+                    counts["hits"] += 1
+                    counts["hit_bytes"] += found.stored_bytes
+                    counts["seconds_saved"] += found.seconds_saved
+                return dataclasses.replace(found, value=value)
             found = Lookup(False, reason="no-images")
         elif request.source.kind == "absent" and found.reason == "absent":
             found = Lookup(False, reason="source-missing")
-        self._count(name, "misses")
-        self._fence.note_miss(request.source, request.scope)
-        self._note_stamp(request)
+        if not counted:
+            self._count(name, "misses")
+            self._fence.note_miss(request.source, request.scope)
+            self._note_stamp(request)
         return found
 
     async def _set(self, artifact: str, video_path: Source, value: Any, **named: Any) -> bool:
         return (await self.store(artifact, video_path, value, **named)).stored
 
-    async def _bundled(self, request: _Request, value: Any, channels: str) -> Any:
+    async def _bundled(
+        self, artifact: str, params: Mapping[str, Any], value: Any, channels: str
+    ) -> Any:
         """Frames in the form in which they are stored; other values as they are. Reads and encodes
         off the loop.
         """
-        if request.artifact.name not in ("keyframes", "segment_frames"):
-            return value
-        if not (isinstance(value, tuple) and len(value) == 2):
+        if artifact not in _FRAMED or not (isinstance(value, tuple) and len(value) == 2):
             return value
         metadata, images = value
-        if images is None or isinstance(value, Bundle):
-            return metadata if images is None else value
-        codec = request.key.params.get("image_codec", "jpeg:95")
+        if images is None:
+            return metadata
+        codec = params.get("image_codec", "jpeg:95")
         if is_inline():
             return make_bundle(metadata, images, image_codec=codec, channels=channels)
         return await asyncio.to_thread(
@@ -426,35 +505,19 @@ class ArtifactVerbs:
         source = request.source
         return source.changed() if is_inline() else await changed_async(source)
 
-    async def _without_cache(
-        self,
-        artifact: str,
-        compute: Callable[[], Any],
-        executor: Executor | None,
-        load: Mapping[str, Any],
-        channels: str,
-    ) -> Any:
-        from cogcache.freshness import call_compute
-
-        value = await call_compute(compute, executor)
-        if (
-            artifact in ("keyframes", "segment_frames")
-            and isinstance(value, tuple)
-            and len(value) == 2
-        ):
-            value = make_bundle(*value, channels=channels) if value[1] is not None else value[0]
-        return _handed_out(artifact, value, load)
-
     async def _latest_generation(self, source: SourceRef) -> SourceRef:
         """The newest identity of a URI that the cache has entries of; the given one if there are
         none.
         """
         best, newest = source, -1
         for tier in self.cache.backends:
-            async for entry in tier.scan(source.uri_hash):
-                ref = SourceRef.from_identity(entry.meta.get(META_SOURCE), uri=source.uri)
-                if ref is not None and ref.uri == source.uri and entry.created_ms > newest:
-                    best, newest = ref, entry.created_ms
+            try:
+                async for entry in tier.scan(source.uri_hash):
+                    ref = SourceRef.from_identity(entry.meta.get(META_SOURCE), uri=source.uri)
+                    if ref is not None and ref.uri == source.uri and entry.created_ms > newest:
+                        best, newest = ref, entry.created_ms
+            except Exception as error:
+                logger.warning("%s: cannot list the entries of a video: %s", tier.name, error)
         return best
 
     def _uri_tag(self, source: SourceRef) -> str:
@@ -521,41 +584,60 @@ class ArtifactVerbs:
 _NOTHING = object()
 
 
+def _taken_load_options(artifact: str, named: dict[str, Any]) -> dict[str, Any]:
+    """Take what says how to load out of ``named``; only what this artifact has."""
+    load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
+    artifact_of(artifact)
+    for name in load:
+        if artifact not in _LOAD_OPTIONS[name]:
+            raise TypeError(f"{artifact}: {name} is for {' and '.join(_LOAD_OPTIONS[name])} only")
+    if load.get("frames") is not None:
+        load["frames"] = checked_frame_ids(load["frames"])
+    if load.get("names") is not None:
+        if isinstance(load["names"], str | bytes) or not isinstance(load["names"], Iterable):
+            raise TypeError(f"names must be several names of arrays, not {load['names']!r}")
+        load["names"] = list(load["names"])
+    if load.get("mode", "cow") not in ("cow", "view", "copy"):
+        raise ValueError(f"mode must be 'cow', 'view' or 'copy', not {load['mode']!r}")
+    return load
+
+
 def _load_options(
     artifact: str, load: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     """What the decoder is told, and how its answer becomes what the method gives."""
-    if artifact in ("keyframes", "segment_frames"):
+    if artifact in _FRAMED:
         if not load.get("load_images", artifact == "segment_frames"):
             return {"frames": False}, lambda value: value
         wanted = load.get("frames")
-        options = {"frames": True if wanted is None else list(wanted)}
 
         def pick(value: Any) -> Any:
             if not (isinstance(value, tuple) and len(value) == 2):
                 return _NOTHING  # stored without images
+            if wanted is not None and any(one not in value[1] for one in wanted):
+                return _NOTHING  # stored without this one
             return value if artifact == "keyframes" else (value[0], list(value[1].values()))
 
-        return options, pick
-    if artifact == "embeddings":
-        names = None if load.get("names") is None else list(load["names"])
-        mode = {"mode": load["mode"]} if "mode" in load else {}
-        if names is None:
-            return mode, lambda value: value
-        return (
-            mode,
-            lambda value: {n: value[n] for n in names} if isinstance(value, Mapping) else value,
-        )
-    if load:
-        raise TypeError(f"{artifact}: unknown argument {next(iter(load))!r}")
-    return {}, lambda value: value
+        return {"frames": True if wanted is None else wanted}, pick
+    mode = {"mode": load["mode"]} if "mode" in load else {}
+    return mode, lambda value: _named(value, load.get("names"))
+
+
+def _named(value: Any, names: list[Any] | None) -> Any:
+    """Of a mapping of arrays those with these names; a miss when one of them is not there."""
+    if names is None or not isinstance(value, Mapping):
+        return value
+    return {name: value[name] for name in names} if all(n in value for n in names) else _NOTHING
 
 
 def _handed_out(artifact: str, value: Any, load: Mapping[str, Any]) -> Any:
     """What the computing caller gets: for frames the decoded stored form, as every later caller."""
-    if not isinstance(value, Bundle):
-        return value
+    if artifact not in _FRAMED:
+        named = _named(value, load.get("names"))
+        return value if named is _NOTHING else named
     images = bool(load.get("load_images", artifact == "segment_frames"))
+    if not isinstance(value, Bundle):  # nothing to load, or it could not be brought into form
+        return value if images else _metadata_of(artifact, value)
     decoded = value.decoded(images, load.get("frames"))
     if images and artifact == "segment_frames":
         metadata, frames = decoded
@@ -563,24 +645,30 @@ def _handed_out(artifact: str, value: Any, load: Mapping[str, Any]) -> Any:
     return decoded
 
 
-def _metadata_of(value: Any) -> Any:
-    if isinstance(value, Bundle):
-        return value.metadata
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Mapping):
+def _metadata_of(artifact: str, value: Any) -> Any:
+    if artifact in _FRAMED and isinstance(value, tuple) and len(value) == 2:
         return value[0]
     return value
 
 
-def _with_value(found: Lookup, value: Any) -> Lookup:
-    return Lookup(
-        True,
-        value,
-        found.tier,
-        found.age_seconds,
-        found.expires_at,
-        found.stored_bytes,
-        found.seconds_saved,
-        found.reason,
+def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:
+    """The configuration of a tier given to ``open``, in its place."""
+    if isinstance(tier, Mapping):
+        return {**tier, "priority": priority}
+    if isinstance(tier, str) and "://" in tier:
+        scheme, _, rest = tier.partition("://")
+        if scheme.lower() != "file":
+            raise ConfigError(
+                f"tier {scheme}://...: this kind of tier does not exist yet in this version of "
+                f"cogcache; known: a directory, file:///directory, or a configuration"
+            )
+        tier = unquote(rest.removeprefix("localhost"))
+    if isinstance(tier, str | os.PathLike):
+        return FilesystemCacheConfig(base_path=tier, priority=priority)
+    if dataclasses.is_dataclass(tier) and isinstance(tier, BackendConfig):
+        return dataclasses.replace(tier, priority=priority)
+    raise ConfigError(
+        f"a tier is a directory, a configuration or a dict, not {type(tier).__name__}"
     )
 
 

@@ -73,8 +73,7 @@ class BrokenTier(DictTier):
 def manager_over(*tiers: CacheBackend, **options: Any) -> CacheManager:
     """A manager over tiers that a test has made itself."""
     manager = CacheManager(CacheConfig([{"backend_type": "memory"}], **options))
-    manager.backends = list(tiers)
-    manager._first = tiers[0]
+    manager._use(list(tiers))
     return manager
 
 

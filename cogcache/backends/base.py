@@ -71,9 +71,17 @@ class CacheBackend(ABC):
         self.enable_compression: bool = True if wanted is None else wanted
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
+        self._fault: str | None = None  # what failed when the tier was last said to be down
         self.counters: dict[str, int] = dict.fromkeys(
             ("hits", "misses", "sets", "deletes", "evictions", "damaged", "errors", "refused"), 0
         )
+
+    @property
+    def draft_kind(self) -> tuple[bool, bool]:
+        """Tiers of the same kind make the same draft of a value: whether it is compressed, and
+        whether lives are kept.
+        """
+        return self.enable_compression, True
 
     # --- entry level: what a tier must do ---------------------------------------------------------
 
@@ -139,9 +147,9 @@ class CacheBackend(ABC):
         except _core.ForeignError:
             return "absent"
         except OSError as error:
-            self.counters["errors"] += 1
-            logger.warning("%s: cannot read: %s", self.name, error)
+            self.note_fault("read", error)
             return "unavailable"
+        self.note_works("read")
         return "absent" if entry is None else self._why_dead(entry) or entry
 
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
@@ -321,6 +329,25 @@ class CacheBackend(ABC):
         """Counters of this process and what the tier holds now."""
         return {**self.counters, **await self.usage()}
 
+    def note_fault(self, what: str, error: Exception) -> None:
+        """Count a fault, and say so when the tier goes down, not at every call."""
+        self.counters["errors"] += 1
+        if self._fault is None:
+            self._fault = what
+            logger.warning(
+                "%s: %s failed, going on without it: %s: %s",
+                self.name,
+                what,
+                type(error).__name__,
+                error,
+            )
+
+    def note_works(self, what: str) -> None:
+        """Say that a tier is back, once that works again which brought it down."""
+        if self._fault == what:
+            self._fault = None
+            logger.warning("%s: works again", self.name)
+
     # --- shared by the tiers ----------------------------------------------------------------------
 
     def _why_dead(self, entry: _core.Entry) -> str | None:
@@ -457,7 +484,13 @@ class CacheBackendRegistry:
             raise ConfigError(
                 f"a tier is configured by a BackendConfig or a dict, not {type(config).__name__}"
             )
-        return cls._find(config.backend_type)[0](config)
+        backend, config_class = cls._find(config.backend_type)
+        if not isinstance(config, config_class):
+            raise ConfigError(
+                f"backend_type {config.backend_type!r} is configured by {config_class.__name__}, "
+                f"not {type(config).__name__}"
+            )
+        return backend(config)
 
     @classmethod
     def _find(cls, kind: object) -> tuple[type[CacheBackend], type[Any]]:

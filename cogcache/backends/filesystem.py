@@ -123,6 +123,10 @@ class FilesystemCacheBackend(CacheBackend):
 
     # --- writing ----------------------------------------------------------------------------------
 
+    @property
+    def draft_kind(self) -> tuple[bool, bool]:
+        return self.enable_compression, self._expires
+
     def draft(
         self,
         key: bytes,

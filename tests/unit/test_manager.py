@@ -271,7 +271,7 @@ async def test_a_hit_below_fills_the_tiers_above_with_the_remaining_life() -> No
     first.images.clear()
     clock.advance(60)
     assert await manager.get("key") == "value"
-    await asyncio.gather(*manager._background)
+    await asyncio.gather(*manager._tiers._promotions)
     assert first.images == second.images
     clock.advance(41)
     second.images.clear()
@@ -335,7 +335,7 @@ async def test_an_error_goes_to_every_waiter_and_is_not_kept(manager: CacheManag
     async def fail() -> None:
         nonlocal calls
         calls += 1
-        (flight,) = manager._flights._flights.values()
+        (flight,) = manager._computations.flights._flights.values()
         while flight.waiters < 8:
             await asyncio.sleep(0)
         raise LookupError("no GPU")
@@ -387,7 +387,7 @@ async def test_the_last_waiter_to_go_stops_the_computation(manager: CacheManager
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.wait_for(stopped.wait(), 30)
-    assert len(manager._flights) == 0
+    assert len(manager._computations.flights) == 0
     await manager.aclose()
 
 
@@ -399,7 +399,7 @@ async def test_a_computation_that_cancels_itself_is_tried_again_by_a_follower(
     async def compute() -> int:
         nonlocal calls
         calls += 1
-        (flight,) = manager._flights._flights.values()
+        (flight,) = manager._computations.flights._flights.values()
         while calls == 1 and flight.waiters < 4:
             await asyncio.sleep(0)
         if calls == 1:

@@ -1,0 +1,231 @@
+"""What happens around a computation: the gate, the second look, keeping, and sharing with those who
+waited. A computed result is never lost to something that only the cache wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from cogcache._inline import is_inline, not_inline
+from cogcache._types import Lookup, StoreResult
+from cogcache.codecs import stored_form
+from cogcache.exceptions import CogcacheWarning
+from cogcache.freshness import Flights
+
+Gate = AbstractAsyncContextManager[Any] | AbstractContextManager[Any]
+
+
+def is_not_none(value: Any) -> bool:
+    """What is worth keeping unless the caller says otherwise."""
+    return value is not None
+
+
+def own_copy(value: Any) -> Any:
+    """What a hit would give, for one more caller; a value that cannot be stored is shared."""
+    try:
+        return stored_form(value)
+    except Exception:
+        return value
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one caller wants one value made.
+
+    Attributes:
+        compute: Makes the value.
+        keep: Stores it; is told the seconds that computing took.
+        look_again: Asks the cache once more, without counting a miss.
+        gate: Entered by the leader around the computation.
+        refresh: Compute even when the value is there.
+        strict: Raise what keeps the value from being stored.
+        should_store: Whether a computed value is to be kept.
+        executor: For a plain ``compute``.
+        finish: Turns a computed value into the form in which it is stored.
+        share: Gives a follower its own copy of a computed value that cannot be looked up.
+        hand_out: Turns a computed value into what a hit of this caller would be.
+
+    Raises:
+        TypeError: An argument that could only fail after the computation; it is named.
+    """
+
+    compute: Callable[[], Any]
+    keep: Callable[[Any, float], Coroutine[Any, Any, StoreResult]]
+    look_again: Callable[[], Coroutine[Any, Any, Lookup]]
+    gate: Gate | None = None
+    refresh: bool = False
+    strict: bool = False
+    should_store: Callable[[Any], bool] = is_not_none
+    executor: Executor | None = None
+    finish: Callable[[Any], Coroutine[Any, Any, Any]] | None = None
+    share: Callable[[Any], Any] = own_copy
+    hand_out: Callable[[Any], Any] = _itself
+
+    def __post_init__(self) -> None:
+        if inspect.iscoroutine(self.compute):
+            raise TypeError("compute must be a function, not a coroutine: leave out the ()")
+        if not callable(self.compute):
+            raise TypeError(f"compute must be a function, not {type(self.compute).__name__}")
+        if not callable(self.should_store):
+            raise TypeError(
+                f"should_store must be a function, not {type(self.should_store).__name__}"
+            )
+        if self.executor is not None and not isinstance(self.executor, Executor):
+            raise TypeError(
+                f"executor must be a concurrent.futures.Executor, "
+                f"not {type(self.executor).__name__}"
+            )
+        check_gate(self.gate)
+
+
+def check_gate(gate: Any) -> None:
+    """Raise ``TypeError`` unless ``gate`` can be entered here."""
+    if gate is None:
+        return
+    wanted, hint = ("__enter__", "threading") if is_inline() else ("__aenter__", "asyncio")
+    if not hasattr(gate, wanted):
+        kind = "a context manager" if is_inline() else "an asynchronous context manager"
+        where = "under .sync " if is_inline() else ""
+        raise TypeError(
+            f"gate must be {kind} {where}such as {hint}.Semaphore(1), not {type(gate).__name__}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a flight brought: a value that was found (in the leader's form) or computed."""
+
+    value: Any
+    found: bool = False
+    kept: bool = False
+
+
+class Computations:
+    """The single flight behind every ``get_or_compute``.
+
+    Attributes:
+        flights: What is under way.
+        counters: ``computed`` and ``unstorable``.
+    """
+
+    def __init__(self, counters: dict[str, int]) -> None:
+        self.flights: Flights[_Outcome] = Flights()
+        self.counters = counters
+
+    async def once(self, key: bytes, recipe: Recipe) -> Any:
+        """The value of ``key`` by ``recipe``, or by that of whoever began to compute it before."""
+        while True:
+            outcome, led = await self.flights.run(key, lambda: self._fly(recipe))
+            if led:
+                return outcome.value if outcome.found else recipe.hand_out(outcome.value)
+            if outcome.found and recipe.refresh:
+                continue  # the other one did not compute
+            if outcome.found or outcome.kept:
+                own = await recipe.look_again()
+                if own.hit:
+                    return own.value
+                if outcome.found:
+                    continue  # found, and gone again
+            return recipe.hand_out(recipe.share(outcome.value))
+
+    async def _fly(self, recipe: Recipe) -> _Outcome:
+        async with _entered(recipe.gate):
+            if recipe.gate is not None and not recipe.refresh:
+                found = await recipe.look_again()
+                if found.hit:
+                    return _Outcome(found.value, found=True)
+            began = time.perf_counter()
+            value = await call_compute(recipe.compute, recipe.executor)
+            seconds = time.perf_counter() - began
+        self.counters["computed"] += 1
+        doing = "should_store"
+        try:
+            if not recipe.should_store(value):
+                return _Outcome(value)
+            doing = "value"
+            if recipe.finish is not None:
+                value = await recipe.finish(value)
+            return _Outcome(value, kept=(await recipe.keep(value, seconds)).stored)
+        except Exception as error:
+            self.counters["unstorable"] += 1
+            if recipe.strict:
+                raise
+            warnings.warn(
+                f"computed, but not kept: {doing}: {type(error).__name__}: {error}",
+                CogcacheWarning,
+                stacklevel=2,
+            )
+            return _Outcome(value)
+
+
+@contextlib.asynccontextmanager
+async def _entered(gate: Any) -> Any:
+    if gate is None:
+        yield
+    elif is_inline():
+        with gate:
+            yield
+    else:
+        async with gate:
+            yield
+
+
+async def call_compute(compute: Callable[[], Any], executor: Executor | None) -> Any:
+    """Run the caller's computation: a coroutine function is awaited, a plain one runs in a thread
+    with this context.
+
+    Under ``sync`` a plain one runs in the calling thread (CUDA contexts, signals and debuggers stay
+    where they are), unless an executor is given.
+
+    Raises:
+        TypeError: A coroutine function under ``sync``: what it awaits would belong to another loop.
+    """
+    is_async = inspect.iscoroutinefunction(compute) or inspect.iscoroutinefunction(
+        getattr(compute, "__call__", None)  # noqa: B004  an object with an async __call__
+    )
+    if is_inline():
+        if is_async:
+            raise TypeError(
+                "under .sync the computation must be a plain function, not a coroutine function"
+            )
+        with not_inline():
+            result = compute() if executor is None else executor.submit(compute).result()
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError("under .sync the computation must return its value, not an awaitable")
+        return result
+    if is_async:
+        return await compute()
+    loop = asyncio.get_running_loop()
+    if executor is None or isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+        context = contextvars.copy_context()
+        result = await loop.run_in_executor(executor, context.run, _without_stop, compute)
+    else:  # a context does not travel to another process
+        result = await loop.run_in_executor(executor, _without_stop, compute)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _without_stop(compute: Callable[[], Any]) -> Any:
+    """Call ``compute``; a ``StopIteration``, which no future can carry, becomes a ``RuntimeError``
+    as it would in a coroutine.
+    """
+    try:
+        return compute()
+    except StopIteration as error:
+        raise RuntimeError("the computation raised StopIteration") from error

@@ -1,0 +1,210 @@
+"""Asking the tiers: in order for reading, together for writing, and never failing for a fault of
+one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from cogcache import _core
+from cogcache._fork import renew_after_fork
+from cogcache._inline import is_inline
+from cogcache.backends.base import CacheBackend, CacheBackendRegistry
+from cogcache.config import CacheConfig
+from cogcache.exceptions import ClosedError, ConfigError
+
+_T = TypeVar("_T")
+
+# Entries on their way into higher tiers; beyond that a promotion is dropped, since the next hit can
+# try again.
+PROMOTIONS_LIMIT: Final = 64
+
+
+class Tiers:
+    """The tiers of one manager.
+
+    Attributes:
+        backends: The one asked first first.
+        counters: Of the manager; ``promotions`` and ``promotions_dropped`` are counted here.
+    """
+
+    def __init__(self, backends: list[CacheBackend], counters: dict[str, int]) -> None:
+        self.backends = backends
+        self.counters = counters
+        self._promotions: set[asyncio.Task[None]] = set()
+        self._closed = False
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The tasks of the parent's loops are not this process' own."""
+        self._promotions = set()
+
+    async def fetch(
+        self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False
+    ) -> _core.Entry | str:
+        """The live entry that one tier has, or its word for why not."""
+        try:
+            answer = await tier.fetch(encoded, index_only=index_only)
+        except Exception as error:
+            self.failed(tier, "read", error)
+            return "unavailable"
+        if not isinstance(answer, str):
+            tier.note_works("read")
+        return answer
+
+    async def find(self, encoded: bytes) -> tuple[tuple[_core.Entry, CacheBackend] | None, str]:
+        """The first live entry, opened without its value, and its tier; or the word for why
+        not.
+        """
+        reason = "absent"
+        for tier in self.backends:
+            answer = await self.fetch(tier, encoded, index_only=True)
+            if not isinstance(answer, str):
+                return (answer, tier), "hit"
+            reason = better_reason(reason, answer)
+        return None, reason
+
+    async def load(
+        self, tier: CacheBackend, entry: _core.Entry, options: Mapping[str, Any]
+    ) -> tuple[Any, str | None]:
+        """Decode the value of an entry; or ``None`` and the word for why it cannot be."""
+        try:
+            return await tier.load(entry, **options), None
+        except (_core.DamagedError, _core.UnsupportedError) as error:
+            return None, await self.value_failed(tier, entry, error)
+        except Exception as error:
+            self.failed(tier, "read", error)
+            return None, "unavailable"
+
+    async def value_failed(self, tier: CacheBackend, entry: _core.Entry, error: Exception) -> str:
+        """Let a tier set a value aside that could not be decoded; the word for it."""
+        try:
+            return await tier.value_failed(entry, error)
+        except Exception as second:
+            self.failed(tier, "discard", second)
+            return "damaged"
+
+    async def each(
+        self, what: str, call: Callable[[CacheBackend], Coroutine[Any, Any, _T]], failed: Any = 0
+    ) -> list[_T]:
+        """Ask every tier at once; one that raises is logged and answers ``failed``."""
+
+        async def guarded(tier: CacheBackend) -> _T:
+            try:
+                answer = await call(tier)
+            except Exception as error:
+                self.failed(tier, what, error)
+                result: _T = failed
+                return result
+            tier.note_works(what)
+            return answer
+
+        return await together([guarded(tier) for tier in self.backends])
+
+    async def promote(self, image: _core.Image, below: CacheBackend) -> None:
+        """Copy an entry into the tiers above the one that gave it, with its remaining life, version
+        and tags.
+        """
+        above = self.backends[: self.backends.index(below)]
+
+        async def copy() -> None:
+            for tier in above:
+                if self._closed:
+                    return
+                try:
+                    self.counters["promotions"] += await tier.write(image) is None
+                except Exception as error:
+                    self.failed(tier, "promote", error)
+
+        if is_inline():
+            await copy()
+        elif len(self._promotions) >= PROMOTIONS_LIMIT:
+            self.counters["promotions_dropped"] += 1
+        else:
+            task = asyncio.create_task(copy(), name="cogcache-promote")
+            self._promotions.add(task)
+            task.add_done_callback(self._promotions.discard)
+
+    async def aclose(self, timeout: float) -> None:
+        """Let promotions end, those of this loop for at most ``timeout`` seconds, and close every
+        tier.
+        """
+        try:
+            if not is_inline():
+                here = asyncio.get_running_loop()
+                mine = [task for task in self._promotions if task.get_loop() is here]
+                if mine:
+                    _, late = await asyncio.wait(mine, timeout=timeout)
+                    for task in late:
+                        task.cancel()
+                    await asyncio.gather(*late, return_exceptions=True)
+        finally:
+            self._closed = True
+            await self.each("close", lambda tier: tier.aclose())
+
+    def failed(self, tier: CacheBackend, what: str, error: Exception) -> None:
+        """Note a fault of a tier; being closed while something was under way is none."""
+        if isinstance(error, ClosedError) and self._closed:
+            return
+        tier.note_fault(what, error)
+
+
+def better_reason(so_far: str, answer: str) -> str:
+    """Of the words of two tiers the one that tells more."""
+    return answer if so_far == "absent" else so_far
+
+
+def make_tiers(config: CacheConfig) -> list[CacheBackend]:
+    """The enabled tiers of a configuration in order of priority, with names of their own.
+
+    Raises:
+        ConfigError: A tier that cannot be made, or none at all.
+    """
+    made: list[CacheBackend] = []
+    for one in config.backends:
+        if not _option(one, "enabled", True):
+            continue
+        tier = CacheBackendRegistry.create(one)
+        if _option(one, "enable_compression", None) is None:
+            tier.enable_compression = config.enable_compression
+        made.append(tier)
+    if not made:
+        raise ConfigError(
+            "backends: no enabled tier is configured; a cache without one would never hit"
+        )
+    made.sort(key=lambda tier: tier.priority)
+    names: dict[str, int] = {}
+    for tier in made:
+        names[tier.name] = names.get(tier.name, 0) + 1
+        if names[tier.name] > 1:
+            tier.name = f"{tier.name}#{names[tier.name]}"
+    return made
+
+
+def _option(config: Any, name: str, default: Any) -> Any:
+    if isinstance(config, Mapping):
+        return config.get(name, default)
+    return getattr(config, name, default)
+
+
+async def together(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Run coroutines together; one after another when inline or alone. The first error is raised
+    when all have ended.
+    """
+    if len(work) == 1 or is_inline():
+        results: list[_T] = []
+        waiting = list(work)
+        try:
+            while waiting:
+                results.append(await waiting.pop(0))
+        finally:
+            for one in waiting:
+                one.close()
+        return results
+    answers = await asyncio.gather(*work, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
