@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
 
@@ -55,6 +55,28 @@ def run_inline(work: Coroutine[Any, Any, _T]) -> _T:
     raise RuntimeError("an inline call tried to wait for an event loop")
 
 
+class _Call(Generic[_T]):
+    """A coroutine on the background loop, which its caller may give up at any moment."""
+
+    def __init__(self, work: Coroutine[Any, Any, _T], loop: asyncio.AbstractEventLoop) -> None:
+        self._work = work
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._abandoned = False
+
+    async def run(self) -> _T:
+        self._task = asyncio.current_task()
+        if self._abandoned:
+            self._work.close()
+            raise asyncio.CancelledError
+        return await self._work
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        if self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+
 class _BackgroundLoop:
     """One event loop in a daemon thread, made when first needed, forgotten after a fork."""
 
@@ -83,11 +105,11 @@ class _BackgroundLoop:
             raise RuntimeError(
                 "cache.sync was called on its own event loop; await the method instead"
             )
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        call = _Call(work, self._loop)
         try:
-            return future.result()
+            return asyncio.run_coroutine_threadsafe(call.run(), self._loop).result()
         except BaseException:
-            future.cancel()  # an interrupted wait; nothing if the exception is the call's own
+            call.abandon()  # an interrupted wait; nothing if the exception is the call's own
             raise
 
 

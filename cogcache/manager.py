@@ -715,7 +715,9 @@ class CacheManager:
         for tier in self.backends:
             if tier.draft_kind not in what:
                 draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
-                what[tier.draft_kind] = draft if len(self.backends) == 1 else await _bridge.compose(draft)
+                what[tier.draft_kind] = (
+                    draft if len(self.backends) == 1 else await _bridge.compose(draft)
+                )
         return what
 
     async def _write_batch(self, batch: Mapping[str | Key, _Drafts]) -> dict[str | Key, bool]:
