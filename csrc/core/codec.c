@@ -221,7 +221,11 @@ static bool is_compressed_format(const unsigned char *data, size_t size)
     return false;
 }
 
-enum { SAMPLES = 3, SAMPLE_SIZE = 4096, SAMPLE_BOUND = 8192, LEAST_WORTH = 64, PROBE_LEVEL = -5 };
+/*
+ * The probe has the default level: the faster negative ones do without entropy coding, so that hex
+ * digits (half the size at level 1), numbers and text of many words would look incompressible.
+ */
+enum { SAMPLES = 3, SAMPLE_SIZE = 4096, SAMPLE_BOUND = 8192, LEAST_WORTH = 64, PROBE_LEVEL = 1 };
 
 bool cog_codec_worth_trying(struct cog_codec *codec, const void *data, size_t size)
 {

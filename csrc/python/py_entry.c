@@ -399,6 +399,7 @@ static PyObject *read_part(PyObject *object, uint32_t number, const struct cog_p
     }
     void *out = PyBytes_AS_STRING(bytes);
 
+    cog_memory_will_fill(out, (size_t)(stop - start));
     if (is_long(part, stop - start)) {
         Py_BEGIN_ALLOW_THREADS status = cog_entry_read(self->entry, self->source, NULL, number,
                                                        start, stop, out, &err);

@@ -1,8 +1,13 @@
 #include "python/py_memory.h"
 
 #include "core/alloc.h"
+#include "core/fs.h"
 
-enum { ALIGNMENT = 64 }; /* a cache line, as the arrays in a container */
+enum {
+    ALIGNMENT = 64,       /* a cache line, as the arrays in a container */
+    HUGE_BYTES = 4 << 20, /* from here on huge pages pay; numpy has the same limit */
+    PAGE = 4096
+};
 
 struct py_memory {
     PyObject_HEAD unsigned char *data;
@@ -29,6 +34,15 @@ static struct py_memory *new_object(struct cog_py_state *state)
     return memory;
 }
 
+void cog_memory_will_fill(void *data, size_t size)
+{
+    if (data != NULL && size >= HUGE_BYTES) {
+        size_t skipped = -(uintptr_t)data & (PAGE - 1);
+
+        (void)cog_fs_system()->advise_huge((unsigned char *)data + skipped, size - skipped);
+    }
+}
+
 PyObject *cog_memory_new(struct cog_py_state *state, size_t size)
 {
     struct py_memory *memory = new_object(state);
@@ -46,6 +60,7 @@ PyObject *cog_memory_new(struct cog_py_state *state, size_t size)
     memory->data += -(uintptr_t)memory->data & (ALIGNMENT - 1);
     memory->size = size;
     memory->read_only = false;
+    cog_memory_will_fill(memory->data, size);
     return (PyObject *)memory;
 }
 

@@ -1,5 +1,6 @@
 """What goes in comes out: every kind of value, with type, order and bits."""
 
+import base64
 import collections
 import gc
 import sys
@@ -194,6 +195,23 @@ def test_compression_on_and_off_read_the_same():
     assert codecs == {"0": 1, "1": 0}  # text packed, noise left alone
     assert {part.codec for part in plain.parts()} == {0}
     assert packed.length < plain.length / 1.8
+
+
+@pytest.mark.parametrize(
+    ("data", "gain"),
+    [
+        (lambda noise: noise.hex(), 1.9),
+        (lambda noise: base64.b64encode(noise), 1.25),
+        (lambda noise: [value / 7 for value in noise], 4),
+        (lambda noise: "".join(chr(0x4E00 + value * 3) for value in noise), 1.7),
+    ],
+    ids=["hex", "base64", "numbers", "ideographs"],
+)
+def test_what_gains_by_its_letters_alone_is_packed_too(data: Any, gain: float):
+    """Nothing in it is there twice, but few letters are used."""
+    value = data(np.random.default_rng(0).bytes(50_000))
+    assert entry_of(value).length * gain < entry_of(value, compress=False).length
+    assert round_trip(value) == value
 
 
 def test_incompressible_values_cost_no_more_than_their_index():
