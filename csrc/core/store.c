@@ -13,6 +13,7 @@
 #include "core/store_internal.h"
 
 #define LAYOUT "v1"
+#define TMPFS 0x01021994u
 #define VERSION_TABLES "cogcache store 1\nsize: hard limit, kept in the index\n"
 #define VERSION_LOOSE "cogcache store 1\nsize: soft limit, no index\n"
 #define CACHEDIR_TAG                                \
@@ -278,14 +279,13 @@ static enum cog_status open_root(struct cog_store *store, int base, struct cog_e
 static bool is_local(uint64_t type)
 {
     static const uint64_t local[] = {
-        0,          /* the system does not say (macOS) */
-        0xEF53,     /* ext2, ext3, ext4 */
-        0x58465342, /* XFS */
-        0x9123683E, /* btrfs */
-        0x01021994, /* tmpfs */
-        0xF2F52010, /* F2FS */
-        0x2FC12FC1, /* ZFS */
-        0x794C7630, /* overlayfs */
+        0,                      /* the system does not say (macOS) */
+        0xEF53,                 /* ext2, ext3, ext4 */
+        0x58465342,             /* XFS */
+        0x9123683E,             /* btrfs */
+        TMPFS,      0xF2F52010, /* F2FS */
+        0x2FC12FC1,             /* ZFS */
+        0x794C7630,             /* overlayfs */
     };
     for (size_t i = 0; i < sizeof local / sizeof local[0]; i++) {
         if ((type & UINT32_MAX) == local[i]) {
@@ -326,6 +326,7 @@ static enum cog_status settle_kind(struct cog_store *store, bool writable, struc
         return cog_fail(err, COG_ERR_IO, -rc, "statfs of %s", store->root_path);
     }
     bool network = !is_local(space.type);
+    store->in_memory = (space.type & UINT32_MAX) == TMPFS;
     int recorded = recorded_kind(store);
     store->table_less = network || recorded == 1 || (recorded < 0 && store->options.table_less);
     const char *no_map = getenv("COGCACHE_NO_MMAP");

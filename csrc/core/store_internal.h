@@ -85,8 +85,9 @@ struct cog_store {
     uint32_t root_uid, root_gid, uid;
     uint32_t block_size;
     bool table_less;
-    bool maps;     /* objects may be mapped */
-    bool writable; /* opened for writing; constant */
+    bool maps;      /* objects may be mapped */
+    bool in_memory; /* tmpfs: no read waits for a disk, though it cannot say so itself */
+    bool writable;  /* opened for writing; constant */
     /* the last write was refused by the system; a put that succeeds clears it */
     _Atomic bool read_only;
     _Atomic uint64_t limit; /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */

@@ -130,7 +130,7 @@ static enum cog_status read_cached(const struct cog_object *object, void *out, s
                                    uint64_t offset, bool nowait, struct cog_error *err)
 {
     const struct cog_fs *fs = object->store->fs;
-    if (nowait) {
+    if (nowait && !object->store->in_memory) {
         int64_t n = fs->pread_cached(object->fd, out, size, offset);
         if (n < 0 && n != -EAGAIN && n != -EINTR) {
             return system_error((int)n, "reading an object", err);

@@ -5,7 +5,7 @@
 
 static const struct cog_fs *under;
 static struct cog_fs table;
-static unsigned long countdown;
+static unsigned long countdown, calls;
 static int wanted;
 static bool for_ever, happened;
 static const char *first, *only;
@@ -30,6 +30,11 @@ void faults_only(const char *name)
     only = name;
 }
 
+unsigned long faults_calls(void)
+{
+    return calls;
+}
+
 bool faults_happened(void)
 {
     return happened;
@@ -48,6 +53,7 @@ void faults_file_system(uint64_t type)
 /* 0, or what this call is to answer. */
 static int due(const char *name)
 {
+    calls++;
     if (countdown == 0 || (only != NULL && strcmp(only, name) != 0)) {
         return 0;
     }

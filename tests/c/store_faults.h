@@ -19,6 +19,7 @@ void faults_set(unsigned long n, int error, bool always);
 void faults_stop(void); /* no more; what happened is still told */
 /* Only calls of this name count ("rename"); NULL: all. */
 void faults_only(const char *name);
+unsigned long faults_calls(void); /* calls so far, but for close and clocks */
 bool faults_happened(void);
 const char *faults_call(void);           /* the name of the first call that failed */
 void faults_pass_time(uint64_t seconds); /* of the clock that waits are measured by */

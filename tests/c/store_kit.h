@@ -19,7 +19,7 @@ struct kit {
     const struct cog_fs *fs;
     bool table_less;
     bool no_map;
-    bool posix;
+    bool posix; /* nothing can be opened without the risk of waiting */
 };
 
 typedef void (*kit_test)(struct kit *kit);

@@ -355,6 +355,49 @@ static void test_the_loop_notices_what_an_operation_leaves_behind(struct kit *ki
     CHECK_EQ(kit_in_child(&own, false, put_with_a_lie), 1);
 }
 
+/* --- calls ---------------------------------------------------------------------------------- */
+
+static unsigned long calls_of_a_hit(struct cog_store *store, const char *key, unsigned flags)
+{
+    struct cog_object *object = NULL;
+    unsigned long before = faults_calls();
+    CHECK_EQ(cog_store_get(store, key, strlen(key), flags, &object, NULL, NULL), COG_OK);
+    cog_object_free(object);
+    return faults_calls() - before;
+}
+
+/* And one close each, which the table does not count: four and five. None of them writes or locks.
+ */
+static void test_a_hit_makes_at_most_five_system_calls_and_changes_no_file(struct kit *kit)
+{
+    struct cog_store_stats before, after;
+    struct stat small_before, small_after;
+    char path[400];
+    if (kit->posix) {
+        fprintf(stderr, "not run (no openat2 here): %s\n", __func__);
+        return;
+    }
+    kit->fs = faults_over(kit->fs);
+    struct cog_store *store = kit_open(kit, NULL);
+    CHECK_EQ(kit_put(store, "small", old_value, 5000), COG_OK);
+    CHECK_EQ(kit_put(store, "large", old_value, LARGE), COG_OK);
+    (void)calls_of_a_hit(store, "large", 0);
+    kit_object(kit, "small", path);
+    REQUIRE(stat(path, &small_before) == 0);
+    cog_store_get_stats(store, &before);
+    for (unsigned i = 0; i < 1000; i++) {
+        CHECK_EQ(calls_of_a_hit(store, "small", COG_GET_NOWAIT), 3);
+        CHECK_EQ(calls_of_a_hit(store, "large", COG_GET_NOWAIT), 4);
+        CHECK_EQ(calls_of_a_hit(store, "small", 0), 3);
+    }
+    cog_store_get_stats(store, &after);
+    REQUIRE(stat(path, &small_after) == 0);
+    CHECK(memcmp(&small_before.st_mtim, &small_after.st_mtim, sizeof small_after.st_mtim) == 0);
+    CHECK(memcmp(&small_before.st_ctim, &small_after.st_ctim, sizeof small_after.st_ctim) == 0);
+    CHECK_EQ(after.touches - before.touches, 3000);
+    cog_store_close(store);
+}
+
 /* --- surroundings that cannot be had for real ----------------------------------------------- */
 
 static void test_a_network_file_system_is_table_less_and_never_mapped(struct kit *kit)
@@ -490,6 +533,7 @@ int main(void)
     KIT_RUN(test_refresh);
     KIT_RUN(test_invalidate);
     KIT_RUN(test_open);
+    KIT_RUN_ONCE(test_a_hit_makes_at_most_five_system_calls_and_changes_no_file);
     KIT_RUN_ONCE(test_a_network_file_system_is_table_less_and_never_mapped);
     KIT_RUN(test_other_layouts_beside_it_are_taken_off_the_limit);
     KIT_RUN_ONCE(test_a_root_without_working_locks_is_table_less);
