@@ -132,8 +132,10 @@ static int write_range(const struct cog_fs *fs, int fd, size_t from, size_t to)
 
 static int write_stamps(const struct cog_fs *fs, int fd, uint64_t key, size_t size)
 {
-    static uint64_t writes;
-    struct stamp stamp = stamp_of(key, ++writes << 24 | (uint64_t)getpid(), size);
+    static _Atomic uint64_t writes;
+    struct stamp stamp = stamp_of(key,
+                                  (atomic_fetch_add(&writes, 1) + 1) << 24 | (uint64_t)getpid(),
+                                  size);
     int failed = cog_fs_write_all(fs, fd, &stamp, sizeof stamp, 0);
     return failed ? failed : cog_fs_write_all(fs, fd, &stamp, sizeof stamp, size - sizeof stamp);
 }
