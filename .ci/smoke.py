@@ -2,15 +2,32 @@
 
 import asyncio
 import sys
+import tempfile
+from pathlib import Path
 
 import cogcache
-from cogcache import _core
+from cogcache import PipelineArtifactCache, _core
 
 HEAVY = {"numpy", "boto3", "PIL", "redis", "click", "rich"}
 
 
 async def main() -> None:
     assert not HEAVY & set(sys.modules), HEAVY & set(sys.modules)
+    computed = []
+
+    def transcribe() -> dict[str, object]:
+        computed.append("transcript")
+        return {"text": "word " * 10_000, "segments": [(0.0, 1.5, "word")]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder, "clip.mp4")
+        video.write_bytes(bytes(range(256)) * 4096)
+        for _ in range(2):
+            async with PipelineArtifactCache.open(Path(folder, "cache")) as cache:
+                bound = await cache.video(video)
+                transcript = await bound.get_or_compute_transcript(transcribe, language="en")
+                assert transcript == transcribe()
+        assert computed.count("transcript") == 3, "computed once, and twice by this script"
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"cogcache {cogcache.__version__} works on Python {version}: {_core.__file__}")
 
