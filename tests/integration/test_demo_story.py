@@ -339,12 +339,17 @@ async def test_ctrl_c_in_a_running_stage_ends_cleanly_and_keeps_what_was_finishe
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stdout is not None
-    while line := await process.stdout.readline():
-        if line == b"transcribing\n":
-            break
-    process.send_signal(signal.SIGINT)
-    rest, errors = await asyncio.wait_for(process.communicate(), 30)
+    try:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            if line == b"transcribing\n":
+                break
+        process.send_signal(signal.SIGINT)
+        rest, errors = await asyncio.wait_for(process.communicate(), 30)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 130, errors.decode()
     assert b"interrupted" in rest
     assert errors == b""
