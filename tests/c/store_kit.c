@@ -63,8 +63,7 @@ void kit_run(const char *name, kit_test test)
              (struct kit){.mode = "table-less posix no_map",
                           .fs = cog_fs_posix(),
                           .table_less = true,
-                          .no_map = true,
-                          .posix = true});
+                          .no_map = true});
 }
 
 void kit_run_indexed(const char *name, kit_test test)
