@@ -59,7 +59,8 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
 
 
 async def interruptible(work: Coroutine[Any, Any, int]) -> int:
-    """Run ``work`` so that the first Ctrl-C cancels it, and a second one ends the process at once.
+    """Run ``work`` so that the first Ctrl-C (or SIGTERM) cancels it, and a second one ends it at
+    once.
 
     ``asyncio.run`` alone nearly does so, but misses a signal that arrives in the instant between
     giving the interpreter to another thread and waiting for events.
@@ -68,10 +69,12 @@ async def interruptible(work: Coroutine[Any, Any, int]) -> int:
     task = asyncio.ensure_future(work)
 
     def interrupt() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
         task.cancel()
 
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
     return await task
 
 

@@ -175,6 +175,17 @@ async def test_a_fresh_cache_leaves_nothing_behind_but_the_sheet(
     assert [path.name for path in work.iterdir()] == ["sheet.html"]
 
 
+async def test_what_a_killed_run_left_is_removed_and_what_is_in_use_stays(
+    video: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    for name in ("run-killed", "run-alive", "mine"):
+        (work / name / "cache").mkdir(parents=True)
+    with story.in_use(work / "run-alive"):
+        await tell(plan_of(video, work), QuickStages())
+    assert sorted(path.name for path in work.iterdir()) == ["mine", "run-alive", "sheet.html"]
+
+
 async def test_a_cache_of_ones_own_is_kept_and_used_again(video: Path, tmp_path: Path) -> None:
     plan = plan_of(video, tmp_path / "work", cache=tmp_path / "kept")
     stages = QuickStages()

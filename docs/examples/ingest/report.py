@@ -172,7 +172,7 @@ tr:first-child th { color: var(--quiet); font-weight: 500; }
 article, figure { margin: 0; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; overflow: hidden; }
 article { padding: 1rem; }
-article img { border-radius: 4px; }
+article img { border-radius: 4px; margin-bottom: .5rem; }
 article .quiet { margin-top: .5rem; }
 blockquote { margin: 0; padding-left: .8rem; border-left: 3px solid var(--accent); }
 .sheet { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)); }

@@ -219,14 +219,14 @@ def _faces(found: Any, width: int) -> str:
     where = "on the left" if middle < 0.4 else "on the right" if middle > 0.6 else "in the centre"
     share = round(100 * size / width)
     if len(found) == 1:
-        return f"A person's face {where}, {share} % of the picture's width."
-    return f"{len(found)} people's faces, the largest {where}, {share} % of the picture's width."
+        return f"A person's face {where}, {share}% of the picture's width."
+    return f"{len(found)} people's faces, the largest {where}, {share}% of the picture's width."
 
 
 def _light(mean: float) -> str:
     steps = ((50, "A very dark"), (90, "A dark"), (140, "An evenly lit"), (190, "A bright"))
     word = next((name for bound, name in steps if mean < bound), "A very bright")
-    return f"{word} picture (brightness {mean / 2.55:.0f} %)."
+    return f"{word} picture (brightness {mean / 2.55:.0f}%)."
 
 
 def _sharpness(variance: float) -> str:
@@ -242,7 +242,7 @@ def _colours(small: Image) -> str:
     nearest = ((pixels - palette.astype(np.int32)) ** 2).sum(axis=2).argmin(axis=1)
     shares = np.bincount(nearest, minlength=len(names)) / len(nearest)
     largest = [i for i in np.argsort(-shares, kind="stable")[:4] if shares[i] >= 0.05]
-    return "Colours: " + ", ".join(f"{names[i]} {shares[i] * 100:.0f} %" for i in largest) + "."
+    return "Colours: " + ", ".join(f"{names[i]} {shares[i] * 100:.0f}%" for i in largest) + "."
 
 
 def _change(before: Image | None, small: Image) -> str:
@@ -251,8 +251,8 @@ def _change(before: Image | None, small: Image) -> str:
     share = float((cv2.absdiff(before, small).max(axis=2) > 25).mean())
     word = "Almost nothing" if share < 0.03 else "A little" if share < 0.2 else "Much"
     if share > 0.75:
-        return f"A new scene ({share * 100:.0f} % of the picture changed)."
-    return f"{word} moved since the keyframe before ({share * 100:.0f} % of the picture changed)."
+        return f"A new scene ({share * 100:.0f}% of the picture changed)."
+    return f"{word} moved since the keyframe before ({share * 100:.0f}% of the picture changed)."
 
 
 # --- embeddings -----------------------------------------------------------------------------------

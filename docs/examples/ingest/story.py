@@ -7,10 +7,14 @@ example fails, with a message and an exit status, if the cache ever does anythin
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,10 +70,29 @@ async def tell(plan: Plan, stages: Any, teller: Teller) -> int:
         0, or 1 if a stage was computed that should have been a hit, or the other way round.
     """
     plan.work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="run-", dir=plan.work) as folder:
+    remove_leftovers(plan.work)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=plan.work) as folder, in_use(Path(folder)):
         root = plan.cache or Path(folder, "cache")
         told = _Telling(plan, stages, teller, root, Path(folder))
         return await told.everything()
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder; the system lets go of it when the process ends, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(work: Path) -> None:
+    """Remove the folders of runs that were killed; those of runs under way are locked."""
+    for folder in work.glob("run-*"):
+        with contextlib.suppress(OSError), in_use(folder):
+            shutil.rmtree(folder)
 
 
 class _Telling:
