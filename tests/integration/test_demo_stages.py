@@ -6,12 +6,16 @@ They need what ``make demo`` installs. Where that is missing these tests are rep
 
 from __future__ import annotations
 
+import os
 import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the example itself does
+pytestmark = pytest.mark.timeout(600)  # models, on machines that may be busy
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "docs" / "examples"))
