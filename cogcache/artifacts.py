@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any, Final
 
 from cogcache.exceptions import KeyTypeError
@@ -209,7 +211,8 @@ def key_params(
             f"not {type(values['params']).__name__}",
             "$.params",
         )
-    _check_numbers(name, values)
+    _check_names(name, values)
+    _check_numbers(name, known, values)
     return {
         parameter.printed: values[argument]
         for argument, parameter in known.items()
@@ -233,22 +236,52 @@ _AT_LEAST = {
 _WHOLE = ("max_frames", "batch_size")
 
 
-def _check_numbers(name: str, values: Mapping[str, Any]) -> None:
+_NAMES = ("model_size", "model_name", "strategy", "language")
+
+
+def _check_names(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse what names nothing: two results "without a model" would be taken for each other."""
+    for argument in _NAMES:
+        if argument not in values:
+            continue
+        value = values[argument]
+        if not isinstance(value, str):
+            raise KeyTypeError(
+                f"{name}: {argument} must be a string, not {type(value).__name__}", f"$.{argument}"
+            )
+        if not value:
+            raise ValueError(f"{name}: {argument} must not be empty")
+
+
+def _check_numbers(name: str, known: Mapping[str, Parameter], values: Mapping[str, Any]) -> None:
     """Refuse what is no sensible number, so that a mix-up is not a silent miss for ever."""
     for argument, least in _AT_LEAST.items():
-        value = values.get(argument)
-        if value is None or (argument == "segment_id" and isinstance(value, str)):
+        if argument not in values or (
+            argument == "segment_id" and isinstance(values[argument], str)
+        ):
             continue
-        if isinstance(value, bool | str | bytes):
+        value = values[argument]
+        if value is None and known[argument].default is None:
+            continue
+        if isinstance(value, bool) or not _is_number(value):
             raise KeyTypeError(
                 f"{name}: {argument} must be a number, not {type(value).__name__}", f"$.{argument}"
             )
-        if value != value or (least is not None and value < least):
-            raise ValueError(
-                f"{name}: {argument} must be a number of at least {least}, not {value!r}"
-            )
+        if not _is_finite(value) or (least is not None and value < least):
+            bound = "" if least is None else f" of at least {least}"
+            raise ValueError(f"{name}: {argument} must be a number{bound}, not {value!r}")
         if argument in _WHOLE and value != int(value):
             raise ValueError(f"{name}: {argument} must be a whole number, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Real):
+        return True
+    return getattr(value, "shape", None) == () and getattr(value, "dtype", None) is not None
+
+
+def _is_finite(value: Any) -> bool:
+    return bool(value == value and value not in (math.inf, -math.inf))
 
 
 def _settle_strategy(values: dict[str, Any]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from cogcache._types import Duration
 from cogcache.keys import Key, Keyframes
-from cogcache.sources import Source
+from cogcache.sources import Source, SourceUnavailableError
 from cogcache.verbs import ArtifactVerbs
-from cogcache.video import VideoArtifacts, VideoCache
+from cogcache.video import VideoArtifacts, VideoCache, stem_of
+
+_T = TypeVar("_T")
 
 
 class PipelineArtifactCache(ArtifactVerbs):
@@ -232,6 +234,16 @@ class PipelineArtifactCache(ArtifactVerbs):
             tags=tags,
         )
 
+    @overload
+    async def get_or_compute_transcript(
+        self, video_path: Source, compute: Callable[[], Awaitable[_T]], **named: Any
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute_transcript(
+        self, video_path: Source, compute: Callable[[], _T], **named: Any
+    ) -> _T: ...
+
     async def get_or_compute_transcript(
         self,
         video_path: Source,
@@ -308,6 +320,21 @@ class PipelineArtifactCache(ArtifactVerbs):
             cost_seconds=cost_seconds,
             tags=tags,
         )
+
+    @overload
+    async def get_or_compute_descriptions(
+        self,
+        video_path: Source,
+        compute: Callable[[], Awaitable[_T]],
+        *,
+        model_name: str,
+        **named: Any,
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute_descriptions(
+        self, video_path: Source, compute: Callable[[], _T], *, model_name: str, **named: Any
+    ) -> _T: ...
 
     async def get_or_compute_descriptions(
         self,
@@ -403,6 +430,21 @@ class PipelineArtifactCache(ArtifactVerbs):
             cost_seconds=cost_seconds,
             tags=tags,
         )
+
+    @overload
+    async def get_or_compute_embeddings(
+        self,
+        video_path: Source,
+        compute: Callable[[], Awaitable[_T]],
+        *,
+        model_name: str,
+        **named: Any,
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute_embeddings(
+        self, video_path: Source, compute: Callable[[], _T], *, model_name: str, **named: Any
+    ) -> _T: ...
 
     async def get_or_compute_embeddings(
         self,
@@ -585,6 +627,16 @@ class PipelineArtifactCache(ArtifactVerbs):
             tags=tags,
         )
 
+    @overload
+    async def get_or_compute_segmentation(
+        self, video_path: Source, compute: Callable[[], Awaitable[_T]], **named: Any
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute_segmentation(
+        self, video_path: Source, compute: Callable[[], _T], **named: Any
+    ) -> _T: ...
+
     async def get_or_compute_segmentation(
         self, video_path: Source, compute: Callable[[], Any], **options: Any
     ) -> Any:
@@ -614,5 +666,9 @@ class PipelineArtifactCache(ArtifactVerbs):
         Raises:
             ValueError: An unknown keyframe strategy, or embeddings without ``embedding_model``.
         """
-        video = await self.video(video_path, pipeline_config)
+        try:
+            video = await self.video(video_path, pipeline_config)
+        except SourceUnavailableError as error:
+            self._note_unreadable(video_path, error)
+            return VideoArtifacts(stem_of(video_path))
         return await video.get_all_artifacts(load=load)

@@ -42,6 +42,7 @@ from cogcache.sources import (
     capture,
     capture_async,
     changed_async,
+    check_arguments,
     settle_async,
 )
 
@@ -373,6 +374,7 @@ class ArtifactVerbs:
         self, video_path: Source, *, source_id: str | bytes | None = None, etag: str | None = None
     ) -> SourceRef:
         if isinstance(video_path, SourceRef):
+            check_arguments(self.identity, source_id, etag, video_path)
             return video_path
         named: dict[str, Any] = {"source_id": source_id, "etag": etag, "memo": self._digest_memo()}
         if is_inline():

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from cogcache._inline import SyncFacade, is_inline
-from cogcache._types import Lookup, StoreResult
+from cogcache._types import Duration, Lookup, StoreResult
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import SourceRef
 
 if TYPE_CHECKING:
     from cogcache.explain import Explanation
     from cogcache.pipeline import PipelineArtifactCache
+
+_T = TypeVar("_T")
 
 DEFAULT_VLM = "Qwen/Qwen2-VL-2B-Instruct"
 
@@ -24,6 +28,10 @@ _ENABLED_BY = {
     "generate_descriptions": ("frame_descriptions", "descriptions"),
     "generate_embeddings": ("embeddings", "embeddings"),
 }
+
+
+FROM_CONFIG: Any = type("_FromConfig", (), {"__repr__": lambda self: "<from the configuration>"})()
+"""The default of arguments that are left to the configuration, and then to the artifact."""
 
 
 @dataclass
@@ -91,7 +99,8 @@ class VideoCache:
             ValueError: Its ``keyframe_strategy`` is none that can be configured.
         """
         strategy = self.config.get("keyframe_strategy", "similarity")
-        max_frames = self.config.get("max_frames_per_video", 3000)
+        max_frames = self.config.get("max_frames_per_video")
+        max_frames = 3000 if max_frames is None else max_frames
         if strategy == "similarity":
             return Keyframes(threshold=self.config.get("keyframe_threshold"), max_frames=max_frames)
         if strategy == "fps":
@@ -108,8 +117,10 @@ class VideoCache:
         given = dict(named or {})
         config = self.config
         if artifact == "keyframes":
-            if not {"strategy", "threshold", "fps", "max_frames"} & given.keys():
-                given = {**self._keyframe_arguments(), **given}
+            theirs = self._keyframe_arguments()
+            if given.get("strategy", theirs["strategy"]) != theirs["strategy"]:
+                del theirs["threshold"], theirs["fps"]  # those of another strategy
+            given = {**theirs, **given}
         elif artifact == "transcript":
             _fill(given, "model_size", config, "whisper_model")
             _fill(given, "language", config, "whisper_language", "language")
@@ -157,6 +168,16 @@ class VideoCache:
         """See ``PipelineArtifactCache.explain``."""
         return await self.cache.explain(artifact, self.source, **self.arguments(artifact, named))
 
+    @overload
+    async def get_or_compute(
+        self, artifact: str, compute: Callable[[], Awaitable[_T]], /, **named: Any
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute(
+        self, artifact: str, compute: Callable[[], _T], /, **named: Any
+    ) -> _T: ...
+
     async def get_or_compute(
         self, artifact: str, compute: Callable[[], Any], /, **named: Any
     ) -> Any:
@@ -165,59 +186,264 @@ class VideoCache:
             artifact, self.source, compute, **self.arguments(artifact, named)
         )
 
+    async def _lookup(self, artifact: str, **named: Any) -> Lookup:
+        return await self.lookup(artifact, **_given(named))
+
+    async def _store(self, artifact: str, value: Any, **named: Any) -> StoreResult:
+        return await self.store(artifact, value, **_given(named))
+
     # --- the artifacts ----------------------------------------------------------------------------
 
-    async def get_keyframes(self, **named: Any) -> Any:
+    async def get_keyframes(
+        self,
+        strategy: str = FROM_CONFIG,
+        threshold: float | None = FROM_CONFIG,
+        fps: float | Fraction | None = FROM_CONFIG,
+        max_frames: int = FROM_CONFIG,
+        load_images: bool = False,
+        *,
+        image_codec: str = FROM_CONFIG,
+        revision: str | None = FROM_CONFIG,
+        params: Mapping[str, Any] | None = FROM_CONFIG,
+        frames: Iterable[int | str] | None = None,
+    ) -> Any:
         """See ``PipelineArtifactCache.get_keyframes``."""
-        return (await self.lookup("keyframes", **named)).value
+        found = await self._lookup(
+            "keyframes",
+            strategy=strategy,
+            threshold=threshold,
+            fps=fps,
+            max_frames=max_frames,
+            load_images=load_images,
+            image_codec=image_codec,
+            revision=revision,
+            params=params,
+            frames=frames,
+        )
+        return found.value
 
     async def set_keyframes(
-        self, keyframes_metadata: Any, keyframe_images: Any = None, **named: Any
+        self,
+        keyframes_metadata: Any,
+        keyframe_images: Mapping[Any, Any] | Sequence[Any] | None = None,
+        strategy: str = FROM_CONFIG,
+        threshold: float | None = FROM_CONFIG,
+        fps: float | Fraction | None = FROM_CONFIG,
+        max_frames: int = FROM_CONFIG,
+        *,
+        image_codec: str = FROM_CONFIG,
+        revision: str | None = FROM_CONFIG,
+        params: Mapping[str, Any] | None = FROM_CONFIG,
+        channels: Literal["bgr", "rgb"] = "bgr",
+        ttl: Duration | None = None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str] = (),
     ) -> bool:
         """See ``PipelineArtifactCache.set_keyframes``."""
-        return (
-            await self.store("keyframes", (keyframes_metadata, keyframe_images), **named)
-        ).stored
+        result = await self._store(
+            "keyframes",
+            (keyframes_metadata, keyframe_images),
+            strategy=strategy,
+            threshold=threshold,
+            fps=fps,
+            max_frames=max_frames,
+            image_codec=image_codec,
+            revision=revision,
+            params=params,
+            channels=channels,
+            ttl=ttl,
+            cost_seconds=cost_seconds,
+            tags=tags,
+        )
+        return result.stored
 
-    async def get_or_compute_keyframes(self, compute: Callable[[], Any], **named: Any) -> Any:
+    async def get_or_compute_keyframes(self, compute: Callable[[], Any], **options: Any) -> Any:
         """See ``PipelineArtifactCache.get_or_compute_keyframes``."""
-        return await self.get_or_compute("keyframes", compute, **named)
+        return await self.get_or_compute("keyframes", compute, **options)
 
-    async def get_transcript(self, **named: Any) -> Any:
+    async def get_transcript(
+        self,
+        model_size: str = FROM_CONFIG,
+        language: str | None = FROM_CONFIG,
+        *,
+        revision: str | None = FROM_CONFIG,
+        params: Mapping[str, Any] | None = FROM_CONFIG,
+    ) -> Any:
         """See ``PipelineArtifactCache.get_transcript``."""
-        return (await self.lookup("transcript", **named)).value
+        found = await self._lookup(
+            "transcript",
+            model_size=model_size,
+            language=language,
+            revision=revision,
+            params=params,
+        )
+        return found.value
 
-    async def set_transcript(self, transcript_data: Any, **named: Any) -> bool:
+    async def set_transcript(
+        self,
+        transcript_data: Any,
+        model_size: str = FROM_CONFIG,
+        language: str | None = FROM_CONFIG,
+        *,
+        revision: str | None = FROM_CONFIG,
+        params: Mapping[str, Any] | None = FROM_CONFIG,
+        ttl: Duration | None = None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str] = (),
+    ) -> bool:
         """See ``PipelineArtifactCache.set_transcript``."""
-        return (await self.store("transcript", transcript_data, **named)).stored
+        result = await self._store(
+            "transcript",
+            transcript_data,
+            model_size=model_size,
+            language=language,
+            revision=revision,
+            params=params,
+            ttl=ttl,
+            cost_seconds=cost_seconds,
+            tags=tags,
+        )
+        return result.stored
 
-    async def get_or_compute_transcript(self, compute: Callable[[], Any], **named: Any) -> Any:
+    @overload
+    async def get_or_compute_transcript(
+        self, compute: Callable[[], Awaitable[_T]], **named: Any
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute_transcript(self, compute: Callable[[], _T], **named: Any) -> _T: ...
+
+    async def get_or_compute_transcript(self, compute: Callable[[], Any], **options: Any) -> Any:
         """See ``PipelineArtifactCache.get_or_compute_transcript``."""
-        return await self.get_or_compute("transcript", compute, **named)
+        return await self.get_or_compute("transcript", compute, **options)
 
-    async def get_descriptions(self, **named: Any) -> Any:
+    async def get_descriptions(
+        self,
+        model_name: str = FROM_CONFIG,
+        batch_size: int = FROM_CONFIG,
+        *,
+        prompt: str | None = FROM_CONFIG,
+        keyframes: Keyframes | Key | None = FROM_CONFIG,
+        revision: str | None = FROM_CONFIG,
+        params: Mapping[str, Any] | None = FROM_CONFIG,
+    ) -> Any:
         """See ``PipelineArtifactCache.get_descriptions``."""
-        return (await self.lookup("descriptions", **named)).value
+        found = await self._lookup(
+            "descriptions",
+            model_name=model_name,
+            batch_size=batch_size,
+            prompt=prompt,
+            keyframes=keyframes,
+            revision=revision,
+            params=params,
+        )
+        return found.value
 
-    async def set_descriptions(self, descriptions_data: Any, **named: Any) -> bool:
+    async def set_descriptions(
+        self,
+        descriptions_data: Any,
+        model_name: str = FROM_CONFIG,
+        batch_size: int = FROM_CONFIG,
+        *,
+        prompt: str | None = FROM_CONFIG,
+        keyframes: Keyframes | Key | None = FROM_CONFIG,
+        revision: str | None = FROM_CONFIG,
+        params: Mapping[str, Any] | None = FROM_CONFIG,
+        ttl: Duration | None = None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str] = (),
+    ) -> bool:
         """See ``PipelineArtifactCache.set_descriptions``."""
-        return (await self.store("descriptions", descriptions_data, **named)).stored
+        result = await self._store(
+            "descriptions",
+            descriptions_data,
+            model_name=model_name,
+            batch_size=batch_size,
+            prompt=prompt,
+            keyframes=keyframes,
+            revision=revision,
+            params=params,
+            ttl=ttl,
+            cost_seconds=cost_seconds,
+            tags=tags,
+        )
+        return result.stored
 
-    async def get_or_compute_descriptions(self, compute: Callable[[], Any], **named: Any) -> Any:
+    @overload
+    async def get_or_compute_descriptions(
+        self, compute: Callable[[], Awaitable[_T]], **named: Any
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute_descriptions(self, compute: Callable[[], _T], **named: Any) -> _T: ...
+
+    async def get_or_compute_descriptions(self, compute: Callable[[], Any], **options: Any) -> Any:
         """See ``PipelineArtifactCache.get_or_compute_descriptions``."""
-        return await self.get_or_compute("descriptions", compute, **named)
+        return await self.get_or_compute("descriptions", compute, **options)
 
-    async def get_embeddings(self, **named: Any) -> Any:
+    async def get_embeddings(
+        self,
+        model_name: str = FROM_CONFIG,
+        *,
+        keyframes: Keyframes | Key | None = FROM_CONFIG,
+        inputs: Mapping[str, Key] | None = FROM_CONFIG,
+        revision: str | None = FROM_CONFIG,
+        params: Mapping[str, Any] | None = FROM_CONFIG,
+        mode: Literal["cow", "view", "copy"] = "cow",
+        names: Iterable[str] | None = None,
+    ) -> Any:
         """See ``PipelineArtifactCache.get_embeddings``."""
-        return (await self.lookup("embeddings", **named)).value
+        found = await self._lookup(
+            "embeddings",
+            model_name=model_name,
+            keyframes=keyframes,
+            inputs=inputs,
+            revision=revision,
+            params=params,
+            mode=mode,
+            names=names,
+        )
+        return found.value
 
-    async def set_embeddings(self, embeddings_data: Any, **named: Any) -> bool:
+    async def set_embeddings(
+        self,
+        embeddings_data: Any,
+        model_name: str = FROM_CONFIG,
+        *,
+        keyframes: Keyframes | Key | None = FROM_CONFIG,
+        inputs: Mapping[str, Key] | None = FROM_CONFIG,
+        revision: str | None = FROM_CONFIG,
+        params: Mapping[str, Any] | None = FROM_CONFIG,
+        ttl: Duration | None = None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str] = (),
+    ) -> bool:
         """See ``PipelineArtifactCache.set_embeddings``."""
-        return (await self.store("embeddings", embeddings_data, **named)).stored
+        result = await self._store(
+            "embeddings",
+            embeddings_data,
+            model_name=model_name,
+            keyframes=keyframes,
+            inputs=inputs,
+            revision=revision,
+            params=params,
+            ttl=ttl,
+            cost_seconds=cost_seconds,
+            tags=tags,
+        )
+        return result.stored
 
-    async def get_or_compute_embeddings(self, compute: Callable[[], Any], **named: Any) -> Any:
+    @overload
+    async def get_or_compute_embeddings(
+        self, compute: Callable[[], Awaitable[_T]], **named: Any
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute_embeddings(self, compute: Callable[[], _T], **named: Any) -> _T: ...
+
+    async def get_or_compute_embeddings(self, compute: Callable[[], Any], **options: Any) -> Any:
         """See ``PipelineArtifactCache.get_or_compute_embeddings``."""
-        return await self.get_or_compute("embeddings", compute, **named)
+        return await self.get_or_compute("embeddings", compute, **options)
 
     async def get_segment_frames(
         self, segment_id: int, start_time: float, end_time: float, **named: Any
@@ -252,6 +478,14 @@ class VideoCache:
     async def set_segmentation(self, segmentation_data: Any, **named: Any) -> bool:
         """See ``PipelineArtifactCache.set_segmentation``."""
         return (await self.store("segmentation", segmentation_data, **named)).stored
+
+    @overload
+    async def get_or_compute_segmentation(
+        self, compute: Callable[[], Awaitable[_T]], **named: Any
+    ) -> _T: ...
+
+    @overload
+    async def get_or_compute_segmentation(self, compute: Callable[[], _T], **named: Any) -> _T: ...
 
     async def get_or_compute_segmentation(self, compute: Callable[[], Any], **named: Any) -> Any:
         """See ``PipelineArtifactCache.get_or_compute_segmentation``."""
@@ -301,6 +535,18 @@ class VideoCache:
         return f"<VideoCache of {self.source.uri!r}>"
 
 
+def _given(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if value is not FROM_CONFIG}
+
+
+def stem_of(path: object) -> str:
+    """The name of a file without its ending, whether or not it can be looked at."""
+    if isinstance(path, SourceRef):
+        return path.stem
+    name = os.path.basename(os.fsdecode(cast("str | bytes | os.PathLike[str]", path)))
+    return os.path.splitext(name)[0]
+
+
 async def _together(lookups: list[Any]) -> list[Lookup]:
     import asyncio
 
@@ -314,6 +560,6 @@ def _fill(given: dict[str, Any], argument: str, config: Mapping[str, Any], *name
     if argument in given:
         return
     for name in names:
-        if name in config:
+        if config.get(name) is not None:
             given[argument] = config[name]
             return

@@ -328,10 +328,11 @@ def test_threads_under_sync_compute_once(tmp_path: Path) -> None:
     manager = filesystem_manager(tmp_path)
     calls: list[int] = []
     waiting = threading.Barrier(8)
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     def compute() -> list[int]:
         calls.append(threading.get_ident())
+        begun.set()
         release.wait(HANG)
         return [1]
 
@@ -342,8 +343,7 @@ def test_threads_under_sync_compute_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(ask) for _ in range(8)]
-        while not calls:
-            pass
+        assert begun.wait(HANG)
         release.set()
         values = [one.result(HANG) for one in asked]
     assert len(calls) == 1
@@ -452,9 +452,10 @@ def test_a_child_forked_while_computing_computes_for_itself(kind: str, tmp_path:
                 answer = manager.sync.get_or_compute("key", lambda: "child")
                 manager.sync.aclose()
             os._exit(0 if answer == "child" else 1)
+    status = os.waitpid(child, 0)[1]  # before the parent has a value that the child could find
     release.set()
     thread.join(HANG)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(status) == 0
     manager.sync.aclose()
 
 
