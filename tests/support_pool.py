@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cogcache import _core
 from cogcache.backends.filesystem import FilesystemCacheBackend
@@ -21,6 +24,15 @@ POOL_THREADS = 4
 def tier_at(path: Path | str, **options: Any) -> FilesystemCacheBackend:
     """A filesystem tier in a directory of the test."""
     return FilesystemCacheBackend(FilesystemCacheConfig(path, **options))
+
+
+def _answers_inline() -> bool:
+    with tempfile.TemporaryDirectory() as directory:
+        store = _core.Store(directory)
+        store.put(draft_of(1))
+        answer = store.get_value(_core.raw_key("key"), "miss", "slow")
+        store.close()
+    return bool(answer == 1)
 
 
 def draft_of(value: Any, name: str = "key", **options: Any) -> _core.Draft:
@@ -97,3 +109,12 @@ def descriptors() -> int:
 def leftovers(root: str) -> list[str]:
     """Files being written, which no finished or cancelled operation may leave behind."""
     return sorted(os.listdir(os.path.join(root, "tmp")))
+
+
+needs_inline = pytest.mark.skipif(
+    not _answers_inline(),
+    reason="this kernel, container or file system cannot read without blocking: no hit is inline",
+)
+needs_maps = pytest.mark.skipif(
+    os.environ.get("COGCACHE_NO_MMAP", "0") not in ("", "0"), reason="maps are switched off"
+)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support_pool import gate
+from support_pool import gate, settle
 
 from cogcache import CacheManager, FilesystemCacheConfig, MemoryCacheConfig, _bridge, _core
 from cogcache.backends.filesystem import FilesystemCacheBackend
@@ -163,7 +163,7 @@ def test_a_fork_finds_no_idle_thread_of_ours(tmp_path: Path) -> None:
     """Python 3.12 and later warn of a fork in a process that has threads."""
     cache = make_cache(tmp_path)
     asyncio.run(cache.set("key", b"x" * 1_000_000))
-    assert _core.drain_pool(60)
+    settle()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         child = os.fork()

@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support_pool import descriptors, draft_of, gate, leftovers, settle, tier_at
+from support_pool import (
+    descriptors,
+    draft_of,
+    gate,
+    leftovers,
+    needs_inline,
+    needs_maps,
+    settle,
+    tier_at,
+)
 
 from cogcache import _bridge, _core
 from cogcache._inline import run_inline
@@ -32,6 +41,7 @@ def objects(tier: FilesystemCacheBackend) -> list[Path]:
 # --- the hit --------------------------------------------------------------------------------------
 
 
+@needs_inline
 @pytest.mark.parametrize("size", [10, 4000, 50_000, 200_000])
 async def test_a_warm_hit_makes_no_job(tmp_path: Path, size: int) -> None:
     tier = tier_at(tmp_path)
@@ -66,6 +76,8 @@ async def test_a_long_document_is_left_to_the_pool(tmp_path: Path) -> None:
     await tier.aclose()
 
 
+@needs_inline
+@needs_maps
 async def test_a_large_array_is_lent_writable_and_nobody_else_sees_changes(tmp_path: Path) -> None:
     tier = tier_at(tmp_path)
     array = np.random.default_rng(1).standard_normal((1000, 500))
@@ -84,6 +96,7 @@ async def test_a_large_array_is_lent_writable_and_nobody_else_sees_changes(tmp_p
     second[:] = 0
 
 
+@needs_inline
 async def test_many_keys_in_one_call(tmp_path: Path) -> None:
     tier = tier_at(tmp_path)
     for number in range(30):
@@ -106,6 +119,7 @@ async def test_many_keys_in_one_call(tmp_path: Path) -> None:
     await tier.aclose()
 
 
+@needs_inline
 async def test_a_batch_does_not_hold_the_loop_for_ever(tmp_path: Path) -> None:
     tier = tier_at(tmp_path)
     assert await tier.set("key", os.urandom(200_000))
@@ -254,6 +268,7 @@ async def test_clear_spares_an_entry_that_was_replaced_meanwhile(tmp_path: Path)
     await tier.aclose()
 
 
+@needs_inline
 async def test_statistics_need_no_walk_and_count_every_hit(tmp_path: Path) -> None:
     tier = tier_at(tmp_path, max_size_mb=100)
     assert await tier.set("key", b"x" * 10)
@@ -509,6 +524,7 @@ async def test_cancelled_at_every_await(tmp_path: Path, name: str) -> None:
             was_cancelled, _ = await cancelled_at(OPERATIONS[name](tier), number)
             settle()
             channel_pending.drain()
+            await asyncio.sleep(0)  # what the loop runs now still holds the last result
             gc.collect()
             assert channel_pending.pending == 0
             assert descriptors() <= before
@@ -524,7 +540,7 @@ async def test_cancelled_at_every_await(tmp_path: Path, name: str) -> None:
             del tier
     assert number > 1, "nothing was ever awaited: this test tests nothing"
     gc.collect()
-    assert descriptors() <= outer_before + 1  # the loop's own channel
+    assert descriptors() <= outer_before + 2  # the loop's own channel, which may be a pipe
 
 
 async def test_a_cancelled_wait_in_the_crowd_disturbs_nobody(tmp_path: Path) -> None:
@@ -591,7 +607,7 @@ async def test_the_loops_thread_moves_no_values(tmp_path: Path) -> None:
     # Reading entries back touches their last 64 KiB; the comparison above reads two of 32 values.
     assert written - written_before < moved / 100
     assert read - read_before < moved / 50
-    if not sys.flags.dev_mode:  # whose allocator writes over all memory it gives
+    if not sys.flags.dev_mode and "PYTHONMALLOC" not in os.environ:  # those touch all memory
         assert faults * 4096 < moved / 4
     assert ticks > 100
     await tier.aclose()

@@ -21,6 +21,7 @@ from support_pool import (
     draft_of,
     gate,
     leftovers,
+    needs_inline,
     tier_at,
 )
 
@@ -106,6 +107,7 @@ async def test_a_tier_in_memory_leaves_large_work_to_the_pool() -> None:
     await tier.aclose()
 
 
+@needs_inline
 async def test_nothing_is_made_before_something_must_wait(tmp_path: Path) -> None:
     before = _core.pool_stats()
     open_before = descriptors()
