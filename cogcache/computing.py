@@ -11,7 +11,7 @@ import contextvars
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
@@ -174,7 +174,7 @@ class Computations:
 
 
 @contextlib.asynccontextmanager
-async def _entered(gate: Any) -> Any:
+async def _entered(gate: Any) -> AsyncIterator[None]:
     if gate is None:
         yield
     elif is_inline():
@@ -215,7 +215,11 @@ async def call_compute(compute: Callable[[], Any], executor: Executor | None) ->
     loop = asyncio.get_running_loop()
     if executor is None or isinstance(executor, concurrent.futures.ThreadPoolExecutor):
         context = contextvars.copy_context()
-        result = await loop.run_in_executor(executor, context.run, _without_stop, compute)
+
+        def work() -> Any:
+            return context.run(_without_stop, compute)
+
+        result = await loop.run_in_executor(executor, work)
     else:  # a context does not travel to another process
         result = await loop.run_in_executor(executor, _without_stop, compute)
     return await result if inspect.isawaitable(result) else result
