@@ -1,5 +1,6 @@
 """Arrays out of a store: writable, private, exact; lent once, never shared."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ import pytest
 from support.valuedata import KEY, draft, entry_of, image_of
 
 from cogcache import _core
+from cogcache.backends.filesystem import FilesystemCacheBackend
+from cogcache.config import FilesystemCacheConfig
 
 LARGE = np.arange(500_000, dtype="f8").reshape(500, 1000)
 
@@ -284,3 +287,17 @@ def test_no_warning_from_an_array_that_comes_back(store: _core.Store):
     put(store, LARGE)
     array = get(store).value()
     assert array.flags.writeable and array.__array_interface__["data"][1] is False
+
+
+async def test_loads_of_one_entry_beside_the_loop_never_share_its_map(tmp_path: Path):
+    tier = FilesystemCacheBackend(FilesystemCacheConfig(str(tmp_path)))
+    await tier.set("k", {"text": [f"frame {i} " * 20 for i in range(20_000)], "array": LARGE})
+    for _ in range(5):
+        entry = await tier.fetch(_core.raw_key("k"))
+        assert isinstance(entry, _core.Entry)
+        loads = [tier.load(entry) for _ in range(4)]
+        answers = await asyncio.gather(*loads, return_exceptions=True)
+        arrays = [answer["array"] for answer in answers if isinstance(answer, dict)]
+        assert all(isinstance(answer, dict | ValueError) for answer in answers)
+        assert len({array.ctypes.data for array in arrays}) == len(arrays) >= 1
+    await tier.aclose()
