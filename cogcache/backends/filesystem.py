@@ -19,7 +19,7 @@ from cogcache import _bridge, _core
 from cogcache._inline import is_inline
 from cogcache.backends.base import CacheBackend, KeyPattern
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
-from cogcache.exceptions import ClosedError
+from cogcache.exceptions import ClosedError, ConfigError
 from cogcache.keys import Key
 
 logger = logging.getLogger("cogcache")
@@ -263,7 +263,22 @@ class StructuredFilesystemBackend(FilesystemCacheBackend):
 
 
 def open_store(config: FilesystemCacheConfig) -> _core.Store:
-    """Open the directory that ``config`` names."""
+    """Open the directory that ``config`` names.
+
+    Raises:
+        ConfigError: It cannot be used by this user as configured.
+    """
+    try:
+        return _open_store(config)
+    except (FileNotFoundError, PermissionError) as error:
+        raise ConfigError(
+            f"base_path {config.expanded_path}: this user can neither write there nor find an "
+            f"older cache to read ({error.strerror or error}); choose another directory or change "
+            f"its owner or mode"
+        ) from error
+
+
+def _open_store(config: FilesystemCacheConfig) -> _core.Store:
     access: dict[object, Any] = {True: "ro", False: "rw", "auto": "auto"}
     return _core.Store(
         os.path.abspath(config.expanded_path),

@@ -220,7 +220,8 @@ async def test_refresh_lengthens_a_life_and_leaves_the_bytes(tmp_path: Path) -> 
 
 
 async def test_invalidated_tags_are_misses_everywhere(tmp_path: Path) -> None:
-    tier, other = tier_at(tmp_path), tier_at(tmp_path)
+    # No sweep: it would reclaim what is looked at here.
+    tier, other = (tier_at(tmp_path, cleanup_on_startup=False) for _ in range(2))
     now_us = max(tier.now_ms() * 1000, tier.tag_version("video"))
     draft = tier.draft(_core.raw_key("key"), 1, ttl_ms=None, meta={3: [["video", now_us]]})
     assert await tier.put(draft)

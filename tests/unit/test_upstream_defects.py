@@ -163,7 +163,7 @@ async def test_d12_metadata_and_listing_are_there(manager: CacheManager) -> None
 
 
 async def test_d13_touching_or_copying_files_changes_no_life(tmp_path: Path) -> None:
-    config = FilesystemCacheConfig(tmp_path / "cache", max_size_mb=20)
+    config = FilesystemCacheConfig(tmp_path / "cache", max_size_mb=20, cleanup_on_startup=False)
     manager = CacheManager(CacheConfig([config]))
     clock = FakeClock(manager)
     await manager.set("mortal", 1, ttl=100)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +195,27 @@ async def test_a_video_takes_its_arguments_by_position_as_the_cache_does(video: 
         await cache.video(bound.source, source_id="other")
     with pytest.raises(TypeError, match="config"):
         await cache.video(video, [1])  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # 3.12: fork beside threads
+def test_a_directory_that_this_user_cannot_write_is_a_configuration_error(tmp_path: Path) -> None:
+    root = tmp_path / "theirs"
+    root.mkdir()
+    for directory in (root, *list(root.parents)[:3]):
+        directory.chmod(0o755)
+    root.chmod(0o555)
+    child = os.fork()
+    if child == 0:
+        said = ""
+        with contextlib.suppress(BaseException):
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            try:
+                PipelineArtifactCache.open(root)
+            except ConfigError as error:
+                said = str(error)
+        os._exit(0 if "base_path" in said and "choose another directory" in said else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    root.chmod(0o755)
