@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,11 @@ async def test_a_video_takes_its_arguments_by_position_as_the_cache_does(video: 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # 3.12: fork beside threads
-def test_a_directory_that_this_user_cannot_write_is_a_configuration_error(tmp_path: Path) -> None:
-    root = tmp_path / "theirs"
+def test_a_directory_that_this_user_cannot_write_is_a_configuration_error() -> None:
+    above = tempfile.mkdtemp()  # the test's own directories lie under one that is private
+    root = Path(above, "theirs")
     root.mkdir()
-    for directory in (root, *list(root.parents)[:3]):
-        directory.chmod(0o755)
+    Path(above).chmod(0o755)
     root.chmod(0o555)
     child = os.fork()
     if child == 0:
@@ -218,4 +219,5 @@ def test_a_directory_that_this_user_cannot_write_is_a_configuration_error(tmp_pa
                 said = str(error)
         os._exit(0 if "base_path" in said and "choose another directory" in said else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    root.chmod(0o755)
+    root.rmdir()
+    os.rmdir(above)
