@@ -260,9 +260,9 @@ def _check_numbers(name: str, known: Mapping[str, Parameter], values: Mapping[st
             argument == "segment_id" and isinstance(values[argument], str)
         ):
             continue
-        value = values[argument]
-        if value is None and known[argument].default is None:
+        if values[argument] is None and known[argument].default is None:
             continue
+        value = values[argument]
         if isinstance(value, bool) or not _is_number(value):
             raise KeyTypeError(
                 f"{name}: {argument} must be a number, not {type(value).__name__}", f"$.{argument}"
