@@ -234,3 +234,17 @@ async def test_compressed_and_plain_entries_are_read_alike(tmp_path: Path) -> No
         manager = filesystem_manager(tmp_path / "c", enable_compression=flag)
         assert await manager.get_many(["a", "b"]) == {"a": text, "b": text}
         await manager.aclose()
+
+
+async def test_multi_vector_frames_are_exact_in_both_precisions(tmp_path: Path) -> None:
+    import ml_dtypes
+
+    manager = filesystem_manager(tmp_path / "c")
+    bits = np.random.default_rng(2).integers(0, 1 << 16, (150, 1024, 320), np.uint16)
+    for array in (bits.view(ml_dtypes.bfloat16), bits[:40].astype(np.float32)):
+        assert await manager.set("frames", array)
+        got = await manager.get("frames")
+        assert (got.dtype, got.shape) == (array.dtype, array.shape)
+        assert np.array_equal(got.view(np.uint16), array.view(np.uint16))
+        assert got.flags.writeable
+    await manager.aclose()
