@@ -194,7 +194,7 @@ def describe(
             raise RuntimeError(f"keyframe {frame_id} is not a picture")
         small = cv2.resize(image, (80, 45), interpolation=cv2.INTER_AREA).astype(np.uint8)
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        scale = 480 / image.shape[1]
+        scale = 320 / image.shape[1]
         view = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         # 12 neighbours: with OpenCV's usual 3 to 5, half of what it finds is foliage.
         found = faces.detectMultiScale(view, 1.1, 12, minSize=(32, 32))
