@@ -248,7 +248,9 @@ class _Telling:
         )
         self.plan.sheet.parent.mkdir(parents=True, exist_ok=True)
         self.plan.sheet.write_text(render(sheet), encoding="utf-8")
-        self.teller.say(f"\ncontact sheet: {self.plan.sheet}")
+        place, here = self.plan.sheet.resolve(), Path.cwd()
+        shown = place.relative_to(here) if place.is_relative_to(here) else place
+        self.teller.say(f"\ncontact sheet: {shown}")
 
     def _shots(self, known: Ingested) -> list[Shot]:
         texts = known.descriptions["descriptions"]
