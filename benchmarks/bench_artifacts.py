@@ -246,9 +246,10 @@ def machine(folder: Path) -> str:
     except OSError:
         pass
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    kernel = platform.release().split("-")[0]
     return (
-        f"{os.cpu_count()} CPUs ({model}), {memory:.0f} GiB, {platform.system()} "
-        f"{platform.release().split('-')[0]}, {file_system(folder)}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} CPUs ({model}), {memory:.0f} GiB, {platform.system()} {kernel}, "
+        f"{file_system(folder)}, Python {platform.python_version()}, "
         f"{datetime.datetime.now(datetime.UTC):%d %B %Y}"
     )
 
