@@ -145,7 +145,8 @@ class Computations:
 
     async def _fly(self, recipe: Recipe) -> _Outcome:
         async with _entered(recipe.gate):
-            if recipe.gate is not None and not recipe.refresh:
+            # Between this caller's miss and its lead, or at the gate, another may have brought it.
+            if not recipe.refresh:
                 found = await recipe.look_again()
                 if found.hit:
                     return _Outcome(found.value, found=True)
