@@ -9,7 +9,6 @@ release changes no key of an earlier one.
 from __future__ import annotations
 
 import difflib
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -355,19 +354,3 @@ def _is_neutral(value: Any, default: Any) -> bool:
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-
-
-def signature_of(name: str) -> inspect.Signature:
-    """The arguments of an artifact as a signature, for documentation and tests."""
-    return inspect.Signature(
-        [
-            inspect.Parameter(
-                parameter.argument,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty
-                if parameter.default is REQUIRED
-                else parameter.default,
-            )
-            for parameter in artifact_of(name).parameters
-        ]
-    )

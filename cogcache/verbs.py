@@ -286,7 +286,7 @@ class ArtifactVerbs:
         recipe = Recipe(
             compute=compute,
             keep=keep,
-            look_again=lambda: self._look(request, load, counted=True),
+            look_again=lambda: self._look(request, load, again=True),
             gate=gate,
             refresh=refresh,
             strict=strict,
@@ -414,16 +414,16 @@ class ArtifactVerbs:
         return Key(self.profile or "", source, artifact, params)
 
     async def _look(
-        self, request: _Request, load: Mapping[str, Any], *, counted: bool = False
+        self, request: _Request, load: Mapping[str, Any], *, again: bool = False
     ) -> Lookup:
         options, pick = _load_options(request.artifact.name, load)
-        ask = self.cache.look_again if counted else self.cache.lookup
+        ask = self.cache.look_again if again else self.cache.lookup
         found = await ask(request.key, **options)
         name = request.artifact.name
         if found.hit:
             value = pick(found.value)
             if value is not _NOTHING:
-                if not counted:
+                if not again:
                     counts = self._counts_of(name)
                     counts["hits"] += 1
                     counts["hit_bytes"] += found.stored_bytes
@@ -432,7 +432,7 @@ class ArtifactVerbs:
             found = Lookup(False, reason="no-images")
         elif request.source.kind == "absent" and found.reason == "absent":
             found = Lookup(False, reason="source-missing")
-        if not counted:
+        if not again:
             self._count(name, "misses")
             self._fence.note_miss(request.source, request.scope)
             self._note_stamp(request)

@@ -68,20 +68,6 @@ enum cog_status cog_buf_append_u8(struct cog_buf *buf, uint8_t value)
     return cog_buf_append(buf, &value, 1);
 }
 
-enum cog_status cog_buf_append_u16(struct cog_buf *buf, uint16_t value)
-{
-    unsigned char bytes[2];
-    cog_store_le16(bytes, value);
-    return cog_buf_append(buf, bytes, sizeof bytes);
-}
-
-enum cog_status cog_buf_append_u32(struct cog_buf *buf, uint32_t value)
-{
-    unsigned char bytes[4];
-    cog_store_le32(bytes, value);
-    return cog_buf_append(buf, bytes, sizeof bytes);
-}
-
 enum cog_status cog_buf_append_u64(struct cog_buf *buf, uint64_t value)
 {
     unsigned char bytes[8];
@@ -99,14 +85,4 @@ void cog_buf_release(struct cog_buf *buf)
     cog_free(buf->data);
     buf->data = NULL;
     buf->size = buf->capacity = 0;
-}
-
-unsigned char *cog_buf_detach(struct cog_buf *buf, size_t *size)
-{
-    unsigned char *data = buf->data;
-    if (size)
-        *size = buf->size;
-    buf->data = NULL;
-    buf->size = buf->capacity = 0;
-    return data;
 }

@@ -1,6 +1,6 @@
 /*
- * A growable byte buffer. `{0}` is a valid empty one. Growth doubles; detach hands the memory to
- * the caller (cog_free). Every append either happens whole or leaves the buffer as it was.
+ * A growable byte buffer. `{0}` is a valid empty one. Growth doubles.
+ * Every append either happens whole or leaves the buffer as it was.
  */
 #ifndef COG_BUF_H
 #define COG_BUF_H
@@ -23,12 +23,9 @@ enum cog_status cog_buf_append_zeros(struct cog_buf *buf, size_t size);
 /* uninitialised room */
 enum cog_status cog_buf_extend(struct cog_buf *buf, size_t size, unsigned char **where);
 enum cog_status cog_buf_append_u8(struct cog_buf *buf, uint8_t value);
-/* little-endian, all of them */
-enum cog_status cog_buf_append_u16(struct cog_buf *buf, uint16_t value);
-enum cog_status cog_buf_append_u32(struct cog_buf *buf, uint32_t value);
+/* little-endian */
 enum cog_status cog_buf_append_u64(struct cog_buf *buf, uint64_t value);
 void cog_buf_reset(struct cog_buf *buf);   /* size 0, memory kept */
 void cog_buf_release(struct cog_buf *buf); /* frees; the buffer is empty and usable again */
-unsigned char *cog_buf_detach(struct cog_buf *buf, size_t *size); /* NULL for a never-used buffer */
 
 #endif
