@@ -354,8 +354,11 @@ static void walk(int parent, const char *name, struct truth *out, bool objects, 
         if (fstatat(fd, one->d_name, &stat, AT_SYMLINK_NOFOLLOW)) {
             continue;
         }
-        out->all += (uint64_t)stat.st_blocks * 512;
-        out->moving += objects || temps ? charge_of(&stat) : 0;
+        /* between link and unlink of a publish without renameat2 a file has two names: half each */
+        uint64_t names_of_it = S_ISREG(stat.st_mode) ? (uint64_t)stat.st_nlink : 1;
+        names_of_it = names_of_it ? names_of_it : 1;
+        out->all += (uint64_t)stat.st_blocks * 512 / names_of_it;
+        out->moving += objects || temps ? charge_of(&stat) / names_of_it : 0;
         if (S_ISDIR(stat.st_mode)) {
             bool in_objects = objects || strcmp(one->d_name, "objects") == 0;
             walk(fd, one->d_name, out, in_objects, strcmp(one->d_name, "tmp") == 0, look_inside);
