@@ -4,6 +4,16 @@ import os
 
 import pytest
 from hypothesis import settings
+from support.servers import fixtures
+from support.servers.fixtures import (  # noqa: F401 - fixtures of every test
+    redis_server,
+    s3_bucket,
+    s3_place,
+    s3_server,
+    shared_servers,
+    start_redis,
+    start_s3,
+)
 
 # No test asserts on times, so hypothesis must not either.
 settings.register_profile("cogcache", deadline=None, print_blob=True)
@@ -18,3 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if long_forms:
         config.hook.pytest_deselected(items=long_forms)
         items[:] = [item for item in items if item not in set(long_forms)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    fixtures.parametrize(metafunc)

@@ -1,0 +1,118 @@
+"""The servers as fixtures: one of each kind a session, a fresh place in it for each test.
+
+``s3_place`` runs a test once for every S3 server; ``@pytest.mark.s3("weed")`` chooses. A server
+that a test killed or froze is up again for the next one. Where something is not installed the tests
+that need it fail and say what to install; ``COGCACHE_TEST_WITHOUT=redis,swift`` skips them instead.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TypeVar
+
+import pytest
+
+from .process import MissingServer, Server
+from .redis import RedisServer
+from .s3 import MotoServer, S3Place, S3Server, SeaweedServer
+
+S = TypeVar("S", bound=Server)
+S3_SERVERS: dict[str, type[S3Server]] = {"weed": SeaweedServer, "moto": MotoServer}
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Run what uses `s3_server` on every server, or on those of its mark ``s3``."""
+    if "s3_server" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("s3")
+        names = mark.args if mark else tuple(S3_SERVERS)
+        assert set(names) <= set(S3_SERVERS), f"there are {sorted(S3_SERVERS)}"
+        metafunc.parametrize("s3_server", names, indirect=True)
+
+
+def started(server: S, group: str) -> S:
+    """Start it; without its program fail, or skip what was named to be left out."""
+    if group in os.environ.get("COGCACHE_TEST_WITHOUT", "").replace(",", " ").split():
+        pytest.skip(f"COGCACHE_TEST_WITHOUT names {group}")
+    try:
+        return server.start()
+    except MissingServer as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+class Shared:
+    """The servers of this session, started when first asked for."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self._servers: dict[str, Server] = {}
+
+    def get(self, group: str, make: Callable[[], S]) -> S:
+        server = self._servers.get(group)
+        if server is None:
+            server = self._servers[group] = started(make(), group)
+            self.stack.callback(server.close)
+        server.revive()
+        return server  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def shared_servers() -> Iterator[Shared]:
+    shared = Shared()
+    with shared.stack:
+        yield shared
+
+
+@pytest.fixture
+def s3_server(request: pytest.FixtureRequest, shared_servers: Shared) -> S3Server:
+    """The session's S3 server: every one in turn, or those of the mark ``s3``."""
+    return shared_servers.get(request.param, S3_SERVERS[request.param])
+
+
+@pytest.fixture
+def s3_place(s3_server: S3Server) -> Iterator[S3Place]:
+    """A fresh prefix in a bucket of `s3_server`."""
+    with s3_server.place() as place:
+        yield place
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> Iterator[S3Place]:
+    """A fresh bucket in `s3_server`, for tests that look at all of it or remove it."""
+    with s3_server.bucket() as place:
+        yield place
+
+
+@pytest.fixture
+def start_s3() -> Iterator[Callable[[str], S3Server]]:
+    """Start an S3 server of the test's own: ``start_s3("weed")``."""
+    with ExitStack() as stack:
+
+        def start(name: str) -> S3Server:
+            server = started(S3_SERVERS[name](), name)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def redis_server(shared_servers: Shared) -> RedisServer:
+    """The session's plain redis-server, empty."""
+    server = shared_servers.get("redis", RedisServer)
+    with server.client() as client:
+        client.flushall()
+        client.config_resetstat()
+    return server
+
+
+@pytest.fixture
+def start_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Start a redis-server of the test's own: ``start_redis(tls=True, password="x")``."""
+    with ExitStack() as stack:
+
+        def start(**options: object) -> RedisServer:
+            server = started(RedisServer(**options), "redis")  # type: ignore[arg-type]
+            stack.callback(server.close)
+            return server
+
+        yield start

