@@ -139,6 +139,70 @@ class Image:
     def pieces(self) -> list[memoryview]: ...
 
 @final
+class EntryWriter:
+    """A value that arrives as a stream of bytes, to the bytes of its container, strictly forward.
+
+    The entry is the one that the same value as ``bytes`` makes, so that ``Entry.value()`` is
+    ``bytes``. Held between two calls: less than one chunk, and 8 to 12 bytes for each chunk before.
+    Every byte that ``feed`` and ``finish`` return belongs to the container, in this order; a call
+    that failed or was cancelled has lost some: then every later one is a ``ValueError``.
+
+    ``length`` announces how many bytes will come: fewer or more are a ``ValueError``, and
+    ``chunk_size`` (4 KiB to 64 MiB, 5 MiB by default) grows so that ``max_chunks`` are enough.
+    Without it, bytes beyond ``max_chunks`` chunks are a ``ValueError``. One thread at a time:
+    another call meanwhile is a ``RuntimeError``. A forked child cannot use its parent's.
+    """
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def token(self) -> int: ...
+    @property
+    def raw_bytes(self) -> int: ...  # fed so far
+    @property
+    def length(self) -> int: ...  # of the container, handed out so far
+    @property
+    def chunk_size(self) -> int: ...  # as chosen
+    @property
+    def digest(self) -> bytes: ...  # XXH3-128 of what was fed so far: metadata 8
+    @property
+    def finished(self) -> bool: ...
+    def __new__(
+        cls,
+        key: Buffer,
+        *,
+        meta: Mapping[int | str, Any],
+        refreshed_ms: int,
+        ttl_ms: int | None,  # None = never expires
+        stale_ms: int | None = 0,
+        compress: bool = True,
+        level: int = 1,
+        token: int = 0,
+        length: int | None = None,
+        chunk_size: int = 5242880,
+        max_chunks: int = 4194303,
+    ) -> EntryWriter: ...
+    def feed(self, data: Buffer, /) -> bytes:
+        """Take bytes of the value; the bytes of the container that follow from them, often none.
+
+        Runs without the GIL where it takes long. ``data`` must not change meanwhile.
+        """
+    def finish(self, meta: Mapping[int | str, Any] | None = None) -> bytes:
+        """The value is complete: the last bytes of the container. ``meta`` replaces the metadata
+        given before.
+        """
+    def submit(
+        self,
+        channel: Channel | None,
+        future: Any,
+        operation: str,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Run the method named ``operation`` (feed, finish) in the thread pool."""
+
+@final
 class Entry:
     """One generation of one entry, opened for reading: from memory, from the store, or through a
     read function.

@@ -170,20 +170,19 @@ static int take_key(struct cog_draft *draft, const Py_buffer *key)
     return 0;
 }
 
-/* Metadata must be such that every reader takes it. */
-static int take_meta(struct cog_py_state *state, struct cog_draft *draft, PyObject *meta)
+int cog_py_take_meta(struct cog_py_state *state, PyObject *meta, struct cog_buf *out)
 {
     struct cog_meta parsed;
 
-    if (cog_walk_plain(state, meta, COG_META_DEPTH, "meta", &draft->meta) < 0) {
+    if (cog_walk_plain(state, meta, COG_META_DEPTH, "meta", out) < 0) {
         return -1;
     }
-    if (draft->meta.size > COG_META_LIMIT) {
-        PyErr_Format(PyExc_ValueError, "meta: %zu bytes encoded; the limit is %d", draft->meta.size,
+    if (out->size > COG_META_LIMIT) {
+        PyErr_Format(PyExc_ValueError, "meta: %zu bytes encoded; the limit is %d", out->size,
                      COG_META_LIMIT);
         return -1;
     }
-    if (cog_meta_parse(draft->meta.data, draft->meta.size, &parsed) != COG_OK) {
+    if (cog_meta_parse(out->data, out->size, &parsed) != COG_OK) {
         PyErr_SetString(PyExc_ValueError,
                         "meta: not a mapping, or a known field with a value of the wrong type");
         return -1;
@@ -209,19 +208,13 @@ static struct cog_py_put describe(const struct cog_draft *draft)
 /* --- Draft -------------------------------------------------------------------------------------
  */
 
-struct draft_arguments {
-    PyObject *value, *meta, *refreshed, *ttl, *stale, *token;
-    Py_buffer key;
-    int compress, compress_arrays, level;
-};
-
-static int parse_draft(PyObject *args, PyObject *kwargs, struct draft_arguments *out)
+static int parse_draft(PyObject *args, PyObject *kwargs, struct cog_py_draft_arguments *out)
 {
     static char *names[] = {"value",  "key",      "meta",     "refreshed_ms",
                             "ttl_ms", "stale_ms", "compress", "compress_arrays",
                             "level",  "token",    NULL};
 
-    *out = (struct draft_arguments){.compress = 1, .level = 1};
+    *out = (struct cog_py_draft_arguments){.compress = 1, .level = 1};
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*|$OOOOppiO:Draft", names, &out->value,
                                      &out->key, &out->meta, &out->refreshed, &out->ttl, &out->stale,
                                      &out->compress, &out->compress_arrays, &out->level,
@@ -236,11 +229,9 @@ static int parse_draft(PyObject *args, PyObject *kwargs, struct draft_arguments 
     return 0;
 }
 
-static int fill_draft(struct cog_py_state *state, struct py_draft *self,
-                      const struct draft_arguments *arguments)
+int cog_py_draft_fill(struct cog_py_state *state, const struct cog_py_draft_arguments *arguments,
+                      struct cog_draft *draft)
 {
-    struct cog_draft *draft = &self->draft;
-
     draft->compress = arguments->compress;
     draft->compress_arrays = arguments->compress_arrays;
     draft->level = arguments->level;
@@ -256,23 +247,24 @@ static int fill_draft(struct cog_py_state *state, struct py_draft *self,
          read_span(arguments->stale, "stale_ms", &draft->fresh.stale_ms) < 0) ||
         (arguments->token != NULL &&
          read_number(arguments->token, "token", UINT64_MAX, &draft->token) < 0) ||
-        take_meta(state, draft, arguments->meta) < 0) {
+        cog_py_take_meta(state, arguments->meta, &draft->meta) < 0) {
         return -1;
     }
-    return cog_walk_value(state, arguments->value, draft, &self->holds);
+    return 0;
 }
 
 static PyObject *draft_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     struct cog_py_state *state = cog_py_state_of_type(type);
-    struct draft_arguments arguments;
+    struct cog_py_draft_arguments arguments;
 
     if (state == NULL || parse_draft(args, kwargs, &arguments) < 0) {
         return NULL;
     }
     struct py_draft *self = (struct py_draft *)type->tp_alloc(type, 0);
 
-    if (self != NULL && fill_draft(state, self, &arguments) < 0) {
+    if (self != NULL && (cog_py_draft_fill(state, &arguments, &self->draft) < 0 ||
+                         cog_walk_value(state, arguments.value, &self->draft, &self->holds) < 0)) {
         Py_CLEAR(self);
     }
     PyBuffer_Release(&arguments.key);

@@ -21,6 +21,20 @@ struct cog_py_put {
 };
 /* 0, or -1 with TypeError set when `what` is neither. */
 int cog_py_put_of(struct cog_py_state *state, PyObject *what, struct cog_py_put *out);
+
+/* The arguments of a Draft and of what else makes entries; objects are borrowed, NULL where not
+ * given. */
+struct cog_py_draft_arguments {
+    PyObject *value, *meta, *refreshed, *ttl, *stale, *token;
+    Py_buffer key;
+    int compress, compress_arrays, level;
+};
+/* Everything but the value into `draft` (`{0}` before). 0, or -1 with an exception set. */
+int cog_py_draft_fill(struct cog_py_state *state, const struct cog_py_draft_arguments *arguments,
+                      struct cog_draft *draft);
+/* Append `meta`, encoded such that every reader takes it. 0, or -1 with an exception set. */
+int cog_py_take_meta(struct cog_py_state *state, PyObject *meta, struct cog_buf *out);
+
 /*
  * An Image that takes `image` over (in every case) and tells about it what `about` says; `owner`
  * keeps alive what both borrow.

@@ -28,6 +28,7 @@
     X(PyTypeObject, memory_type)                                       \
     X(PyTypeObject, draft_type)                                        \
     X(PyTypeObject, image_type)                                        \
+    X(PyTypeObject, writer_type)                                       \
     X(PyTypeObject, entry_type)                                        \
     X(PyTypeObject, part_info_type)                                    \
     X(PyObject, damaged_error)                                         \
@@ -72,6 +73,7 @@ int cog_py_add_channel(PyObject *module);
 int cog_py_add_memory(PyObject *module);
 int cog_py_add_value(PyObject *module);
 int cog_py_add_draft(PyObject *module);
+int cog_py_add_writer(PyObject *module);
 int cog_py_add_entry(PyObject *module);
 int cog_py_add_store(PyObject *module);
 
