@@ -14,14 +14,17 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from cogcache._types import Duration, duration_seconds
 from cogcache.exceptions import CogcacheWarning, ConfigError
 
 SMALLEST_SIZE_MB = 17
 LARGEST_SIZE_MB = 1e12  # an exabyte
+LONGEST_PREFIX = 400  # bytes; the longest object name is 1,024 and ours add 515 to the prefix
 POLICIES = ("lru", "lfu", "fifo", "cost")
+WRITE_MODES = ("through", "behind", "off")
 _FORMATS = ("pickle", "json", "msgpack")
 
 _ConfigType = TypeVar("_ConfigType")
@@ -78,7 +81,9 @@ def _flag(value: object, field_name: str) -> None:
 
 
 def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
-    """Turn the TypeError of an unknown keyword into a ConfigError that names the nearest one."""
+    """Turn the TypeError of an unknown keyword into a ConfigError that names the nearest one, and
+    take ``ALIASES`` of the class for the names that they stand for.
+    """
     plain: Callable[..., None] = cls.__init__
     fields = [f for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
     names = {f.name for f in fields}
@@ -91,9 +96,11 @@ def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
 
     @functools.wraps(plain)
     def strict(self: Any, *args: Any, **named: Any) -> None:
+        named = _without_aliases(cls, named)
         for name in named:
             if name not in names:
-                raise ConfigError(f"{cls.__name__}: unknown option {name!r}{nearest(name, names)}")
+                hint = nearest(name, {*names, *getattr(cls, "ALIASES", ())})
+                raise ConfigError(f"{cls.__name__}: unknown option {name!r}{hint}")
         given = order[: len(args)]
         if len(args) > len(order):
             raise ConfigError(f"{cls.__name__} takes at most {len(order)} options by position")
@@ -104,6 +111,22 @@ def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
 
     cls.__init__ = strict  # type: ignore[method-assign]
     return cls
+
+
+def _without_aliases(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with every other name of a field replaced by the field's own.
+
+    Raises:
+        ConfigError: A field is given under two names.
+    """
+    aliases: Mapping[str, str] = getattr(cls, "ALIASES", {})
+    plain: dict[str, Any] = {}
+    for name, value in options.items():
+        field_name = aliases.get(name, name)
+        if field_name != name and field_name in options:
+            raise ConfigError(f"{cls.__name__}: {name!r} and {field_name!r} are the same option")
+        plain[field_name] = value
+    return plain
 
 
 class BackendConfig:
@@ -117,6 +140,12 @@ class BackendConfig:
         enable_compression: ``None`` takes the manager's setting.
         serialization_format: Accepted for older configurations; there is one codec, so it has no
             effect.
+        write_mode: ``"through"`` writes to the tier before a put is done, ``"behind"`` after it,
+            ``"off"`` only reads.
+        required: Whether a put fails when this tier does not keep the entry.
+        timeout_seconds: How long one call may take; ``None`` is what the tier thinks right.
+        min_value_size: Smaller values (bytes, before compression) do not go to this tier.
+        max_value_size: Larger values do not; ``None`` is no limit.
     """
 
     backend_type: str = ""
@@ -124,6 +153,11 @@ class BackendConfig:
     priority: int = 0
     enable_compression: bool | None = None
     serialization_format: str | None = None
+    write_mode: str = "through"
+    required: bool = False
+    timeout_seconds: float | None = None
+    min_value_size: int = 0
+    max_value_size: int | None = None
 
     def __post_init__(self) -> None:
         """Check the common fields; a derived class calls this from its own."""
@@ -133,15 +167,38 @@ class BackendConfig:
         if self.enable_compression is not None:
             _flag(self.enable_compression, "enable_compression")
         note_serialization_format(self.serialization_format)
+        choice(self.write_mode, "write_mode", WRITE_MODES)
+        _flag(self.required, "required")
+        number(self.timeout_seconds, "timeout_seconds", least=0.001, most=86_400, none=True)
+        whole(self.min_value_size, "min_value_size", most=1 << 50)
+        whole(self.max_value_size, "max_value_size", most=1 << 50)
+        if self.min_value_size is None:
+            raise ConfigError("min_value_size must be a whole number; 0 is no limit")
+        if self.max_value_size is not None and self.max_value_size < self.min_value_size:
+            raise ConfigError(
+                f"max_value_size ({self.max_value_size}) is below min_value_size "
+                f"({self.min_value_size}): the tier would keep nothing"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a plain dict."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _WithPolicy(BackendConfig):
+    """The policy fields of ``BackendConfig`` as options, for our own configurations."""
+
+    write_mode: Literal["through", "behind", "off"] = "through"
+    required: bool = False
+    timeout_seconds: float | None = None
+    min_value_size: int = 0
+    max_value_size: int | None = None
+
+
 @_strict
 @dataclass(frozen=True)
-class FilesystemCacheConfig(BackendConfig):
+class FilesystemCacheConfig(_WithPolicy):
     """A tier of files under one directory, shared by any number of processes.
 
     Attributes:
@@ -230,7 +287,7 @@ class StructuredFilesystemConfig(FilesystemCacheConfig):
 
 @_strict
 @dataclass(frozen=True)
-class MemoryCacheConfig(BackendConfig):
+class MemoryCacheConfig(_WithPolicy):
     """A tier in this process' memory. It keeps encoded entries, so that nobody can change a value
     for others.
 
@@ -254,13 +311,29 @@ class MemoryCacheConfig(BackendConfig):
 
 @_strict
 @dataclass(frozen=True)
-class S3CacheConfig(BackendConfig):
-    """A tier in an S3 bucket. **The tier itself does not exist yet**: a manager refuses it with a
-    ``ConfigError``.
+class S3CacheConfig(_WithPolicy):
+    """A tier in a bucket of an S3 store, shared by any number of hosts (``docs/tiers.md``).
 
-    The class is here so that configurations can be written down; set ``enabled=False`` to carry one
-    along.
+    Needs ``pip install cogcache-video[s3]``. What is not given is found as boto3 finds it: in the
+    environment, the shared files of a profile, the role of the machine.
+
+    Attributes:
+        bucket: Its name; it must exist. It may hold other objects, which are never touched.
+        prefix: All objects are named ``<prefix>/v1/...``; also ``key_prefix``. Slashes at its ends
+            do not count.
+        priority: See ``BackendConfig``; local tiers come first.
+        endpoint_url: Of a store that is not AWS, ``"https://host[:port]"``; also ``endpoint``.
+        access_key: With ``secret_key`` the credentials. Never shown.
+        secret_key: See there. Never shown.
+        region: Such as ``"eu-central-1"``; stores other than AWS rarely care.
+        lifecycle_expiration_days: If given, the bucket gets a lifecycle rule for the prefix that
+            lets the store itself delete objects so many days after they were written; rules of
+            others stay as they are.
+        session_token: Of temporary credentials. Never shown.
+        profile: A section of the shared AWS configuration files; not with ``access_key``.
     """
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"key_prefix": "prefix", "endpoint": "endpoint_url"}
 
     backend_type: str = field(default="s3", kw_only=True)
     bucket: str = ""
@@ -271,14 +344,75 @@ class S3CacheConfig(BackendConfig):
     secret_key: str | None = field(default=None, repr=False)
     region: str | None = None
     lifecycle_expiration_days: int | None = None
+    session_token: str | None = field(default=None, repr=False, kw_only=True)
+    profile: str | None = field(default=None, kw_only=True)
     enabled: bool = field(default=True, kw_only=True)
     enable_compression: bool | None = field(default=None, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.bucket, str) or not self.bucket:
+        if (
+            not isinstance(self.bucket, str)
+            or not 1 <= len(self.bucket) <= 255
+            or not self.bucket.isprintable()
+            or any(c in self.bucket for c in "/ \\")
+        ):
             raise ConfigError(f"bucket must be the name of an S3 bucket, not {self.bucket!r}")
+        _check_prefix(self.prefix)
+        for name in ("access_key", "secret_key", "region", "session_token", "profile"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                # Not the value itself: it may be a secret.
+                raise ConfigError(f"{name} must be a text or None, not {type(value).__name__}")
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ConfigError("access_key and secret_key belong together: give both or neither")
+        if self.session_token is not None and self.access_key is None:
+            raise ConfigError("session_token needs access_key and secret_key")
+        if self.profile is not None and self.access_key is not None:
+            raise ConfigError("profile and access_key are two ways to credentials: give one")
+        _check_endpoint(self.endpoint_url)
+        whole(self.lifecycle_expiration_days, "lifecycle_expiration_days", least=1, most=36_500)
+
+    @property
+    def clean_prefix(self) -> str:
+        """``prefix`` without slashes at its ends."""
+        return self.prefix.strip("/")
+
+
+def _check_prefix(prefix: object) -> None:
+    if not isinstance(prefix, str):
+        raise ConfigError(f"prefix must be a text, not {type(prefix).__name__}")
+    segments = prefix.strip("/").split("/")
+    if prefix.strip("/") and any(one in ("", ".", "..") for one in segments):
+        raise ConfigError(f"prefix {prefix!r}: segments between slashes must not be '', '.', '..'")
+    if not prefix.isprintable() or "\\" in prefix:
+        raise ConfigError(f"prefix {prefix!r} has characters that object names do not take")
+    if len(prefix.encode("utf-8", "replace")) > LONGEST_PREFIX or any(
+        len(one.encode("utf-8", "replace")) > 255 for one in segments
+    ):
+        raise ConfigError(
+            f"prefix may have at most {LONGEST_PREFIX} UTF-8 bytes, and 255 between two slashes"
+        )
+
+
+def _check_endpoint(endpoint: object) -> None:
+    if endpoint is None:
+        return
+    if not isinstance(endpoint, str):
+        raise ConfigError(f"endpoint_url must be a text, not {type(endpoint).__name__}")
+    try:
+        parts = urlsplit(endpoint)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError("endpoint_url must be 'http://host[:port]' or 'https://host[:port]'")
+    if "@" in parts.netloc:
+        raise ConfigError("endpoint_url must not hold credentials: use access_key and secret_key")
+    if parts.query or parts.fragment:
+        raise ConfigError("endpoint_url must not have a query or a fragment")
 
 
 S3CacheBackendConfig = S3CacheConfig
@@ -355,12 +489,13 @@ def known_options(
     """
     names = {f.name for f in dataclasses.fields(cls) if f.init}
     kept: dict[str, Any] = {}
-    for name, value in options.items():
+    for name, value in _without_aliases(cls, options).items():
         if name in names:
             kept[name] = value
         elif name not in ignored:
+            hint = nearest(name, {*names, *getattr(cls, "ALIASES", ())})
             warnings.warn(
-                f"{cls.__name__}: unknown option {name!r} is ignored{nearest(name, names)}",
+                f"{cls.__name__}: unknown option {name!r} is ignored{hint}",
                 CogcacheWarning,
                 stacklevel=3,
             )

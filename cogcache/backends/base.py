@@ -387,10 +387,10 @@ class KeyPattern:
         if pattern == "":
             raise ValueError("pattern must not be empty; use None or '*' for everything")
         self.exact: str | None = None
-        self._everything = pattern is None or pattern == "*"
+        self.everything = pattern is None or pattern == "*"
         self._open_end = self._more = False
         self._segments: list[str] = []
-        if pattern is None or self._everything:
+        if pattern is None or self.everything:
             return
         if "*" not in pattern:
             self.exact = pattern
@@ -406,9 +406,27 @@ class KeyPattern:
                 "write %2A for a literal star"
             )
 
+    def fixed_segments(self) -> list[str]:
+        """The segments that every meant key begins with: those before the first star."""
+        if self.exact is not None:
+            return self.exact.split(":")
+        stars = [at for at, segment in enumerate(self._segments) if segment == "*"]
+        return self._segments[: stars[0]] if stars else list(self._segments)
+
+    def judge_start(self, known: Sequence[str]) -> bool | None:
+        """Whether keys are meant that begin with these whole segments and go on unknown: ``None``
+        where it depends on how.
+        """
+        if self.everything:
+            return True
+        wanted = self.exact.split(":") if self.exact is not None else self._segments
+        if any(want not in ("*", got) for want, got in zip(wanted, known, strict=False)):
+            return False
+        return True if self._open_end and len(wanted) + self._more <= len(known) else None
+
     def matches(self, text: str) -> bool:
         """Whether a printed key is meant."""
-        if self._everything:
+        if self.everything:
             return True
         if self.exact is not None:
             return text == self.exact

@@ -22,6 +22,7 @@ from cogcache import (
     StructuredFilesystemConfig,
 )
 from cogcache._types import duration_seconds
+from cogcache.config import known_options
 
 
 @pytest.mark.parametrize(
@@ -119,8 +120,105 @@ def test_s3_is_importable_and_says_that_it_does_not_exist_yet() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    shown = repr(S3CacheConfig(bucket="b", access_key="AKIA-visible", secret_key="secret-visible"))
-    assert "visible" not in shown
+    config = S3CacheConfig(
+        bucket="b",
+        access_key="AKIA-visible",
+        secret_key="secret-visible",
+        session_token="token-visible",
+    )
+    assert "visible" not in repr(config)
+    for wrong in ({"secret_key": None}, {"profile": "p"}, {"secret_key": 5}):
+        with pytest.raises(ConfigError) as raised:
+            dataclasses.replace(config, **wrong)  # type: ignore[arg-type]
+        assert "visible" not in str(raised.value)
+    with pytest.raises(ConfigError, match="must not hold credentials") as raised:
+        S3CacheConfig(bucket="b", endpoint_url="https://key:visible@host")
+    assert "visible" not in str(raised.value)
+
+
+def test_s3_has_the_pinned_names_and_defaults() -> None:
+    config = S3CacheConfig("b")
+    assert (config.backend_type, config.prefix, config.priority) == ("s3", "artifacts", 1)
+    given = S3CacheConfig(
+        bucket="b",
+        key_prefix="pipeline/",
+        endpoint="http://127.0.0.1:9000",
+        access_key="k",
+        secret_key="s",
+        region="us-east-1",
+        lifecycle_expiration_days=7,
+    )
+    assert (given.prefix, given.endpoint_url) == ("pipeline/", "http://127.0.0.1:9000")
+    assert given.clean_prefix == "pipeline"
+
+
+def test_s3_says_what_is_wrong() -> None:
+    for options, words in (
+        ({"bucket": ""}, "bucket must be"),
+        ({"bucket": "a/b"}, "bucket must be"),
+        ({"prefix": "a//b"}, "segments"),
+        ({"prefix": "a/../b"}, "segments"),
+        ({"prefix": "p" * 256}, "255"),
+        ({"prefix": "a\0"}, "characters"),
+        ({"prefix": None}, "prefix must be a text"),
+        ({"endpoint_url": "localhost:9000"}, "http://host"),
+        ({"endpoint_url": "http://host:port"}, "http://host"),
+        ({"endpoint": "ftp://host"}, "http://host"),
+        ({"endpoint_url": "http://host/?x=1"}, "query"),
+        ({"endpoint": "http://a", "endpoint_url": "http://b"}, "the same option"),
+        ({"access_key": "k"}, "belong together"),
+        ({"session_token": "t"}, "needs access_key"),
+        ({"region": ""}, "region must be"),
+        ({"lifecycle_expiration_days": 0}, "at least 1"),
+        ({"lifecycle_expiration_days": 1.5}, "whole number"),
+        ({"key_prefx": "a"}, "did you mean 'key_prefix'"),
+        ({"buckett": "a"}, "did you mean 'bucket'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            S3CacheConfig(**{"bucket": "b", **options})  # type: ignore[arg-type]
+
+
+def test_every_tier_takes_the_policy_names() -> None:
+    policy: dict[str, Any] = {
+        "write_mode": "behind",
+        "required": True,
+        "timeout_seconds": 2.5,
+        "min_value_size": 10,
+        "max_value_size": 10_000,
+    }
+    for kind, options in (
+        (MemoryCacheConfig, {}),
+        (FilesystemCacheConfig, {}),
+        (StructuredFilesystemConfig, {}),
+        (S3CacheConfig, {"bucket": "b"}),
+    ):
+        plain = kind(**options)
+        assert (plain.write_mode, plain.required, plain.timeout_seconds) == ("through", False, None)
+        assert (plain.min_value_size, plain.max_value_size) == (0, None)
+        assert kind(**options, **policy).to_dict().items() >= policy.items()
+        for wrong, words in (
+            ({"write_mode": "behnd"}, "did you mean 'behind'"),
+            ({"required": 1}, "True or False"),
+            ({"timeout_seconds": 0}, "at least 0.001"),
+            ({"timeout_seconds": "5"}, "must be a number"),
+            ({"min_value_size": -1}, "at least 0"),
+            ({"min_value_size": None}, "whole number"),
+            ({"max_value_size": 1.5}, "whole number"),
+            ({"min_value_size": 2, "max_value_size": 1}, "would keep nothing"),
+        ):
+            with pytest.raises(ConfigError, match=words):
+                kind(**options, **wrong)
+
+
+def test_a_dict_takes_the_other_names_too() -> None:
+    options = {"bucket": "b", "key_prefix": "p", "endpoint": "http://h"}
+    assert known_options(S3CacheConfig, options) == {
+        "bucket": "b",
+        "prefix": "p",
+        "endpoint_url": "http://h",
+    }
+    with pytest.raises(ConfigError, match="the same option"):
+        known_options(S3CacheConfig, {**options, "prefix": "q"})
 
 
 def test_a_cache_without_tiers_is_refused() -> None:
