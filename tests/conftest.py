@@ -6,9 +6,12 @@ import pytest
 from hypothesis import settings
 from support.servers import fixtures
 from support.servers.fixtures import (  # noqa: F401 - fixtures of every test
+    proxied_place,
+    redis_proxy,
     redis_server,
     s3_bucket,
     s3_place,
+    s3_proxy,
     s3_server,
     shared_servers,
     start_redis,

@@ -13,6 +13,7 @@ from typing import TypeVar
 import pytest
 
 from .process import MissingServer, Server
+from .proxy import Proxy
 from .redis import RedisServer
 from .s3 import MotoServer, S3Place, S3Server, SeaweedServer
 
@@ -45,6 +46,19 @@ class Shared:
     def __init__(self) -> None:
         self.stack = ExitStack()
         self._servers: dict[str, Server] = {}
+        self._proxies: dict[str, Proxy] = {}
+
+    def proxy(self, server: Server, protocol: str) -> Proxy:
+        """The proxy before a server, without faults and counts."""
+        proxy = self._proxies.get(server.name)
+        if proxy is None:
+            keys = {}
+            if isinstance(server, S3Server):
+                keys = {"access_key": server.access_key, "secret_key": server.secret_key}
+            proxy = self._proxies[server.name] = Proxy(server.port, protocol, **keys)
+            self.stack.enter_context(proxy)
+        proxy.reset()
+        return proxy
 
     def get(self, group: str, make: Callable[[], S]) -> S:
         server = self._servers.get(group)
@@ -83,6 +97,21 @@ def s3_bucket(s3_server: S3Server) -> Iterator[S3Place]:
 
 
 @pytest.fixture
+def s3_proxy(s3_server: S3Server, shared_servers: Shared) -> Iterator[Proxy]:
+    """The fault proxy before `s3_server`."""
+    proxy = shared_servers.proxy(s3_server, "s3")
+    yield proxy
+    proxy.reset()
+
+
+@pytest.fixture
+def proxied_place(s3_place: S3Place, s3_proxy: Proxy) -> Iterator[S3Place]:
+    """`s3_place` as it is seen through `s3_proxy`."""
+    with s3_place.at(endpoint_url=s3_proxy.endpoint_url) as place:
+        yield place
+
+
+@pytest.fixture
 def start_s3() -> Iterator[Callable[[str], S3Server]]:
     """Start an S3 server of the test's own: ``start_s3("weed")``."""
     with ExitStack() as stack:
@@ -103,6 +132,14 @@ def redis_server(shared_servers: Shared) -> RedisServer:
         client.flushall()
         client.config_resetstat()
     return server
+
+
+@pytest.fixture
+def redis_proxy(redis_server: RedisServer, shared_servers: Shared) -> Iterator[Proxy]:
+    """The fault proxy before `redis_server`."""
+    proxy = shared_servers.proxy(redis_server, "redis")
+    yield proxy
+    proxy.reset()
 
 
 @pytest.fixture
