@@ -353,6 +353,13 @@ class Store:
     def put(self, what: Draft | Image, /, *, source: int = 0, kind: int = 0) -> str | None:
         """``None`` when stored, else the reason word ("no-space", "too-large", "busy", ...)."""
     def put_many(self, whats: Sequence[Draft | Image], /) -> list[str | None]: ...
+    def incoming(
+        self, key: bytes, /, *, length: int | None = None, source: int = 0, kind: int = 0
+    ) -> Incoming | str:
+        """Begin a put of a container that arrives in pieces, or the reason word for why not.
+
+        ``length``: bytes of the container where they are known; they are reserved at once.
+        """
     def delete(self, key: bytes, /) -> bool: ...
     def delete_entries(self, entries: Sequence[Entry], /) -> int:
         """Forget exactly these generations; how many were still there."""
@@ -379,6 +386,54 @@ class Store:
         """
     def close(self) -> None:
         """Refuse new operations; those under way end well. May be called twice."""
+
+@final
+class Incoming:
+    """A container that arrives in pieces, of any size and order and from several threads at once,
+    on its way into a ``Store``; made by ``Store.incoming``.
+
+    Every byte is counted in the limit before it is written, and nobody sees any of it before
+    ``commit`` has found it whole. Every method blocks, with the GIL released, and can be submitted
+    to the pool. What has neither been committed nor aborted goes with the object, with the process
+    or, after a kill, with the next writer's reaping. Methods answer ``None`` or a reason word
+    ("no-space", "too-large", "busy", "io-error" ...); after the end, or when the store was closed,
+    they raise ``ClosedError``. In a forked child they are a ``ValueError``.
+    """
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def length(self) -> int | None: ...  # as announced
+    @property
+    def written(self) -> list[tuple[int, int]]:
+        """What has been written: ranges (start, stop), in order, apart from each other."""
+    @property
+    def ended(self) -> bool: ...  # committed or aborted
+    def write_at(self, offset: int, data: Buffer, /) -> str | None:
+        """Bytes at their place. A range may be written again, and the last one counts; one that
+        failed is not written. ``ValueError``: beyond the length.
+        """
+    def append(self, data: Buffer, /) -> str | None:
+        """Bytes behind the highest that was written so far."""
+    def commit(self, verified: bool = False) -> str | None:
+        """Publish, if all bytes are there and are a whole container of the key.
+
+        The end of the container is read back and parsed, and every chunk verified unless the caller
+        has done so (``verified``): "damaged" or "foreign" otherwise. ``ValueError``: bytes are
+        missing or still being written; then nothing has happened. Any other answer ends it.
+        """
+    def abort(self) -> None:
+        """Give everything back; nothing if it has ended already. Writes under way end well."""
+    def submit(
+        self,
+        channel: Channel | None,
+        future: Any,
+        operation: str,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Run the method named ``operation`` (write_at, append, commit, abort) in the pool."""
 
 # --- the thread pool (py_channel.c) ---------------------------------------------------------------
 

@@ -155,16 +155,56 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
                               const struct cog_image *image, const struct cog_put_info *info,
                               struct cog_error *err);
 
-/* Put of unknown length: reserve in steps, write through the sink, then commit (publishes) or
- * abort. */
-struct cog_put_stream;
-enum cog_status cog_store_stream_begin(struct cog_store *store, const void *key, size_t key_size,
-                                       struct cog_put_stream **out, struct cog_error *err);
-struct cog_sink cog_store_stream_sink(struct cog_put_stream *stream);
-enum cog_status cog_store_stream_commit(struct cog_put_stream *stream,
-                                        const struct cog_put_info *info,
-                                        struct cog_error *err); /* frees the stream in every case */
-void cog_store_stream_abort(struct cog_put_stream *stream);     /* frees; accepts NULL */
+/*
+ * A container that arrives in pieces, of any size and in any order, by several threads at once:
+ * from another tier, or from a writer as its sink. It goes to a temp file, every byte counted in the
+ * limit before it is written, and is seen by nobody until commit has found it whole.
+ *
+ * Threads: everything from any thread; free when no other call is under way. Fork: a child owns
+ * nothing of it; its calls answer COG_ERR_INVALID and its free takes nothing away.
+ */
+struct cog_incoming;
+#define COG_LENGTH_UNKNOWN UINT64_MAX
+
+/*
+ * `length` bytes of the container, reserved at once, or COG_LENGTH_UNKNOWN: reserved in steps that
+ * double. COG_ERR_FULL, COG_ERR_TOO_LARGE, COG_ERR_READ_ONLY, COG_ERR_BUSY, COG_ERR_IO: nothing
+ * happened.
+ */
+enum cog_status cog_store_incoming(struct cog_store *store, const void *key, size_t key_size,
+                                   uint64_t length, struct cog_incoming **out,
+                                   struct cog_error *err);
+/*
+ * Bytes at their place; again is allowed, and the last one counts. COG_ERR_INVALID: beyond the
+ * length. COG_ERR_CLOSED: committed or aborted. Else as a put; the range is not written then, and
+ * may be tried again.
+ */
+enum cog_status cog_incoming_write(struct cog_incoming *incoming, uint64_t offset, const void *data,
+                                   size_t size, struct cog_error *err);
+/* Behind the highest byte that was written so far. */
+enum cog_status cog_incoming_append(struct cog_incoming *incoming, const void *data, size_t size,
+                                    struct cog_error *err);
+struct cog_sink cog_incoming_sink(struct cog_incoming *incoming);
+
+struct cog_range {
+    uint64_t start, stop;
+};
+/* The ranges that have been written, in order, apart from each other: up to `most` of them into
+ * `out`; how many there are. */
+size_t cog_incoming_written(struct cog_incoming *incoming, struct cog_range *out, size_t most);
+
+/*
+ * Publish, if every byte from 0 to the end was written and they are a container of this key: its
+ * end is read and parsed, and every chunk verified unless the caller has done so (`verified`).
+ * COG_ERR_INVALID: bytes are missing, or somebody still writes: nothing happened. Any other answer
+ * ends it: COG_OK, COG_ERR_DAMAGED, COG_ERR_FOREIGN, or as a put. Of `info`, source and kind are
+ * used; the life and the cost are those of the container.
+ */
+enum cog_status cog_incoming_commit(struct cog_incoming *incoming, bool verified,
+                                    const struct cog_put_info *info, struct cog_error *err);
+/* Give everything back, when the last write under way has ended. */
+void cog_incoming_abort(struct cog_incoming *incoming);
+void cog_incoming_free(struct cog_incoming *incoming); /* aborts; accepts NULL */
 
 /* COG_OK: deleted (durably as the rename is); COG_ABSENT: there was none. Expired ones are deleted
  * too: COG_ABSENT. */

@@ -4,7 +4,8 @@
  *
  *     store.c        open, close, options, the root and who is trusted in it
  *     store_read.c   get, objects, verified-once table, damage and quarantine
- *     store_write.c  put, overwrite, stream, durability, what to do when the disk is full
+ *     store_write.c  put, overwrite, durability, what to do when the disk is full
+ *     store_incoming.c  a container that arrives in pieces
  *     store_remove.c delete and refresh of one generation
  *     store_loose.c  table-less mode: network file systems, soft limit
  *     store_care.c   list, sweep, tags, stats
@@ -161,6 +162,44 @@ enum cog_status cog_store_read_slots(const struct cog_store *store, int fd, uint
                                      uint64_t *token, struct cog_freshness *fresh, unsigned *which);
 uint32_t cog_store_seconds(
     uint64_t expires_ms); /* as a row keeps it: rounded up, 0 = never or beyond 2106 */
+
+/* --- writing (store_write.c)
+ * ---------------------------------------------------------------------------------------- */
+
+/*
+ * One put under way: a temp file and what is reserved for it. In table-less mode nothing is
+ * reserved. A child that was forked meanwhile has a copy, and owns nothing of it.
+ */
+struct cog_put {
+    struct cog_store *store;
+    struct cog_digest digest;
+    struct cog_reservation reservation;
+    uint64_t reserved;
+    uint32_t process;
+    int fd;
+    char temp[COG_LONGEST_TEMP];
+};
+
+void cog_put_init(struct cog_put *put, struct cog_store *store, const void *key, size_t key_size);
+/* Leave nothing behind: on every way out, after success too. */
+void cog_put_drop(struct cog_put *put);
+/* So many bytes more; before one of them is written. */
+enum cog_status cog_put_reserve(struct cog_put *put, uint64_t bytes, struct cog_error *err);
+enum cog_status cog_put_create(struct cog_put *put, struct cog_error *err);
+/* Have the file system find the blocks now, where it can. */
+enum cog_status cog_put_allocate(struct cog_put *put, uint64_t offset, uint64_t size,
+                                 struct cog_error *err);
+/* [P4-P15] The temp file is complete: check its charge, sync, publish. COG_INDEX_MOVED. */
+enum cog_status cog_put_publish(struct cog_put *put, const struct cog_put_info *info,
+                                struct cog_error *err);
+
+/* [P1] The share that one object may take. */
+enum cog_status cog_put_check_size(struct cog_store *store, uint64_t size, struct cog_error *err);
+uint64_t cog_put_round(const struct cog_store *store, uint64_t size); /* up to a block */
+/* The file system itself is full: evict at least `bytes`. Whether anything went. */
+bool cog_put_make_room(struct cog_store *store, uint64_t bytes);
+void cog_put_count(struct cog_store *store, enum cog_status status); /* what became of a put */
+enum cog_status cog_put_refuse_read_only(struct cog_store *store, struct cog_error *err);
 
 /* --- removing (store_remove.c)
  * ------------------------------------------------------------------------------------- */

@@ -7,91 +7,75 @@
 #include "core/alloc.h"
 #include "core/store_internal.h"
 
-enum {
-    PREALLOCATE_FROM = 64 << 10,
-    STREAM_BUFFER = 1 << 20,
-    STREAM_STEP_MOST = 64 << 20,
-    LEAST_STEP = 1 << 20,
-    PUBLISH_TRIES = 8
-};
+enum { PREALLOCATE_FROM = 64 << 10, PUBLISH_TRIES = 8 };
 
 /* --- a file being written ------------------------------------------------------------------ */
 
-/*
- * One put under way: a temp file and what is reserved for it. In table-less mode nothing is
- * reserved. `mine` is false in a child that was forked while its parent wrote.
- */
-struct draft {
-    struct cog_store *store;
-    struct cog_digest digest;
-    struct cog_reservation reservation;
-    uint64_t reserved;
-    int fd;
-    char temp[COG_LONGEST_TEMP];
-};
-
-static void draft_init(struct draft *draft, struct cog_store *store, const void *key,
-                       size_t key_size)
+void cog_put_init(struct cog_put *put, struct cog_store *store, const void *key, size_t key_size)
 {
-    *draft = (struct draft){.store = store, .fd = -1};
-    cog_hash128(key, key_size, &draft->digest);
+    *put = (struct cog_put){.store = store, .process = store->fs->process_id(), .fd = -1};
+    cog_hash128(key, key_size, &put->digest);
 }
 
-/* Leave nothing behind: on every way out, after success too. */
-static void draft_drop(struct draft *draft)
+static bool is_ours(const struct cog_put *put)
 {
-    struct cog_store *store = draft->store;
-    if (draft->fd >= 0) {
-        store->fs->close(draft->fd);
-        draft->fd = -1;
+    return put->process == put->store->fs->process_id() &&
+           (put->reservation.file == NULL || cog_reservation_is_ours(&put->reservation));
+}
+
+void cog_put_drop(struct cog_put *put)
+{
+    struct cog_store *store = put->store;
+    if (put->fd >= 0) {
+        store->fs->close(put->fd);
+        put->fd = -1;
     }
     int rc = 0;
-    if (draft->temp[0] != '\0' &&
-        (store->index == NULL || cog_reservation_is_ours(&draft->reservation))) {
-        rc = store->fs->unlink(store->root, draft->temp);
+    if (put->temp[0] != '\0' && is_ours(put)) {
+        rc = store->fs->unlink(store->root, put->temp);
     }
     if (rc == 0 || rc == -ENOENT) {
-        cog_index_release(&draft->reservation);
+        cog_index_release(&put->reservation);
     } else { /* it is still there, and must stay counted */
-        cog_index_abandon(&draft->reservation, draft->temp);
+        cog_index_abandon(&put->reservation, put->temp);
     }
-    draft->temp[0] = '\0';
-    draft->reserved = 0;
+    put->temp[0] = '\0';
+    put->reserved = 0;
 }
 
-static enum cog_status reserve(struct draft *draft, uint64_t bytes, struct cog_error *err)
+enum cog_status cog_put_reserve(struct cog_put *put, uint64_t bytes, struct cog_error *err)
 {
-    struct cog_store *store = draft->store;
+    struct cog_store *store = put->store;
     if (store->index != NULL) {
-        enum cog_status status = cog_index_reserve(store->index, bytes, &draft->reservation, err);
+        enum cog_status status = cog_index_reserve(store->index, bytes, &put->reservation, err);
         if (status != COG_OK) {
             return status;
         }
     }
-    draft->reserved += bytes;
+    put->reserved += bytes;
     return COG_OK;
 }
 
-static enum cog_status create_temp(struct draft *draft, struct cog_error *err)
+enum cog_status cog_put_create(struct cog_put *put, struct cog_error *err)
 {
-    struct cog_store *store = draft->store;
+    struct cog_store *store = put->store;
     if (store->index != NULL) {
-        cog_index_temp_path(&draft->reservation, draft->temp);
+        cog_index_temp_path(&put->reservation, put->temp);
     } else {
-        cog_loose_temp_path(store, "put", draft->temp);
+        cog_loose_temp_path(store, "put", put->temp);
     }
     unsigned mode = cog_store_file_mode(store);
     int flags = O_RDWR | O_CREAT | O_EXCL;
-    int fd = store->fs->open(store->root, draft->temp, flags, mode);
+    int fd = store->fs->open(store->root, put->temp, flags, mode);
     if (fd == -ENOENT) { /* tmp/ was taken away */
         (void)cog_store_make_dir(store, "tmp");
-        fd = store->fs->open(store->root, draft->temp, flags, mode);
+        fd = store->fs->open(store->root, put->temp, flags, mode);
     }
     if (fd < 0) {
-        draft->temp[0] = '\0';
+        put->temp[0] = '\0';
         return cog_store_write_error(store, -fd, "creating a file", err);
     }
-    draft->fd = fd;
+    put->fd = fd;
     if (store->options.group_shared) { /* the umask may have taken the group's bits */
         int rc = store->fs->chmod(fd, mode);
         if (rc < 0) {
@@ -101,20 +85,20 @@ static enum cog_status create_temp(struct draft *draft, struct cog_error *err)
     return COG_OK;
 }
 
-static enum cog_status preallocate(struct draft *draft, uint64_t offset, uint64_t size,
-                                   struct cog_error *err)
+enum cog_status cog_put_allocate(struct cog_put *put, uint64_t offset, uint64_t size,
+                                 struct cog_error *err)
 {
     int rc = 0;
     do {
-        rc = draft->store->fs->fallocate(draft->fd, offset, size);
+        rc = put->store->fs->fallocate(put->fd, offset, size);
     } while (rc == -EINTR);
     if (rc == -ENOSPC || rc == -EDQUOT || rc == -EIO) {
-        return cog_store_write_error(draft->store, -rc, "allocating a file", err);
+        return cog_store_write_error(put->store, -rc, "allocating a file", err);
     }
     return COG_OK; /* elsewhere it is only an optimisation */
 }
 
-static enum cog_status write_pieces(struct draft *draft, const struct cog_image *image,
+static enum cog_status write_pieces(struct cog_put *put, const struct cog_image *image,
                                     struct cog_error *err)
 {
     enum { BATCH = 64 };
@@ -128,9 +112,9 @@ static enum cog_status write_pieces(struct draft *draft, const struct cog_image 
             pieces[count].iov_len = image->pieces[at].size;
             bytes += image->pieces[at].size;
         }
-        int rc = cog_fs_writev_all(draft->store->fs, draft->fd, pieces, count, offset);
+        int rc = cog_fs_writev_all(put->store->fs, put->fd, pieces, count, offset);
         if (rc < 0) {
-            return cog_store_write_error(draft->store, -rc, "writing a file", err);
+            return cog_store_write_error(put->store, -rc, "writing a file", err);
         }
         offset += bytes;
     }
@@ -140,11 +124,11 @@ static enum cog_status write_pieces(struct draft *draft, const struct cog_image 
 /* --- publishing ---------------------------------------------------------------------------- */
 
 /* The name of its shard's directory does not exist yet. */
-static int make_shard(struct draft *draft)
+static int make_shard(struct cog_put *put)
 {
-    struct cog_store *store = draft->store;
+    struct cog_store *store = put->store;
     char path[COG_OBJECT_PATH_SIZE];
-    cog_shard_path(draft->digest.bytes[0], path);
+    cog_shard_path(put->digest.bytes[0], path);
     int rc = cog_store_make_dir(store, path);
     if (rc == -ENOENT) {
         (void)cog_store_make_dir(store, "objects");
@@ -154,17 +138,17 @@ static int make_shard(struct draft *draft)
 }
 
 /* [P9] One rename; EEXIST: a file that nobody recorded. */
-static int rename_into_place(struct draft *draft, const char *path, bool replace)
+static int rename_into_place(struct cog_put *put, const char *path, bool replace)
 {
-    const struct cog_fs *fs = draft->store->fs;
-    int root = draft->store->root;
+    const struct cog_fs *fs = put->store->fs;
+    int root = put->store->root;
     for (unsigned tries = 0;; tries++) {
-        int rc = replace ? fs->rename(root, draft->temp, root, path)
-                         : fs->rename_new(root, draft->temp, root, path);
+        int rc = replace ? fs->rename(root, put->temp, root, path)
+                         : fs->rename_new(root, put->temp, root, path);
         if (rc != -ENOENT || tries > 0) {
             return rc;
         }
-        rc = make_shard(draft);
+        rc = make_shard(put);
         if (rc < 0) {
             return rc;
         }
@@ -194,28 +178,28 @@ static enum cog_status check_name(const struct cog_store *store, const char *pat
                     store->root_path, path);
 }
 
-static enum cog_status publish_locked(struct draft *draft, struct cog_index_lock *lock,
+static enum cog_status publish_locked(struct cog_put *put, struct cog_index_lock *lock,
                                       uint64_t charge, struct cog_index_record *record, int *held,
                                       struct cog_error *err)
 {
     struct cog_index_found found;
     char path[COG_OBJECT_PATH_SIZE];
-    cog_object_path(&draft->digest, path);
+    cog_object_path(&put->digest, path);
     for (unsigned tries = 0; tries < PUBLISH_TRIES; tries++) {
-        enum cog_status status = cog_index_publish_begin(lock, &draft->digest, charge, &found, err);
+        enum cog_status status = cog_index_publish_begin(lock, &put->digest, charge, &found, err);
         if (status != COG_OK) {
             return status;
         }
-        *held = hold_large(draft->store, &found, path);
-        int rc = rename_into_place(draft, path, found.present);
+        *held = hold_large(put->store, &found, path);
+        int rc = rename_into_place(put, path, found.present);
         if (rc == 0) {
-            draft->temp[0] = '\0';
-            cog_index_publish_end(lock, &draft->digest, record, &found);
+            put->temp[0] = '\0';
+            cog_index_publish_end(lock, &put->digest, record, &found);
             return COG_OK;
         }
         cog_index_publish_cancel(lock);
         if (rc == -EEXIST) {
-            status = check_name(draft->store, path, err);
+            status = check_name(put->store, path, err);
             if (status == COG_OK) {
                 status = cog_index_rebuild(lock, err);
             }
@@ -227,16 +211,16 @@ static enum cog_status publish_locked(struct draft *draft, struct cog_index_lock
         if (rc == -ENOENT) { /* our temp file is gone: reaped with an index that was replaced */
             return COG_INDEX_MOVED;
         }
-        return cog_store_write_error(draft->store, -rc, "publishing a file", err);
+        return cog_store_write_error(put->store, -rc, "publishing a file", err);
     }
     return cog_fail(err, COG_ERR_BUSY, 0, "the name kept changing under the lock");
 }
 
-static enum cog_status publish_indexed(struct draft *draft, const struct cog_stat *stat,
+static enum cog_status publish_indexed(struct cog_put *put, const struct cog_stat *stat,
                                        uint64_t charge, const struct cog_put_info *info,
                                        struct cog_error *err)
 {
-    struct cog_store *store = draft->store;
+    struct cog_store *store = put->store;
     struct cog_index_record record = {
         .inode = stat->inode,
         .charge = charge,
@@ -247,12 +231,12 @@ static enum cog_status publish_indexed(struct draft *draft, const struct cog_sta
     };
     struct cog_index_lock lock;
     int held = -1;
-    enum cog_status status = cog_index_lock(store->index, draft->digest.bytes[0],
-                                            &draft->reservation, &lock, err);
+    enum cog_status status = cog_index_lock(store->index, put->digest.bytes[0], &put->reservation,
+                                            &lock, err);
     if (status != COG_OK) {
         return status;
     }
-    status = publish_locked(draft, &lock, charge, &record, &held, err);
+    status = publish_locked(put, &lock, charge, &record, &held, err);
     cog_index_unlock(&lock);
     if (held >= 0) {
         store->fs->close(held);
@@ -261,11 +245,11 @@ static enum cog_status publish_indexed(struct draft *draft, const struct cog_sta
 }
 
 /* `full`: the name itself must survive a loss of power. */
-static enum cog_status sync_name(struct draft *draft, struct cog_error *err)
+static enum cog_status sync_name(struct cog_put *put, struct cog_error *err)
 {
-    struct cog_store *store = draft->store;
+    struct cog_store *store = put->store;
     char path[COG_OBJECT_PATH_SIZE];
-    cog_shard_path(draft->digest.bytes[0], path);
+    cog_shard_path(put->digest.bytes[0], path);
     const char *const dirs[] = {path, "objects"};
     for (size_t i = 0; i < 2; i++) {
         int fd = store->fs->open(store->root, dirs[i], O_RDONLY | O_DIRECTORY, 0);
@@ -280,39 +264,38 @@ static enum cog_status sync_name(struct draft *draft, struct cog_error *err)
     return COG_OK;
 }
 
-/* [P4-P15] The temp file is complete: check its charge, sync, publish. */
-static enum cog_status publish(struct draft *draft, const struct cog_put_info *info,
-                               struct cog_error *err)
+enum cog_status cog_put_publish(struct cog_put *put, const struct cog_put_info *info,
+                                struct cog_error *err)
 {
-    struct cog_store *store = draft->store;
+    struct cog_store *store = put->store;
     struct cog_stat stat;
     if (store->options.durability != COG_DURABILITY_NONE) {
-        int rc = store->fs->sync_data(draft->fd);
+        int rc = store->fs->sync_data(put->fd);
         if (rc < 0) { /* never tried again: the pages are marked clean by now */
             return cog_store_write_error(store, -rc, "syncing a file", err);
         }
     }
-    int rc = store->fs->stat(draft->fd, &stat);
+    int rc = store->fs->stat(put->fd, &stat);
     if (rc < 0) {
         return cog_store_write_error(store, -rc, "fstat of a new file", err);
     }
     uint64_t charge = cog_store_charge(store, &stat);
-    if (store->index != NULL && charge > draft->reserved - COG_CHARGE_SLACK) {
+    if (store->index != NULL && charge > put->reserved - COG_CHARGE_SLACK) {
         return cog_fail(err, COG_ERR_FULL, 0, "the file takes %llu bytes on disk, reserved %llu",
-                        (unsigned long long)charge, (unsigned long long)draft->reserved);
+                        (unsigned long long)charge, (unsigned long long)put->reserved);
     }
     enum cog_status status;
     if (store->index != NULL) {
-        status = publish_indexed(draft, &stat, charge, info, err);
+        status = publish_indexed(put, &stat, charge, info, err);
     } else {
         char path[COG_OBJECT_PATH_SIZE];
-        cog_object_path(&draft->digest, path);
+        cog_object_path(&put->digest, path);
         status = check_name(store, path, err);
         if (status == COG_OK) {
-            status = cog_loose_publish(store, &draft->digest, draft->temp, charge, err);
+            status = cog_loose_publish(store, &put->digest, put->temp, charge, err);
         }
         if (status == COG_OK) {
-            draft->temp[0] = '\0';
+            put->temp[0] = '\0';
         }
     }
     if (status == COG_OK) {
@@ -320,14 +303,14 @@ static enum cog_status publish(struct draft *draft, const struct cog_put_info *i
         cog_count(&store->counters.put_bytes, stat.size);
     }
     if (status == COG_OK && store->options.durability == COG_DURABILITY_FULL) {
-        status = sync_name(draft, err);
+        status = sync_name(put, err);
     }
     return status;
 }
 
 /* --- put ----------------------------------------------------------------------------------- */
 
-static enum cog_status check_size(struct cog_store *store, uint64_t size, struct cog_error *err)
+enum cog_status cog_put_check_size(struct cog_store *store, uint64_t size, struct cog_error *err)
 {
     if (store->limit != 0 && size > store->limit / 8) {
         return cog_fail(err, COG_ERR_TOO_LARGE, 0,
@@ -337,35 +320,34 @@ static enum cog_status check_size(struct cog_store *store, uint64_t size, struct
     return COG_OK;
 }
 
-static uint64_t round_to_block(const struct cog_store *store, uint64_t size)
+uint64_t cog_put_round(const struct cog_store *store, uint64_t size)
 {
     uint64_t block = store->block_size;
     return (size + block - 1) / block * block;
 }
 
-static enum cog_status put_once(struct draft *draft, const struct cog_image *image,
+static enum cog_status put_once(struct cog_put *put, const struct cog_image *image,
                                 const struct cog_put_info *info, struct cog_error *err)
 {
-    uint64_t bytes = round_to_block(draft->store, image->length) + COG_RESERVE_SLACK;
-    enum cog_status status = reserve(draft, bytes, err);
+    uint64_t bytes = cog_put_round(put->store, image->length) + COG_RESERVE_SLACK;
+    enum cog_status status = cog_put_reserve(put, bytes, err);
     if (status == COG_OK) {
-        status = create_temp(draft, err);
+        status = cog_put_create(put, err);
     }
     if (status == COG_OK && image->length >= PREALLOCATE_FROM) {
-        status = preallocate(draft, 0, image->length, err);
+        status = cog_put_allocate(put, 0, image->length, err);
     }
     if (status == COG_OK) {
-        status = write_pieces(draft, image, err);
+        status = write_pieces(put, image, err);
     }
     if (status == COG_OK) {
-        status = publish(draft, info, err);
+        status = cog_put_publish(put, info, err);
     }
-    draft_drop(draft);
+    cog_put_drop(put);
     return status;
 }
 
-/* The file system itself is full: take at least `bytes` from what is there. */
-static bool make_room(struct cog_store *store, uint64_t bytes)
+bool cog_put_make_room(struct cog_store *store, uint64_t bytes)
 {
     if (store->index == NULL) {
         return cog_loose_make_room(store, bytes);
@@ -381,7 +363,7 @@ static bool make_room(struct cog_store *store, uint64_t bytes)
     return freed > 0;
 }
 
-static void count_refusal(struct cog_store *store, enum cog_status status)
+void cog_put_count(struct cog_store *store, enum cog_status status)
 {
     struct cog_counters *counters = &store->counters;
     switch (status) {
@@ -397,9 +379,9 @@ static void count_refusal(struct cog_store *store, enum cog_status status)
     }
 }
 
-static enum cog_status refuse_read_only(struct cog_store *store, struct cog_error *err)
+enum cog_status cog_put_refuse_read_only(struct cog_store *store, struct cog_error *err)
 {
-    count_refusal(store, COG_ERR_READ_ONLY);
+    cog_put_count(store, COG_ERR_READ_ONLY);
     return cog_fail(err, COG_ERR_READ_ONLY, 0, "%s is open read-only", store->root_path);
 }
 
@@ -414,20 +396,20 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
         return cog_fail(err, COG_ERR_INVALID, 0, "the image is not sealed");
     }
     if (!store->writable) {
-        return refuse_read_only(store, err);
+        return cog_put_refuse_read_only(store, err);
     }
-    enum cog_status status = check_size(store, image->length, err);
-    struct draft draft;
+    enum cog_status status = cog_put_check_size(store, image->length, err);
+    struct cog_put put;
     bool moved = false, made_room = false, mended = false;
     while (status == COG_OK) {
-        draft_init(&draft, store, key, key_size);
+        cog_put_init(&put, store, key, key_size);
         err->sys_errno = 0;
-        status = put_once(&draft, image, info != NULL ? info : &unknown, err);
+        status = put_once(&put, image, info != NULL ? info : &unknown, err);
         if (status == COG_INDEX_MOVED && !moved) {
             moved = true;
             status = COG_OK;
         } else if (status == COG_ERR_FULL && err->sys_errno != 0 && !made_room &&
-                   make_room(store, image->length + COG_RESERVE_SLACK)) {
+                   cog_put_make_room(store, image->length + COG_RESERVE_SLACK)) {
             made_room = true;
             status = COG_OK;
         } else if (status == COG_ERR_IO && err->sys_errno == ENOENT && !mended &&
@@ -441,181 +423,6 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
     if (status == COG_INDEX_MOVED) {
         status = cog_fail(err, COG_ERR_BUSY, 0, "the index was replaced twice during one put");
     }
-    count_refusal(store, status);
+    cog_put_count(store, status);
     return status;
-}
-
-/* --- stream -------------------------------------------------------------------------------- */
-
-/*
- * A put of unknown length. Bytes are reserved in steps that double, each before its first byte is
- * written; they pass through one buffer, so that the file is written in big pieces.
- */
-struct cog_put_stream {
-    struct draft draft;
-    enum cog_status failed; /* sticky: what a write met */
-    uint64_t allowed;       /* bytes of the file that are reserved */
-    uint64_t flushed;
-    size_t filled;
-    unsigned char *buffer;
-};
-
-static void stream_free(struct cog_put_stream *stream)
-{
-    draft_drop(&stream->draft);
-    cog_free(stream->buffer);
-    cog_free(stream);
-}
-
-/* [S1] Reserve up to `end`, in a step as large as what is there already. */
-static enum cog_status stream_grow(struct cog_put_stream *stream, uint64_t end,
-                                   struct cog_error *err)
-{
-    while (stream->allowed < end) {
-        uint64_t step = stream->allowed;
-        step = step < LEAST_STEP ? LEAST_STEP : step > STREAM_STEP_MOST ? STREAM_STEP_MOST : step;
-        if (step < end - stream->allowed) {
-            step = round_to_block(stream->draft.store, end - stream->allowed);
-        }
-        enum cog_status status = reserve(&stream->draft, step, err);
-        if (status == COG_OK) {
-            status = preallocate(&stream->draft, stream->allowed, step, err);
-        }
-        if (status != COG_OK) {
-            return status;
-        }
-        stream->allowed += step;
-    }
-    return COG_OK;
-}
-
-static enum cog_status stream_flush(struct cog_put_stream *stream, const void *data, size_t size,
-                                    struct cog_error *err)
-{
-    uint64_t end = stream->flushed + size;
-    enum cog_status status = check_size(stream->draft.store, end, err);
-    if (status == COG_OK) {
-        status = stream_grow(stream, end, err);
-    }
-    if (status != COG_OK) {
-        return status;
-    }
-    int rc = cog_fs_write_all(stream->draft.store->fs, stream->draft.fd, data, size,
-                              stream->flushed);
-    if (rc < 0) {
-        return cog_store_write_error(stream->draft.store, -rc, "writing a file", err);
-    }
-    stream->flushed = end;
-    return COG_OK;
-}
-
-static enum cog_status stream_empty(struct cog_put_stream *stream, struct cog_error *err)
-{
-    size_t filled = stream->filled;
-    stream->filled = 0;
-    return filled == 0 ? COG_OK : stream_flush(stream, stream->buffer, filled, err);
-}
-
-static enum cog_status stream_write(void *context, const void *data, size_t size, bool stable,
-                                    struct cog_error *err)
-{
-    struct cog_put_stream *stream = context;
-    (void)stable;
-    if (stream->failed != COG_OK) {
-        return stream->failed;
-    }
-    enum cog_status status = COG_OK;
-    if (size > STREAM_BUFFER - stream->filled) {
-        status = stream_empty(stream, err);
-    }
-    if (status == COG_OK && size >= STREAM_BUFFER) {
-        status = stream_flush(stream, data, size, err);
-    } else if (status == COG_OK) {
-        memcpy(stream->buffer + stream->filled, data, size);
-        stream->filled += size;
-    }
-    if (status != COG_OK) {
-        count_refusal(stream->draft.store, status);
-        stream->failed = status;
-    }
-    return status;
-}
-
-static enum cog_status stream_start(struct cog_put_stream *stream, struct cog_error *err)
-{
-    enum cog_status status = COG_INDEX_MOVED;
-    for (unsigned tries = 0; tries < 2 && status == COG_INDEX_MOVED; tries++) {
-        status = reserve(&stream->draft, LEAST_STEP + COG_RESERVE_SLACK, err);
-    }
-    if (status == COG_OK) {
-        stream->allowed = LEAST_STEP;
-        status = create_temp(&stream->draft, err);
-    }
-    return status;
-}
-
-enum cog_status cog_store_stream_begin(struct cog_store *store, const void *key, size_t key_size,
-                                       struct cog_put_stream **out, struct cog_error *err)
-{
-    *out = NULL;
-    if (!store->writable) {
-        return refuse_read_only(store, err);
-    }
-    struct cog_put_stream *stream = cog_alloc_zeroed(1, sizeof *stream);
-    if (stream == NULL) {
-        return COG_ERR_NOMEM;
-    }
-    draft_init(&stream->draft, store, key, key_size);
-    stream->buffer = cog_alloc(STREAM_BUFFER);
-    enum cog_status status = stream->buffer != NULL ? stream_start(stream, err) : COG_ERR_NOMEM;
-    if (status != COG_OK) {
-        count_refusal(store, status);
-        stream_free(stream);
-        return status == COG_INDEX_MOVED ? COG_ERR_BUSY : status;
-    }
-    *out = stream;
-    return COG_OK;
-}
-
-struct cog_sink cog_store_stream_sink(struct cog_put_stream *stream)
-{
-    return (struct cog_sink){stream, stream_write};
-}
-
-enum cog_status cog_store_stream_commit(struct cog_put_stream *stream,
-                                        const struct cog_put_info *info, struct cog_error *err)
-{
-    static const struct cog_put_info unknown;
-    struct cog_store *store = stream->draft.store;
-    enum cog_status status = stream->failed;
-    if (status != COG_OK) {
-        stream_free(stream);
-        return status;
-    }
-    if (store->index != NULL && !cog_reservation_is_ours(&stream->draft.reservation)) {
-        status = cog_fail(err, COG_ERR_INVALID, 0, "this put belongs to the parent process");
-    }
-    if (status == COG_OK) {
-        status = stream_empty(stream, err);
-    }
-    if (status == COG_OK && stream->flushed < stream->allowed) { /* [S3] the surplus goes back */
-        int rc = store->fs->truncate(stream->draft.fd, stream->flushed);
-        status = rc < 0 ? cog_store_write_error(store, -rc, "ending a file", err) : COG_OK;
-    }
-    if (status == COG_OK) {
-        status = publish(&stream->draft, info != NULL ? info : &unknown, err);
-    }
-    if (status == COG_INDEX_MOVED) {
-        status = cog_fail(err, COG_ERR_BUSY, 0, "the index was replaced during the put");
-    }
-    count_refusal(store, status);
-    stream_free(stream);
-    return status;
-}
-
-void cog_store_stream_abort(struct cog_put_stream *stream)
-{
-    if (stream != NULL) {
-        stream_free(stream);
-    }
 }

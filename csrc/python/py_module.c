@@ -2,8 +2,17 @@
 
 /* What the module consists of, in the order in which it is added; ends with NULL. */
 static int (*const cog_py_adders[])(PyObject *module) = {
-    cog_py_add_hash,  cog_py_add_key,    cog_py_add_channel, cog_py_add_memory, cog_py_add_value,
-    cog_py_add_draft, cog_py_add_writer, cog_py_add_entry,   cog_py_add_store,  NULL,
+    cog_py_add_hash,
+    cog_py_add_key,
+    cog_py_add_channel,
+    cog_py_add_memory,
+    cog_py_add_value,
+    cog_py_add_draft,
+    cog_py_add_writer,
+    cog_py_add_entry,
+    cog_py_add_store,
+    cog_py_add_incoming,
+    NULL,
 };
 
 struct cog_py_state *cog_py_state_of(PyObject *module)

@@ -19,6 +19,7 @@
     X(PyTypeObject, channel_type)  \
     X(PyTypeObject, store_type)    \
     X(PyTypeObject, listed_type)   \
+    X(PyTypeObject, incoming_type) \
     X(PyObject, str_set_result)    \
     X(PyObject, str_set_exception) \
     COG_PY_VALUE_STATE(X)
@@ -75,6 +76,7 @@ int cog_py_add_value(PyObject *module);
 int cog_py_add_draft(PyObject *module);
 int cog_py_add_writer(PyObject *module);
 int cog_py_add_entry(PyObject *module);
+int cog_py_add_incoming(PyObject *module);
 int cog_py_add_store(PyObject *module);
 
 #endif

@@ -152,10 +152,19 @@ static PyObject *store_set_clock_offset(PyObject *self, PyObject *argument)
 /* --- methods ------------------------------------------------------------------------------- */
 
 static const struct cog_py_operation *const operations[] = {
-    &cog_py_op_fetch,    &cog_py_op_fetch_digests,   &cog_py_op_put,
-    &cog_py_op_put_many, &cog_py_op_delete,          &cog_py_op_delete_entries,
-    &cog_py_op_refresh,  &cog_py_op_invalidate_tags, &cog_py_op_list_shard,
-    &cog_py_op_sweep,    &cog_py_op_stats,           NULL,
+    &cog_py_op_fetch,
+    &cog_py_op_fetch_digests,
+    &cog_py_op_put,
+    &cog_py_op_put_many,
+    &cog_py_op_delete,
+    &cog_py_op_delete_entries,
+    &cog_py_op_refresh,
+    &cog_py_op_invalidate_tags,
+    &cog_py_op_list_shard,
+    &cog_py_op_sweep,
+    &cog_py_op_stats,
+    &cog_py_op_incoming,
+    NULL,
 };
 
 #define METHOD(name)                                                                \
@@ -175,6 +184,7 @@ METHOD(invalidate_tags)
 METHOD(list_shard)
 METHOD(sweep)
 METHOD(stats)
+METHOD(incoming)
 #undef METHOD
 
 static PyObject *store_submit(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -395,6 +405,9 @@ static PyMethodDef store_methods[] = {
                "or one word for why not.")},
     {"put_many", WITH_NAMES(store_put_many),
      PyDoc_STR("put_many($self, whats, /)\n--\n\nput() of each, in one go; their outcomes.")},
+    {"incoming", WITH_NAMES(store_incoming),
+     PyDoc_STR("incoming($self, key, /, *, length=None, source=0, kind=0)\n--\n\nBegin a put of a "
+               "container that arrives in pieces: an Incoming, or the reason why not.")},
     {"delete", WITH_NAMES(store_delete),
      PyDoc_STR("delete($self, key, /)\n--\n\nForget a key; whether there was a live entry.")},
     {"delete_entries", WITH_NAMES(store_delete_entries),

@@ -299,19 +299,19 @@ static const char *judge_overwrite(void *context, const struct crash_case *what,
 static bool act_stream(void *context)
 {
     struct scene *scene = context;
-    struct cog_put_stream *stream;
+    struct cog_incoming *stream;
     struct cog_entry_writer *writer = NULL;
     struct cog_freshness fresh = {.refreshed_ms = cog_store_now_ms(scene->acting),
                                   .ttl_ms = COG_NEVER};
     uint32_t number;
     uint64_t length;
     static const struct cog_put_info info;
-    enum cog_status status = cog_store_stream_begin(scene->acting, key, strlen(key), &stream, NULL);
+    enum cog_status status = cog_store_incoming(scene->acting, key, strlen(key), COG_LENGTH_UNKNOWN,
+                                                &stream, NULL);
     if (status != COG_OK) {
         return false;
     }
-    status = cog_entry_writer_new(key, strlen(key), 0, cog_store_stream_sink(stream), &writer,
-                                  NULL);
+    status = cog_entry_writer_new(key, strlen(key), 0, cog_incoming_sink(stream), &writer, NULL);
     if (status == COG_OK) {
         status = cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, scene->new_bytes,
                                     scene->size, true, &number, NULL);
@@ -320,11 +320,11 @@ static bool act_stream(void *context)
         status = cog_entry_finish(writer, NULL, 0, &fresh, &length, NULL);
     }
     cog_entry_writer_free(writer);
-    if (status != COG_OK) {
-        cog_store_stream_abort(stream);
-        return false;
+    if (status == COG_OK) {
+        status = cog_incoming_commit(stream, true, &info, NULL);
     }
-    return cog_store_stream_commit(stream, &info, NULL) == COG_OK;
+    cog_incoming_free(stream);
+    return status == COG_OK;
 }
 
 /* --- delete, refresh, get --- */

@@ -291,16 +291,16 @@ static void test_index_only_verifies_part_by_part(struct kit *kit)
 static enum cog_status stream_value(struct cog_store *store, const char *key,
                                     const unsigned char *data, size_t size, bool commit)
 {
-    struct cog_put_stream *stream;
+    struct cog_incoming *stream;
     struct cog_entry_writer *writer = NULL;
     uint32_t number;
     uint64_t length;
-    enum cog_status status = cog_store_stream_begin(store, key, strlen(key), &stream, NULL);
+    enum cog_status status = cog_store_incoming(store, key, strlen(key), COG_LENGTH_UNKNOWN,
+                                                &stream, NULL);
     if (status != COG_OK) {
         return status;
     }
-    status = cog_entry_writer_new(key, strlen(key), 0, cog_store_stream_sink(stream), &writer,
-                                  NULL);
+    status = cog_entry_writer_new(key, strlen(key), 0, cog_incoming_sink(stream), &writer, NULL);
     if (status == COG_OK) {
         status = cog_entry_part_begin(writer, COG_PART_BLOB, "0", 1, NULL, &number, NULL);
     }
@@ -316,9 +316,9 @@ static enum cog_status stream_value(struct cog_store *store, const char *key,
     }
     cog_entry_writer_free(writer);
     if (status == COG_OK && commit) {
-        return cog_store_stream_commit(stream, NULL, NULL);
+        status = cog_incoming_commit(stream, true, NULL, NULL);
     }
-    cog_store_stream_abort(stream);
+    cog_incoming_free(stream);
     return status;
 }
 
