@@ -275,7 +275,7 @@ class Entry:
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Run the method named ``operation`` (value, read, verify) in the thread pool."""
+        """Run the method named ``operation`` (value, read, read_container, verify) in the pool."""
     def value(
         self,
         *,
@@ -287,6 +287,14 @@ class Entry:
     def is_expired(self, now_ms: int, /) -> bool: ...
     def verify(self) -> None: ...
     def tobytes(self) -> bytes: ...
+    def read_container(self, offset: int, size: int, /) -> bytes:
+        """So many bytes of the container as they are stored, fewer at its end, without the rest of
+        it in memory: what an upload in parts sends.
+
+        Like every read, of the one generation that was opened, whatever happened to its name. Not
+        verified: whoever reads the copy verifies. The freshness slots (64 of the last 112 bytes)
+        are those of now.
+        """
     def to_image(self) -> Image: ...
 
 # --- the filesystem store (py_store.c) ------------------------------------------------------------

@@ -656,6 +656,57 @@ static PyObject *entry_tobytes(PyObject *object, PyObject *Py_UNUSED(none))
     return bytes;
 }
 
+int cog_py_entry_container(PyObject *object, PyObject *args, PyObject *kwargs,
+                           struct cog_py_container *out)
+{
+    static char *names[] = {"", "", NULL};
+    const struct py_entry *self = entry_of(object);
+    uint64_t length = cog_entry_length(self->entry);
+    PyObject *offset, *size;
+
+    *out = (struct cog_py_container){.source = self->source};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:read_container", names, &offset, &size) ||
+        refuse_lent(object, "read_container") < 0) {
+        return -1;
+    }
+    out->offset = PyLong_AsUnsignedLongLong(offset);
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    out->size = PyLong_AsUnsignedLongLong(size);
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    out->offset = out->offset < length ? out->offset : length;
+    out->size = out->size < length - out->offset ? out->size : length - out->offset;
+    out->bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)out->size);
+    if (out->bytes == NULL) {
+        return -1;
+    }
+    cog_memory_will_fill(PyBytes_AS_STRING(out->bytes), (size_t)out->size);
+    return 0;
+}
+
+static PyObject *entry_read_container(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    struct cog_py_container range;
+    struct cog_error err = {0};
+    enum cog_status status;
+
+    if (cog_py_entry_container(object, args, kwargs, &range) < 0) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    status = range.source->read(range.source->context, range.offset, PyBytes_AS_STRING(range.bytes),
+                                (size_t)range.size, &err);
+    Py_END_ALLOW_THREADS;
+    if (status != COG_OK) {
+        Py_DECREF(range.bytes);
+        return fail(object, status, NULL, &err);
+    }
+    return range.bytes;
+}
+
 static PyObject *entry_verify(PyObject *object, PyObject *Py_UNUSED(none))
 {
     struct py_entry *self = entry_of(object);
@@ -942,8 +993,9 @@ static PyMethodDef entry_methods[] = {
      PyDoc_STR("value_now($self, slow, /, *, mode='cow', max_bytes=0, frames=True)\n--\n\n"
                "value() without waiting; `slow` where it takes over about 50 us or might block.")},
     {"submit", (PyCFunction)(void (*)(void))cog_py_entry_submit, METH_VARARGS | METH_KEYWORDS,
-     PyDoc_STR("submit($self, channel, future, operation, /, *args, **kwargs)\n--\n\nRun the "
-               "method named `operation` (value, read, verify) in the thread pool.")},
+     PyDoc_STR(
+         "submit($self, channel, future, operation, /, *args, **kwargs)\n--\n\nRun the "
+         "method named `operation` (value, read, read_container, verify) in the thread pool.")},
     {"value", FUNCTION(entry_value), METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("value($self, *, mode='cow', max_bytes=1073741824, frames=True)\n--\n\nThe value, "
                "decoded afresh.")},
@@ -955,6 +1007,9 @@ static PyMethodDef entry_methods[] = {
      PyDoc_STR("verify($self, /)\n--\n\nCheck every byte; DamagedError names what is wrong.")},
     {"tobytes", entry_tobytes, METH_NOARGS,
      PyDoc_STR("tobytes($self, /)\n--\n\nThe container as it is stored.")},
+    {"read_container", FUNCTION(entry_read_container), METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("read_container($self, offset, size, /)\n--\n\nSo many bytes of the container as "
+               "they are stored, fewer at its end; not verified.")},
     {"to_image", entry_to_image, METH_NOARGS,
      PyDoc_STR("to_image($self, /)\n--\n\nThe container as it is stored, to be put elsewhere.")},
     {NULL, NULL, 0, NULL},

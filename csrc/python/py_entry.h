@@ -54,6 +54,15 @@ PyObject *cog_py_entry_from_object(struct cog_py_state *state, struct cog_object
                                    void (*on_damage)(PyObject *store, struct cog_object *object));
 /* The store's object behind `entry` (an Entry), borrowed; NULL: it does not come from a store. */
 struct cog_object *cog_py_entry_object(PyObject *entry);
+/* The arguments of Entry.read_container(): a range within the container, and room for it. */
+struct cog_py_container {
+    const struct cog_source *source;
+    uint64_t offset, size;
+    PyObject *bytes; /* a reference of the caller's */
+};
+/* 0, or -1 with an exception set. */
+int cog_py_entry_container(PyObject *entry, PyObject *args, PyObject *kwargs,
+                           struct cog_py_container *out);
 /* Begin to load the value of `entry` (an Entry): fills what the caller of cog_load_document() must
  * set. */
 int cog_py_entry_load(PyObject *entry, enum cog_value_mode mode, struct cog_load *load);

@@ -14,7 +14,7 @@ struct entry_job {
     struct cog_py_job base; /* base.self is the Entry */
     struct cog_load load;
     PyObject *frames;
-    PyObject *bytes; /* of read() */
+    PyObject *bytes; /* of read() and read_container() */
     bool allocated;
     unsigned number;
     unsigned long long start;
@@ -289,6 +289,30 @@ static void read_run(struct cog_py_job *base)
                                  job->stop, PyBytes_AS_STRING(job->bytes), &job->error);
 }
 
+static int container_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
+{
+    struct entry_job *job = (struct entry_job *)base;
+    struct cog_py_container range;
+
+    if (cog_py_entry_container(base->self, args, kwargs, &range) < 0) {
+        return -1;
+    }
+    job->load.source = range.source;
+    job->bytes = range.bytes;
+    job->start = range.offset;
+    job->stop = range.offset + range.size;
+    return 0;
+}
+
+static void container_run(struct cog_py_job *base)
+{
+    struct entry_job *job = (struct entry_job *)base;
+
+    job->status = job->load.source->read(job->load.source->context, job->start,
+                                         PyBytes_AS_STRING(job->bytes),
+                                         (size_t)(job->stop - job->start), &job->error);
+}
+
 static int verify_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {NULL};
@@ -325,7 +349,13 @@ static const struct cog_py_operation op_verify = {
     read_finish, entry_release,
 };
 
-static const struct cog_py_operation *const operations[] = {&op_value, &op_read, &op_verify, NULL};
+static const struct cog_py_operation op_read_container = {
+    "read_container", COG_LANE_READ, sizeof(struct entry_job), container_parse, container_run,
+    read_finish,      entry_release,
+};
+
+static const struct cog_py_operation *const operations[] = {&op_value, &op_read, &op_read_container,
+                                                            &op_verify, NULL};
 
 PyObject *cog_py_entry_submit(PyObject *self, PyObject *args, PyObject *kwargs)
 {
