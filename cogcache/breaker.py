@@ -155,6 +155,19 @@ class Breaker:
             self._probe_ends = now + PROBE_SECONDS
             return Attempt(self, self._era, True)
 
+    def refuses(self) -> bool:
+        """Whether ``enter`` would answer ``None`` now; counted as rejected if so. For asking before
+        the work of a call begins, when ``enter`` comes later in another thread.
+        """
+        with self._lock:
+            if self._why == "closed":
+                return False
+            now = self._clock()
+            taken = self._probe_ends is not None and now < self._probe_ends
+            refused = taken or now < self._next_probe
+            self.rejected += refused
+            return refused
+
     # --- inside -----------------------------------------------------------------------------------
 
     def _report(self, era: int, is_probe: bool, outcome: str) -> None:

@@ -31,6 +31,7 @@ from cogcache.backends.base import (
 )
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.backends.s3.tier import S3Backend
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
 from cogcache.config import CacheConfig
 from cogcache.exceptions import ClosedError, CogcacheWarning, ConfigError
@@ -43,6 +44,7 @@ _T = TypeVar("_T")
 CacheBackendRegistry.register("filesystem", FilesystemCacheBackend)
 CacheBackendRegistry.register("structured_filesystem", StructuredFilesystemBackend)
 CacheBackendRegistry.register("memory", MemoryCacheBackend)
+CacheBackendRegistry.register("s3", S3Backend)
 
 # After so many hits in a row that never left the running task, it lets the loop turn once: about
 # 200 us of inline work.

@@ -528,7 +528,7 @@ class CacheBackendRegistry:
         return backend, backend.CONFIG_CLASS
 
 
-_NOT_YET = ("s3", "redis")
+_NOT_YET = ("redis",)
 # Keys of a manager's dict form that people also put into a tier's; silently not the tier's
 # business.
 _SHARED_KEYS = ("default_ttl", "enable_stats", "enable_compression", "serialization_format")

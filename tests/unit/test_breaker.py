@@ -107,6 +107,18 @@ def test_one_probe_goes_through_when_the_pause_is_over(breaker: Breaker, clock: 
     assert not entered(breaker).is_probe
 
 
+def test_it_can_be_asked_without_taking_the_probe(breaker: Breaker, clock: Time) -> None:
+    assert not breaker.refuses()
+    fail(breaker, 5, unreachable=True)
+    assert breaker.refuses() and breaker.rejected == 1
+    clock.now += 1
+    assert not breaker.refuses() and not breaker.refuses()
+    probe = entered(breaker)
+    assert breaker.refuses()
+    probe.succeeded()
+    assert not breaker.refuses()
+
+
 def test_pauses_double_to_thirty_seconds_and_begin_anew(breaker: Breaker, clock: Time) -> None:
     fail(breaker, 5, unreachable=True)
     for pause in (1, 2, 4, 8, 16, 30, 30):

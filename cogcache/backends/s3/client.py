@@ -1,0 +1,252 @@
+"""boto3's low-level client as the tier uses it: one of each lane a process, every request under the
+breaker, every exception an error of ours.
+
+Settings are those that measurement and the habits of real stores asked for: two attempts at most
+for small requests (the default of boto3 waits minutes for a dead server), checksums only where we
+give them (the default makes chunked uploads that older stores refuse), ``bytearray`` bodies
+(``bytes`` wait for a ``100 Continue``), and never the C transfer engine, which ignores
+``endpoint_url``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from cogcache._fork import renew_after_fork
+from cogcache.backends.s3.errors import (
+    MisconfiguredError,
+    NotAskedError,
+    S3Error,
+    UnavailableError,
+    error_of,
+    is_expired_token,
+)
+from cogcache.backends.s3.lanes import Call, Lane
+from cogcache.breaker import Attempt
+from cogcache.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from cogcache.config import S3CacheConfig
+
+__all__ = ["S3Client", "require_boto3"]
+
+SMALL_SECONDS: Final = 5.0  # deadline of a small request, and what a bulk one has beside its size
+BULK_BYTES_A_SECOND: Final = 1 << 20  # slower transfers miss their deadline
+SMALL_BYTES: Final = 1 << 20  # up to which a transfer goes through the small lane
+CONNECT_SECONDS: Final = 2.0
+_THREADS: Final = 8  # of the small lane, and of the bulk lane
+_WORKERS: Final = 4
+_LANES: Final[dict[str, dict[str, Any]]] = {
+    "small": {"read_timeout": 3.0, "max_pool_connections": _THREADS + _WORKERS, "attempts": 2},
+    "bulk": {"read_timeout": 10.0, "max_pool_connections": _THREADS, "attempts": 4},
+}
+
+
+def require_boto3() -> None:
+    """Raise ``ConfigError`` with the extra to install unless boto3 is there; imports nothing."""
+    if importlib.util.find_spec("boto3") is None:
+        raise ConfigError(
+            "backend_type 's3' needs boto3, which is not installed: "
+            "pip install 'cogcache-video[s3]'"
+        )
+
+
+class S3Client:
+    """Requests to one bucket. Usable from any thread; a forked child makes clients of its own,
+    since one that shares sockets with its parent would get the parent's answers.
+
+    Attributes:
+        small: For requests and transfers up to 1 MiB.
+        bulk: For larger transfers.
+        work: For what makes several requests and waits for those in the bulk lane. Its own go
+            through the client of the small lane, which is why that has spare connections.
+        requests: How many requests of each operation were made, answered or not.
+    """
+
+    def __init__(self, config: S3CacheConfig) -> None:
+        require_boto3()
+        self._config = config
+        self.small = Lane("small", _THREADS)
+        self.bulk = Lane("bulk", _THREADS)
+        self.work = Lane("work", _WORKERS, self.small.breaker)
+        self.requests: dict[str, int] = {}
+        self._clients: dict[str, Any] = {}
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The child never touches the parent's sockets."""
+        self._lock = threading.RLock()
+        self._clients = {}
+        self._pid = os.getpid()
+
+    def lane_for(self, size: int) -> Lane:
+        """The lane of a transfer of so many bytes."""
+        return self.small if size <= SMALL_BYTES else self.bulk
+
+    def seconds_for(self, size: int) -> float:
+        """The deadline of a transfer of so many bytes."""
+        base = self._config.timeout_seconds or SMALL_SECONDS
+        return base if size <= SMALL_BYTES else base + size / BULK_BYTES_A_SECOND
+
+    def send(self, call: Call, lane: Lane, operation: str, /, **params: Any) -> dict[str, Any]:
+        """One request, in this thread. What it answers beside a body is whole.
+
+        The caller reports a body's end through ``call.attempt``; a request without a body has been
+        reported.
+
+        Raises:
+            S3Error: See there.
+        """
+        for again in (True, False):
+            call.check()
+            attempt = lane.breaker.enter()
+            if attempt is None:
+                raise NotAskedError(f"not asked: the breaker is {lane.breaker.state}")
+            call.attempt, call.heard = attempt, False
+            self.requests[operation] = self.requests.get(operation, 0) + 1
+            try:
+                client = self._client(lane.name)
+                answer: dict[str, Any] = getattr(client, operation)(
+                    Bucket=self._config.bucket, **params
+                )
+            except Exception as error:
+                if again and is_expired_token(error):
+                    attempt.dropped()
+                    self._forget_clients()  # the shared files may hold newer credentials by now
+                    continue
+                fault = error_of(error, operation)
+                _report(attempt, fault, operation)
+                raise fault from error
+            call.heard = True
+            if "Body" not in answer:
+                attempt.succeeded()
+            return answer
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close idle connections; a later request opens new ones."""
+        self._forget_clients()
+
+    def knows(self, operation: str, member: str) -> bool:
+        """Whether this botocore knows a parameter of an operation (such as ``PutObject``)."""
+        model = self._client("small").meta.service_model.operation_model(operation)
+        return member in model.input_shape.members
+
+    @contextlib.contextmanager
+    def header(
+        self, operation: str, name: str, value: Callable[[dict[str, Any]], str]
+    ) -> Iterator[None]:
+        """Add a header of our own to the requests of an operation (such as ``DeleteObjects``) that
+        this thread makes meanwhile; ``value`` makes it from the request.
+        """
+        thread = threading.get_ident()
+
+        def add(params: dict[str, Any], **_: Any) -> None:
+            if threading.get_ident() == thread:
+                params["headers"][name] = value(params)
+
+        events = self._client("small").meta.events
+        events.register_last(f"before-call.s3.{operation}", add)
+        try:
+            yield
+        finally:
+            events.unregister(f"before-call.s3.{operation}", add)
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests go."""
+        url: str = self._client("small").meta.endpoint_url
+        return url
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _client(self, lane: str) -> Any:
+        if os.getpid() != self._pid:  # forked without Python's knowing
+            self.after_fork()
+        client = self._clients.get(lane)
+        if client is None:
+            with self._lock:  # sessions are not for several threads
+                if lane not in self._clients:
+                    self._make_clients()
+                client = self._clients[lane]
+        return client
+
+    def _make_clients(self) -> None:
+        import boto3.session
+
+        config = self._config
+        session = boto3.session.Session(
+            aws_access_key_id=config.access_key,
+            aws_secret_access_key=config.secret_key,
+            aws_session_token=config.session_token,
+            region_name=config.region,
+            profile_name=config.profile,
+        )
+        made = {}
+        for lane in _LANES:
+            style = "path" if config.endpoint_url else "auto"
+            made[lane] = self._make(session, lane, style)
+            if style == "auto" and not _is_aws(made[lane].meta.endpoint_url):
+                made[lane].close()
+                made[lane] = self._make(session, lane, "path")  # AWS_ENDPOINT_URL and the like
+        self._clients = made
+
+    def _make(self, session: Any, lane: str, style: str) -> Any:
+        from botocore.config import Config
+
+        chosen = _LANES[lane]
+        options: dict[str, Any] = {
+            "signature_version": "s3v4",
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": chosen["read_timeout"],
+            "max_pool_connections": chosen["max_pool_connections"],
+            "tcp_keepalive": True,
+            "retries": {"mode": "standard", "total_max_attempts": chosen["attempts"]},
+            "s3": {"addressing_style": style},
+            "user_agent_extra": "cogcache",
+        }
+        if not (self._config.endpoint_url or "https").startswith("http:"):
+            options["s3"]["payload_signing_enabled"] = False  # TLS and a checksum guard it
+        checksums = {
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+        options |= {k: v for k, v in checksums.items() if k in Config.OPTION_DEFAULTS}
+        region = session.region_name or ("us-east-1" if self._config.endpoint_url else None)
+        return session.client(
+            "s3",
+            endpoint_url=self._config.endpoint_url,
+            region_name=region,
+            config=Config(**options),
+        )
+
+    def _forget_clients(self) -> None:
+        with self._lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+
+
+def _report(attempt: Attempt, fault: S3Error, operation: str) -> None:
+    if isinstance(fault, MisconfiguredError):
+        # Who may not write or list can still read.
+        if fault.denied and operation != "get_object":
+            attempt.succeeded()
+        else:
+            attempt.misconfigured()
+    elif isinstance(fault, UnavailableError):
+        attempt.failed(unreachable=fault.unreachable)
+    else:
+        attempt.succeeded()  # the store works; it is the request that it did not like
+
+
+def _is_aws(endpoint: str) -> bool:
+    host = endpoint.partition("://")[2].partition("/")[0].partition(":")[0]
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))

@@ -1,0 +1,439 @@
+"""Reading objects: the end of one first, then exactly the ranges asked for, each answer checked
+against its question.
+
+An answer is only used if its ``Content-Range`` is the range asked for, its ``ETag`` the one that
+the object was opened with, and its body as long as it says; the checksums inside the container come
+on top. A body that breaks off is resumed where it broke, on a new connection. Neither HEAD nor LIST
+is needed, except once for a store that does not know suffix ranges.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cogcache.backends.s3.client import S3Client
+from cogcache.backends.s3.errors import (
+    MismatchError,
+    NotSupportedError,
+    OutOfRangeError,
+    RefusedError,
+    S3Error,
+    UnavailableError,
+    error_of,
+)
+from cogcache.backends.s3.lanes import Call, Lane, current_call
+
+__all__ = ["Reads", "RemoteBytes", "Tail"]
+
+TAIL_BYTES: Final = 64 * 1024
+RANGE_BYTES: Final = 8 << 20  # of one request of a large transfer
+PARALLEL: Final = 4
+WHOLE_LIMIT: Final = 1 << 30  # bytes held in memory where a store cannot give ranges
+RESUMES: Final = 5
+SLOWEST: Final = 64 * 1024  # bytes a second; a body that comes slower is asked for anew
+PATIENCE_SECONDS: Final = 2.0  # before a body's rate is judged
+TOKEN: Final = "cc-token"  # noqa: S105 - of a write; in the metadata of every object
+_PIECE: Final = 256 * 1024
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class BrokenBodyError(Exception):
+    """A body ended or stalled before its end; ``args[0]`` says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of an object.
+
+    Attributes:
+        size: Of the whole object.
+        start: Where ``data`` begins in it.
+        data: The bytes from there to the end.
+        etag: As the store gives it; ``""`` if it gives none.
+        token: The write token in its metadata, 16 hex digits, or ``None``.
+    """
+
+    size: int
+    start: int
+    data: bytes
+    etag: str
+    token: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether ``data`` is all of it."""
+        return self.start == 0
+
+
+class Reads:
+    """Reading from one bucket. All methods block and run in a lane's thread.
+
+    Attributes:
+        suffixes: Whether the store knows ``bytes=-n``; ``None`` until the first answer.
+        ranges: Whether it knows ranges at all; ``None`` until the first answer.
+        mismatches: Answers to other questions than the one asked.
+        resumes: Bodies that broke and were asked for from there on.
+        bytes_in: Bytes of bodies, used or not.
+    """
+
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+        self.suffixes: bool | None = None
+        self.ranges: bool | None = None
+        self.mismatches = 0
+        self.resumes = 0
+        self.bytes_in = 0
+
+    # --- the end of an object ---------------------------------------------------------------------
+
+    def tail(self, call: Call, name: str, want: int = TAIL_BYTES) -> Tail:
+        """The last ``want`` bytes of an object, or all of it.
+
+        Raises:
+            AbsentError: There is no such object.
+            S3Error: See there.
+        """
+        for turn in range(RESUMES + 1):
+            try:
+                return self._tail(call, name, want)
+            except BrokenBodyError as error:
+                if turn == RESUMES:
+                    raise UnavailableError(f"get_object: {error}") from error
+                self.resumes += 1
+        raise AssertionError("unreachable")
+
+    def _tail(self, call: Call, name: str, want: int) -> Tail:
+        if self.ranges is False:
+            return self._whole(call, name)
+        if self.suffixes is False:
+            return self._tail_after_head(call, name, want)
+        try:
+            answer = self._get(call, self._client.small, name, Range=f"bytes=-{want}")
+        except OutOfRangeError:
+            # A store that takes a suffix longer than the object for a range outside of it.
+            return self._whole(call, name)
+        except (NotSupportedError, RefusedError):
+            self.suffixes = False
+            return self._tail_after_head(call, name, want)
+        size = _length(answer)
+        if _status(answer) == 200:
+            if size > want:  # it ignored the range; now at least the size is known
+                self._drop(call, answer)
+                self.suffixes = False
+                return self._tail_at(call, name, size, _etag(answer), want)
+            return self._tail_of(call, answer, 0, size, size)
+        total = _total(answer)
+        start = max(0, total - want)
+        self._expect(call, answer, start, total, total)
+        self.suffixes = True
+        return self._tail_of(call, answer, start, total - start, total)
+
+    def _tail_after_head(self, call: Call, name: str, want: int) -> Tail:
+        answer = self._client.send(call, self._client.small, "head_object", Key=name)
+        return self._tail_at(call, name, int(answer["ContentLength"]), _etag(answer), want)
+
+    def _tail_at(self, call: Call, name: str, size: int, etag: str, want: int) -> Tail:
+        start = max(0, size - want)
+        if size == 0:
+            return Tail(0, 0, b"", etag)
+        data = self.range(call, self._client.small, name, start, size, size, etag)
+        if self.ranges is False:
+            return self._whole(call, name)
+        return Tail(size, start, data, etag)
+
+    def _whole(self, call: Call, name: str) -> Tail:
+        answer = self._get(call, self._client.small, name)
+        size = _length(answer)
+        if size > WHOLE_LIMIT:
+            self._drop(call, answer)
+            raise RefusedError(f"get_object: {size} bytes, and the store does not give ranges")
+        call.extend(self._client.seconds_for(size))
+        return self._tail_of(call, answer, 0, size, size)
+
+    def _tail_of(
+        self, call: Call, answer: dict[str, Any], start: int, size: int, total: int
+    ) -> Tail:
+        data = bytearray(size)
+        got = self._read_body(call, answer, memoryview(data))
+        if got < size:
+            raise BrokenBodyError(f"{got} of {size} bytes came")
+        return Tail(total, start, bytes(data), _etag(answer), answer["Metadata"].get(TOKEN))
+
+    # --- ranges -----------------------------------------------------------------------------------
+
+    def range(
+        self, call: Call, lane: Lane, name: str, start: int, stop: int, total: int, etag: str
+    ) -> bytes:
+        """Bytes ``start`` to ``stop`` of the generation ``etag`` of an object of ``total`` bytes.
+
+        Raises:
+            ChangedError, AbsentError: Another generation is there, or none.
+            S3Error: See there.
+        """
+        data = bytearray(stop - start)
+        self.range_into(call, lane, name, start, memoryview(data), total, etag)
+        return bytes(data)
+
+    def range_into(
+        self,
+        call: Call,
+        lane: Lane,
+        name: str,
+        start: int,
+        room: memoryview,
+        total: int,
+        etag: str,
+    ) -> None:
+        """``range`` into memory; its first ``n`` bytes are right even if it fails after them."""
+        call.extend(self._client.seconds_for(len(room)))
+        got = turn = 0
+        while got < len(room):
+            try:
+                got += self._range_once(call, lane, name, start + got, room[got:], total, etag)
+                if got < len(room):
+                    raise BrokenBodyError(f"{got} of {len(room)} bytes came")
+            except (BrokenBodyError, MismatchError) as error:
+                turn += 1
+                if turn > RESUMES:
+                    if isinstance(error, S3Error):
+                        raise
+                    raise UnavailableError(f"get_object: {error}") from error
+                self.resumes += 1
+
+    def _range_once(
+        self, call: Call, lane: Lane, name: str, start: int, room: memoryview, total: int, etag: str
+    ) -> int:
+        stop = start + len(room)
+        condition = {"IfMatch": etag} if etag else {}
+        answer = self._get(call, lane, name, Range=f"bytes={start}-{stop - 1}", **condition)
+        if etag and _etag(answer) != etag:
+            self._drop(call, answer)
+            self.mismatches += 1
+            raise MismatchError("get_object: another ETag than the one asked for")
+        if _status(answer) == 200:
+            return self._cut_out(call, answer, start, room, total)
+        self._expect(call, answer, start, stop, total)
+        self.ranges = True
+        return self._read_body(call, answer, room)
+
+    def _cut_out(
+        self, call: Call, answer: dict[str, Any], start: int, room: memoryview, total: int
+    ) -> int:
+        """The range out of a whole body, from a store that ignores ranges."""
+        size = _length(answer)
+        if size != total or size > WHOLE_LIMIT:
+            self._drop(call, answer)
+            self.mismatches += size != total
+            raise MismatchError(f"get_object: {size} bytes where the object has {total}")
+        self.ranges = False
+        call.extend(self._client.seconds_for(size))
+        whole = bytearray(size)
+        got = self._read_body(call, answer, memoryview(whole))
+        usable = max(0, min(got - start, len(room)))
+        room[:usable] = whole[start : start + usable]
+        return usable
+
+    # --- one answer -------------------------------------------------------------------------------
+
+    def _get(self, call: Call, lane: Lane, name: str, **params: Any) -> dict[str, Any]:
+        return self._client.send(call, lane, "get_object", Key=name, **params)
+
+    def _expect(
+        self, call: Call, answer: dict[str, Any], start: int, stop: int, total: int
+    ) -> None:
+        expected = f"bytes {start}-{stop - 1}/{total}"
+        said = str(answer.get("ContentRange", ""))
+        if said != expected or _length(answer) != stop - start:
+            self._drop(call, answer)
+            self.mismatches += 1
+            raise MismatchError(
+                f"get_object: an answer for {said or 'no range'!r} of {_length(answer)} bytes, "
+                f"asked for was {expected!r}"
+            )
+
+    def _read_body(self, call: Call, answer: dict[str, Any], room: memoryview) -> int:
+        """Read a body of exactly ``len(room)`` bytes; how many came. The connection is kept only
+        after a whole one.
+        """
+        body = answer["Body"]
+        read = _reader_of(body)
+        got = 0
+        began = time.monotonic()
+        attempt = call.attempt
+        try:
+            while got < len(room):
+                call.check()
+                piece = read(min(_PIECE, len(room) - got))
+                if not piece:
+                    break
+                room[got : got + len(piece)] = piece
+                got += len(piece)
+                self.bytes_in += len(piece)
+                took = time.monotonic() - began
+                if took > PATIENCE_SECONDS and got < (took - PATIENCE_SECONDS) * SLOWEST:
+                    break
+            else:
+                if not read(1):  # the end, so that the connection goes back to the pool
+                    return self._ended(attempt, got)
+        except S3Error:
+            body.close()
+            raise
+        except Exception as error:
+            if isinstance(error_of(error, "get_object"), UnavailableError):
+                body.close()
+                _failed(attempt)
+                return got
+            raise
+        body.close()
+        _failed(attempt)
+        return got
+
+    @staticmethod
+    def _ended(attempt: Any, got: int) -> int:
+        if attempt is not None:
+            attempt.succeeded()
+        return got
+
+    @staticmethod
+    def _drop(call: Call, answer: dict[str, Any]) -> None:
+        """Do not read a body; its connection ends with it."""
+        answer["Body"].close()
+        if call.attempt is not None:
+            call.attempt.succeeded()
+
+
+def _failed(attempt: Any) -> None:
+    if attempt is not None:
+        attempt.failed()
+
+
+def _reader_of(body: Any) -> Callable[[int], bytes]:
+    """A function that reads what is there, without waiting for more; so a slow body is seen."""
+    raw = getattr(body, "_raw_stream", None)
+    read: Callable[[int], bytes] | None = getattr(raw, "read1", None)
+    if read is None:  # urllib3 before 2.1: http.client's own
+        read = getattr(getattr(raw, "_fp", None), "read1", None)
+    whole: Callable[[int], bytes] = body.read
+    return whole if read is None else read
+
+
+def _status(answer: dict[str, Any]) -> int:
+    return int(answer["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _length(answer: dict[str, Any]) -> int:
+    if "ContentLength" not in answer:
+        raise MismatchError("get_object: an answer without a length")
+    return int(answer["ContentLength"])
+
+
+def _total(answer: dict[str, Any]) -> int:
+    found = _CONTENT_RANGE.fullmatch(str(answer.get("ContentRange", "")))
+    if found is None:
+        answer["Body"].close()
+        raise MismatchError("get_object: a partial answer without a Content-Range")
+    return int(found[3])
+
+
+def _etag(answer: dict[str, Any]) -> str:
+    return str(answer.get("ETag", ""))
+
+
+class RemoteBytes:
+    """The bytes of one generation of an object, for the reader of containers.
+
+    ``read`` blocks and belongs into a thread of the small or the work lane; large ranges are split
+    and fetched in parallel by the bulk lane. What lies in the tail costs no request.
+    """
+
+    def __init__(self, reads: Reads, client: S3Client, name: str, tail: Tail) -> None:
+        self._reads = reads
+        self._client = client
+        self.name = name
+        self.tail = tail
+        self._is_open = False
+
+    def opened(self) -> None:
+        """The index has been read: from now on nothing more is kept."""
+        self._is_open = True
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly these bytes.
+
+        Raises:
+            S3Error: See there.
+        """
+        tail = self.tail
+        if offset >= tail.start:
+            at = offset - tail.start
+            return tail.data[at : at + size]
+        front = min(offset + size, tail.start)
+        data = self._fetch(offset, front)
+        if not self._is_open and front == tail.start and not tail.is_whole:
+            self.tail = replace(tail, start=offset, data=data + tail.data)
+        more = size - len(data)
+        return data + tail.data[:more] if more else data
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        call = current_call()
+        if call is None:
+            raise RuntimeError("the bytes of a remote entry are read in the threads of its tier")
+        if stop - start <= RANGE_BYTES:
+            return self._reads.range(
+                call, self._client.small, self.name, start, stop, self.tail.size, self.tail.etag
+            )
+        data = bytearray(stop - start)
+        fetch_parallel(self._reads, self._client, call, self.name, start, data, self.tail)
+        return bytes(data)
+
+
+def fetch_parallel(
+    reads: Reads,
+    client: S3Client,
+    call: Call,
+    name: str,
+    start: int,
+    data: bytearray,
+    tail: Tail,
+) -> None:
+    """Fill ``data`` with the bytes from ``start`` on: ranges of 8 MiB, four at a time, by the bulk
+    lane. Blocks; not in a thread of the bulk lane itself. The first fault ends it.
+    """
+    room = memoryview(data)
+    pieces = [(at, room[at : at + RANGE_BYTES]) for at in range(0, len(data), RANGE_BYTES)]
+    call.extend(client.seconds_for(len(data)))
+    parts: list[tuple[Call, Any]] = []
+    waiting = list(reversed(pieces))
+    try:
+        while waiting or parts:
+            while waiting and len(parts) < PARALLEL:
+                at, view = waiting.pop()
+                part = Call(client.seconds_for(len(view)))
+
+                def work(part: Call, at: int = at, view: memoryview = view) -> None:
+                    reads.range_into(
+                        part, client.bulk, name, start + at, view, tail.size, tail.etag
+                    )
+
+                parts.append((part, client.bulk.submit(work, part)))
+            call.check()
+            future = parts[0][1]
+            _wait_for(call, future)
+            future.result()
+            parts.pop(0)
+    finally:
+        for part, future in parts:
+            part.abandoned = True
+            future.cancel()
+
+
+def _wait_for(call: Call, future: Any) -> None:
+    from concurrent.futures import wait
+
+    while not future.done():
+        call.check()
+        wait([future], timeout=0.5)

@@ -1,0 +1,611 @@
+"""The S3 tier: entries as objects of a bucket, for any number of hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from random import SystemRandom
+from typing import Any, ClassVar, Final, TypeVar
+
+from cogcache import _bridge, _core
+from cogcache._fork import renew_after_fork
+from cogcache.backends.base import (
+    META_FULL_PARAMS,
+    META_SOURCE,
+    CacheBackend,
+    KeyPattern,
+    describe_entry,
+)
+from cogcache.backends.s3.client import S3Client
+from cogcache.backends.s3.download import (
+    RANGE_BYTES,
+    TOKEN,
+    WHOLE_LIMIT,
+    Reads,
+    RemoteBytes,
+    Tail,
+    fetch_parallel,
+)
+from cogcache.backends.s3.errors import (
+    AbsentError,
+    ChangedError,
+    MisconfiguredError,
+    NotAskedError,
+    NotSupportedError,
+    RefusedError,
+    S3Error,
+    UnavailableError,
+)
+from cogcache.backends.s3.lanes import Call, Lane
+from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_parallel
+from cogcache.backends.s3.memory import Remembered
+from cogcache.backends.s3.names import Names, judge
+from cogcache.backends.s3.probe import Abilities, probe
+from cogcache.backends.s3.upload import PART_BYTES, Writes
+from cogcache.config import S3CacheConfig
+from cogcache.exceptions import IncompleteError
+from cogcache.keys import Key
+
+__all__ = ["S3Backend"]
+
+logger = logging.getLogger("cogcache")
+T = TypeVar("T")
+
+ABSENT_SECONDS: Final = 10.0  # how long an absence is believed, give or take a fifth
+INDEX_SECONDS: Final = 10.0  # how long an index answers without the object being asked
+DAMAGED_SECONDS: Final = 60.0  # how long a damaged object is left alone
+MISSED_SECONDS: Final = 3600.0  # how long after a miss a write is taken for the filling of it
+DENIED_SECONDS: Final = 300.0  # how long a refusal to let us write is believed
+REMEMBERED: Final = 4096  # names, of each kind
+INDEX_MEMORY: Final = 32 << 20  # bytes of indexes
+SCAN_TAIL_BYTES: Final = 8 * 1024  # of each object of a listing; holds the index of all but bundles
+UPLOAD_AGE_SECONDS: Final = 86_400.0
+COUNTED_PAGES: Final = 20  # of 1,000 objects; what `usage` looks at
+
+
+class S3Backend(CacheBackend):
+    """Entries as objects of an S3 bucket.
+
+    A hit on up to 64 KiB is one request, one frame of a bundle one or two; nothing is listed or
+    asked for twice on the way of a read. Every wait has a deadline, an outage costs microseconds a
+    call, and no fault of the store is an exception of ``fetch`` or ``write``. Usable from several
+    event loops, safe across ``fork``, and pickled by its configuration.
+
+    At any time a process holds at most 20 threads and 32 MiB of indexes for a tier, 64 MiB for each
+    of up to four large uploads, and the values that are being read.
+
+    Raises:
+        ConfigError: boto3 is not installed.
+    """
+
+    CONFIG_CLASS: ClassVar[type[Any] | None] = S3CacheConfig
+    runs_inline: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = True
+
+    def __init__(self, config: S3CacheConfig) -> None:
+        super().__init__(config)
+        self._client = S3Client(config)
+        self._reads = Reads(self._client)
+        self._writes = Writes(self._client, self._reads)
+        self._listing = Listing(self._client)
+        self._names = Names(config.clean_prefix)
+        self._random = SystemRandom()
+        self._clock: Callable[[], float] = time.monotonic
+        self._abilities: Abilities | None = None
+        self._denied_until = 0.0
+        clock = self._now
+        self._gone: Remembered[str] = Remembered(REMEMBERED, clock)
+        self._missed: Remembered[bool] = Remembered(REMEMBERED, clock)
+        self._written: Remembered[bool] = Remembered(REMEMBERED, clock)
+        self._marked: Remembered[bool] = Remembered(REMEMBERED, clock)
+        self._indexes: Remembered[Tail] = Remembered(
+            INDEX_MEMORY, clock, lambda tail: len(tail.data) + 512
+        )
+        self.counters.update(created_by_others=0, mismatches=0, resumes=0)
+        self._probing = threading.Lock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Another thread of the parent may have been inside."""
+        self._probing = threading.Lock()
+
+    def _now(self) -> float:
+        return self._clock()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def fetch(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str:
+        name = self._names.of_key(key)
+        word = self._gone.get(name)
+        if word is not None:
+            return word
+        try:
+            entry = await self._fetch(key, name, index_only)
+        except AbsentError:
+            self.note_works("read")
+            self._note_absent(name)
+            return "absent"
+        except _core.DamagedError as error:
+            return self._set_aside(name, error)
+        except _core.ForeignError:
+            return "absent"
+        except S3Error as error:
+            self.note_fault("read", error)
+            return "unavailable"
+        self.note_works("read")
+        self._missed.forget(name)
+        return self._why_dead(entry) or entry
+
+    async def read(self, key: bytes) -> _core.Entry | None:
+        try:
+            return await self._fetch(key, self._names.of_key(key), False)
+        except (AbsentError, _core.ForeignError):
+            return None
+
+    async def _fetch(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
+        """The entry, read once more if the first time it was damaged or replaced meanwhile."""
+        try:
+            return await self._fetch_once(key, name, index_only)
+        except (_core.DamagedError, ChangedError):
+            self._indexes.forget(name)
+            return await self._fetch_once(key, name, index_only)
+
+    async def _fetch_once(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
+        if index_only:
+            known = self._indexes.get(name)
+            if known is not None:
+                return self._open(key, name, known)
+            return await self._in(self._client.small, self._open_first, key, name)
+        found = await self._in(self._client.small, self._whole_if_small, key, name)
+        if isinstance(found, _core.Entry):
+            return found
+        return await self._in(self._client.work, self._whole_if_large, key, name, found)
+
+    async def _in(self, lane: Lane, work: Callable[..., T], *args: Any) -> T:
+        """``work(call, *args)`` in a thread of a lane."""
+        return await lane.run(lambda call: work(call, *args), seconds=self._client.seconds_for(0))
+
+    def _open(self, key: bytes | None, name: str, tail: Tail) -> _core.Entry:
+        """An entry that reads what is asked of it; an index that begins before the tail is read now
+        and remembered.
+        """
+        if tail.is_whole:
+            return _core.Entry.from_bytes(tail.data, key)
+        remote = RemoteBytes(self._reads, self._client, name, tail)
+        entry = _core.Entry.from_reader(tail.size, remote.read, key)
+        remote.opened()
+        self._indexes.keep(name, remote.tail, INDEX_SECONDS)
+        return entry
+
+    def _open_first(self, call: Call, key: bytes | None, name: str) -> _core.Entry:
+        return self._open(key, name, self._reads.tail(call, name))
+
+    def _whole_if_small(self, call: Call, key: bytes, name: str) -> _core.Entry | Tail:
+        """All of an entry up to 8 MiB, in one request where its size is known or at most 64 KiB,
+        else in two; the tail of a larger one.
+        """
+        tail = self._indexes.get(name)
+        if tail is None or tail.size > RANGE_BYTES or not tail.etag:
+            tail = self._reads.tail(call, name)
+            if tail.size > RANGE_BYTES and not tail.is_whole:
+                return tail
+            front = self._front(call, name, tail)
+            return _core.Entry.from_bytes(front + tail.data, key)
+        data = self._reads.range(call, self._client.small, name, 0, tail.size, tail.size, tail.etag)
+        return _core.Entry.from_bytes(data, key)
+
+    def _front(self, call: Call, name: str, tail: Tail) -> bytes:
+        if tail.is_whole:
+            return b""
+        return self._reads.range(
+            call, self._client.small, name, 0, tail.start, tail.size, tail.etag
+        )
+
+    def _whole_if_large(self, call: Call, key: bytes, name: str, tail: Tail) -> _core.Entry:
+        if tail.size > WHOLE_LIMIT:
+            return self._open(key, name, tail)
+        front = bytearray(tail.start)
+        fetch_parallel(self._reads, self._client, call, name, 0, front, tail)
+        front += tail.data
+        return _core.Entry.from_bytes(bytes(front), key)
+
+    async def load(self, entry: _core.Entry, **options: Any) -> Any:
+        if entry.in_memory:
+            return await super().load(entry, **options)
+        lane = self._client.small if entry.length <= RANGE_BYTES else self._client.work
+        name = self._names.of_key(entry.key)
+        try:
+            return await self._in(lane, _value, entry, options)
+        except (_core.DamagedError, ChangedError, AbsentError):
+            self._indexes.forget(name)
+        except S3Error as error:
+            self.note_fault("read", error)
+            raise
+        # Replaced since it was opened, or spoilt on the way: once more from the beginning.
+        again = await self._fetch_once(entry.key, name, True)
+        if self._why_dead(again) is not None or not _same_meaning(entry, again):
+            raise AbsentError(f"{name}: replaced by another entry")
+        return await self._in(lane, _value, again, options)
+
+    async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
+        if entry.in_memory:
+            return await super().read_part(entry, part, start, stop)
+        lane = self._client.lane_for(stop - start)
+        if lane is not self._client.small:
+            lane = self._client.work
+        try:
+            return await self._in(lane, lambda call: entry.read(part, start, stop))
+        except _core.DamagedError:  # perhaps on the way
+            return await self._in(lane, lambda call: entry.read(part, start, stop))
+        except (ChangedError, AbsentError) as error:
+            self._indexes.forget(self._names.of_key(entry.key))
+            raise IncompleteError(
+                "the entry was replaced or removed since it was opened"
+            ) from error
+        except S3Error as error:
+            self.note_fault("read", error)
+            raise
+
+    async def value_failed(self, entry: _core.Entry, error: Exception) -> str:
+        if isinstance(error, _core.UnsupportedError):
+            return await super().value_failed(entry, error)
+        return self._set_aside(self._names.of_key(entry.key), error)
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    async def prepare(self) -> Abilities:
+        """Find out what the store can do, unless that is known; the first write does it by itself.
+
+        Raises:
+            OSError: The store does not answer, or does not let us write.
+        """
+        if self._abilities is None:
+            seconds = 4 * self._client.seconds_for(0)
+            self._abilities = await self._client.small.run(self._probe, seconds=seconds)
+        return self._abilities
+
+    async def write(
+        self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
+    ) -> str | None:
+        if self._now() < self._denied_until:
+            return "read-only"
+        image = await _bridge.compose(what) if isinstance(what, _core.Draft) else what
+        name = self._names.of_key(image.key)
+        try:
+            await self.prepare()
+            await self._mark(image.key, source)
+            ours = await self._write(name, image)
+        except MisconfiguredError as error:
+            self.note_fault("write", error)
+            if not error.denied:
+                return "unavailable"
+            self._denied_until = self._now() + DENIED_SECONDS
+            return "read-only"
+        except S3Error as error:
+            self.note_fault("write", error)
+            return "unavailable"
+        self.note_works("write")
+        self.counters["created_by_others"] += not ours
+        self._note_written(name)
+        return None
+
+    async def _write(self, name: str, image: _core.Image) -> bool:
+        """Write an object; whether it is ours. A write that fills a miss of this process creates
+        and never replaces: equal keys of artifacts mean equivalent ones, so whoever was first has
+        done the work. Every other write replaces.
+        """
+        once = self._missed.get(name) is not None
+        token = f"{image.token:016x}"
+        can = await self.prepare()
+        size = len(image)
+        if size > PART_BYTES:
+            pieces = image.pieces()
+            seconds = self._client.seconds_for(size)
+            return await self._client.work.run(
+                lambda call: self._writes.put_in_parts(call, name, pieces, token, can, once=once),
+                seconds=seconds,
+            )
+        lane = self._client.lane_for(size)
+
+        def put(call: Call) -> bool:
+            body = bytearray().join(image.pieces())
+            return self._writes.put(call, lane, name, body, token, can, once=once)
+
+        try:
+            return await lane.run(put, seconds=self._client.seconds_for(size))
+        except (NotAskedError, MisconfiguredError):
+            raise
+        except UnavailableError:
+            # It may have been written all the same: the answer may be all that was lost.
+            if await self._in(self._client.small, self._writes.confirm, name, token, size):
+                return True
+            raise
+
+    async def _mark(self, key: bytes, source: int) -> None:
+        """Leave a trace from a URI to the objects of its videos, once for each a process."""
+        marker = self._names.of_marker(source, key)
+        if marker is None or self._marked.get(marker) is not None:
+            return
+        params = {"Key": marker, "Body": bytearray()}
+        await self._in(
+            self._client.small,
+            lambda call: self._client.send(call, self._client.small, "put_object", **params),
+        )
+        self._marked.keep(marker, True, MISSED_SECONDS)
+
+    def _probe(self, call: Call) -> Abilities:
+        with self._probing:
+            if self._abilities is None:
+                self._abilities = probe(self._client, call, self._names.probes)
+                days = self.config.lifecycle_expiration_days
+                if days is not None:
+                    try:
+                        ensure_lifecycle(self._client, call, self._names.root, days)
+                    except S3Error as error:
+                        logger.warning(
+                            "%s: the bucket took no lifecycle rule, so nothing will expire by "
+                            "itself: %s",
+                            self.name,
+                            error,
+                        )
+            return self._abilities
+
+    # --- removing ---------------------------------------------------------------------------------
+
+    async def discard(self, key: bytes) -> bool:
+        return await self._discard(self._names.of_key(key), None)
+
+    async def discard_entry(self, entry: _core.Entry) -> bool:
+        return await self._discard(self._names.of_key(entry.key), entry.token)
+
+    async def _discard(self, name: str, token: int | None) -> bool:
+        """Delete an object if it is there, and with ``token`` only if it is of that write."""
+        self._forget(name)
+        try:
+            found = await self._in(self._client.small, self._look, name, token)
+        except AbsentError:
+            return False
+        if found is None:
+            return False
+        removed = await self._delete_generation(name, found)
+        self._forget(name)
+        return removed
+
+    def _look(self, call: Call, name: str, token: int | None) -> str | None:
+        """The ETag of an object, or ``None`` if it is of another write."""
+        answer = self._client.send(call, self._client.small, "head_object", Key=name)
+        etag = str(answer.get("ETag", ""))
+        if token is None:
+            return etag
+        found = answer.get("Metadata", {}).get(TOKEN)
+        if found is None:  # a store that loses metadata: the object itself knows
+            tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
+            if len(tail.data) < 48 or tail.etag != etag:
+                return None
+            found = f"{int.from_bytes(tail.data[-48:-40], 'little'):016x}"
+        return etag if found == f"{token:016x}" else None
+
+    async def _delete_generation(self, name: str, etag: str) -> bool:
+        conditional = bool(etag) and (self._abilities is None or self._abilities.match_delete)
+        if conditional and self._client.knows("DeleteObject", "IfMatch"):
+            try:
+                return await self._listing.delete_one(name, IfMatch=etag)
+            except ChangedError:
+                return False
+            except (NotSupportedError, RefusedError):
+                pass  # a store without conditions: between the look and now lies a moment
+        return await self._listing.delete_one(name)
+
+    # --- listing ----------------------------------------------------------------------------------
+
+    async def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
+        async for _, entry in self._entries(await self._prefixes_of(source)):
+            if entry is not None:
+                yield entry
+
+    async def _prefixes_of(self, source: int) -> list[str]:
+        """Where the objects of a URI are; of every URI that nobody named, too."""
+        if source == 0:
+            return [self._names.root]
+        found: dict[str, None] = {}
+        for number in (source, 0):
+            async for page in self._listing.pages(self._names.markers(number)):
+                for marker in page:
+                    prefix = self._names.of_marked(marker.name)
+                    if prefix is not None:
+                        found[prefix] = None
+        return list(found)
+
+    async def _ours(
+        self, prefixes: list[str], pattern: KeyPattern | None = None
+    ) -> AsyncIterator[list[tuple[Listed, bool | None]]]:
+        """Pages of objects that are ours and not surely outside of a pattern, each with what its
+        name says of that.
+        """
+        for prefix in prefixes:
+            async for page in self._listing.pages(prefix):
+                found: list[tuple[Listed, bool | None]] = []
+                for one in page:
+                    name = self._names.parse(one.name)
+                    if name is None:
+                        continue
+                    verdict = True if pattern is None else judge(pattern, name)
+                    if verdict is not False:
+                        found.append((one, verdict))
+                yield found
+
+    async def _entries(
+        self, prefixes: list[str], pattern: KeyPattern | None = None
+    ) -> AsyncIterator[tuple[Listed, _core.Entry | None]]:
+        """Objects with their entries, opened eight at a time; ``None`` for what is no entry of its
+        name.
+        """
+
+        async def peek(item: tuple[Listed, bool | None]) -> _core.Entry | None:
+            try:
+                return await self._in(self._client.small, self._peek, item[0].name)
+            except (_core.DamagedError, _core.ForeignError, AbsentError, ChangedError):
+                return None
+
+        async for (one, _), entry in in_parallel(self._ours(prefixes, pattern), peek):
+            if entry is not None and self._names.of_key(entry.key) != one.name:
+                entry = None
+            yield one, entry
+
+    def _peek(self, call: Call, name: str) -> _core.Entry:
+        tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
+        if tail.is_whole:
+            return _core.Entry.from_bytes(tail.data)
+        remote = RemoteBytes(self._reads, self._client, name, tail)
+        return _core.Entry.from_reader(tail.size, remote.read)
+
+    async def iter_keys(
+        self, pattern: str | None = None, include_metadata: bool = False
+    ) -> AsyncIterator[tuple[str, dict[str, Any] | None]]:
+        matcher = KeyPattern(pattern)
+        if matcher.exact is not None:
+            found = await self.fetch(Key.parse(matcher.exact).encoded, index_only=True)
+            if not isinstance(found, str):
+                yield matcher.exact, describe_entry(found) if include_metadata else None
+            return
+        async for _, entry in self._entries(self._names.list_prefixes(matcher), matcher):
+            if entry is None or self._why_dead(entry) is not None:
+                continue
+            text = str(Key.from_encoded(entry.key))
+            if matcher.matches(text):
+                yield text, describe_entry(entry) if include_metadata else None
+
+    async def clear(self, pattern: str | None = None) -> int:
+        matcher = KeyPattern(pattern)
+        if matcher.exact is not None:
+            return int(await self.delete(matcher.exact))
+        removed = 0
+        async for page in self._ours(self._names.list_prefixes(matcher), matcher):
+            names = [one.name for one, verdict in page if verdict]
+            for one, verdict in page:
+                if verdict is None and await self._is_meant(one.name, matcher):
+                    names.append(one.name)
+            removed += await self._listing.delete(names)
+            for name in names:
+                self._forget(name)
+        if matcher.everything:
+            async for marks in self._listing.pages(self._names.sources):
+                ours = [one.name for one in marks if self._names.of_marked(one.name)]
+                await self._listing.delete(ours)
+            self._marked.clear()
+        self.counters["deletes"] += removed
+        return removed
+
+    async def _is_meant(self, name: str, matcher: KeyPattern) -> bool:
+        try:
+            entry = await self._in(self._client.small, self._peek, name)
+        except (_core.DamagedError, _core.ForeignError, AbsentError, ChangedError):
+            return False
+        return self._names.of_key(entry.key) == name and matcher.matches(
+            str(Key.from_encoded(entry.key))
+        )
+
+    async def cleanup_expired(self) -> int:
+        removed = 0
+        async for _, entry in self._entries([self._names.root]):
+            if entry is not None and self._why_dead(entry) is not None:
+                removed += await self.discard_entry(entry)
+        return removed
+
+    async def gc(self, older_than_seconds: float = UPLOAD_AGE_SECONDS) -> int:
+        """Give up multipart uploads under the prefix that began so long ago and never ended; how
+        many. Their parts cost money and are seen nowhere else.
+
+        Raises:
+            OSError: The store cannot be asked, or does not let us.
+        """
+        return await self._listing.old_uploads(self._names.root, older_than_seconds)
+
+    # --- the tier itself --------------------------------------------------------------------------
+
+    async def usage(self) -> dict[str, Any]:
+        """What lies under the prefix, as far as 20 pages of a listing show it (``complete`` says
+        whether that is all), and what this process asked for.
+        """
+        size = files = pages = 0
+        complete = True
+        about: dict[str, Any] = {}
+        try:
+            async for page in self._ours([self._names.root]):
+                files += len(page)
+                size += sum(one.size for one, _ in page)
+                pages += 1
+                if pages >= COUNTED_PAGES:
+                    complete = False
+                    break
+        except S3Error as error:
+            self.note_fault("list", error)
+            complete = False
+        about["mismatches"] = self._reads.mismatches
+        about["resumes"] = self._reads.resumes
+        return {
+            "size_bytes": size,
+            "total_files": files,
+            "complete": complete,
+            "requests": dict(self._client.requests),
+            "bytes_in": self._reads.bytes_in,
+            "lanes": {
+                lane.name: lane.describe()
+                for lane in (self._client.small, self._client.bulk, self._client.work)
+            },
+            **about,
+        }
+
+    def note_fault(self, what: str, error: Exception) -> None:
+        if isinstance(error, AbsentError | ChangedError):
+            return  # another host replaced or removed it: nothing is wrong with the tier
+        super().note_fault(what, error)
+
+    async def aclose(self) -> None:
+        with contextlib.suppress(Exception):
+            self._client.close()
+
+    def __reduce__(self) -> Any:
+        """A copy in another process begins anew: only the configuration travels."""
+        return type(self), (self.config,)
+
+    # --- what this process remembers --------------------------------------------------------------
+
+    def _note_absent(self, name: str) -> None:
+        if self._written.get(name) is None:
+            share = 0.8 + 0.4 * self._random.random()
+            self._gone.keep(name, "absent", ABSENT_SECONDS * share)
+        self._written.forget(name)
+        if "/raw/" not in name[len(self._names.root) :]:
+            self._missed.keep(name, True, MISSED_SECONDS)
+
+    def _note_written(self, name: str) -> None:
+        self._written.keep(name, True, ABSENT_SECONDS * 2)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        for kept in (self._gone, self._missed, self._indexes):
+            kept.forget(name)
+
+    def _set_aside(self, name: str, error: Exception) -> str:
+        """An object that was damaged twice is left alone for a while; it is not deleted, since the
+        way to it may be what is damaged.
+        """
+        self.counters["damaged"] += 1
+        logger.warning("%s: left a damaged entry alone: %s: %s", self.name, name, error)
+        self._indexes.forget(name)
+        self._gone.keep(name, "damaged", DAMAGED_SECONDS * (0.8 + 0.4 * self._random.random()))
+        return "damaged"
+
+
+def _value(call: Call, entry: _core.Entry, options: dict[str, Any]) -> Any:
+    del call  # it is this thread's; the bytes of the entry find it there
+    return entry.value(**options)
+
+
+def _same_meaning(one: _core.Entry, other: _core.Entry) -> bool:
+    """Whether what the caller compared with its key is the same in both."""
+    return all(one.meta.get(n) == other.meta.get(n) for n in (META_SOURCE, META_FULL_PARAMS))
