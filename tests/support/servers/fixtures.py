@@ -16,9 +16,14 @@ from .process import MissingServer, Server
 from .proxy import Proxy
 from .redis import RedisServer
 from .s3 import MotoServer, S3Place, S3Server, SeaweedServer
+from .swift import SwiftServer
 
 S = TypeVar("S", bound=Server)
-S3_SERVERS: dict[str, type[S3Server]] = {"weed": SeaweedServer, "moto": MotoServer}
+S3_SERVERS: dict[str, type[S3Server]] = {
+    "weed": SeaweedServer,
+    "swift": SwiftServer,
+    "moto": MotoServer,
+}
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
