@@ -22,7 +22,8 @@ demo: .venv/built ## run the real pipeline on a real video, cold and warm (VIDEO
 	@$(BIN)/python docs/examples/install.py
 	@$(BIN)/python docs/examples/ingest_video.py $(if $(VIDEO),"$(VIDEO)")
 
-test: .venv/built ## build and run every test
+test: .venv/built ## build and run every test (COGCACHE_TEST_WITHOUT=redis,swift leaves servers out)
+	@.ci/setup --servers
 	@$(MAKE) --no-print-directory -s -j2 -C tests/c check
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 

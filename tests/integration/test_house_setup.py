@@ -159,6 +159,57 @@ def test_fuzzing_needs_clang_as_well(machine: Machine) -> None:
     assert [call for call in machine.calls() if call.endswith("libxxhash-dev clang")]
 
 
+def complete(machine: Machine) -> None:
+    for tool in ("cc", "make", "pkg-config", "spin"):
+        machine.stand_in(tool, WORKING_COMPILER)
+    machine.link("chmod")
+
+
+def test_servers_for_the_tests_come_without_their_services(machine: Machine) -> None:
+    complete(machine)
+    machine.stand_in("id", "echo 0")
+    brought = {"redis-tools": "redis-check-rdb", "python3-swift": "python-of-swift"}
+    installs = "".join(
+        f'case "$*" in *install*{package}*) mv "{machine.home}/{tool}" "{machine.bin}" ;; esac\n'
+        for package, tool in brought.items()
+    )
+    for tool in brought.values():
+        machine.stand_in(tool)
+        (machine.bin / tool).rename(machine.home / tool)
+    machine.stand_in("apt-get", installs)
+    of_swift = str(machine.bin / "python-of-swift")
+    for _ in range(2):
+        answer = machine.setup("--servers", COGCACHE_TEST_SWIFT_PYTHON=of_swift)
+        assert answer.returncode == 0, answer.stderr
+    apt = [call for call in machine.calls() if "install" in call]
+    assert len(apt) == 1
+    assert apt[0].endswith("install redis-tools python3-swift")
+
+
+def test_servers_that_are_to_be_left_out_are_not_installed(machine: Machine) -> None:
+    complete(machine)
+    machine.stand_in("apt-get")
+    lacking = {"COGCACHE_TEST_SWIFT_PYTHON": str(machine.bin / "absent")}
+    answer = machine.setup("--servers", COGCACHE_TEST_WITHOUT="redis,swift", **lacking)
+    assert answer.returncode == 0, answer.stderr
+    assert not [call for call in machine.calls() if call.startswith("apt-get")]
+
+
+def test_missing_servers_are_named_with_a_way_round(machine: Machine) -> None:
+    complete(machine)
+    lacking = {"COGCACHE_TEST_SWIFT_PYTHON": str(machine.bin / "absent")}
+    assert machine.setup(**lacking).returncode == 0
+    answer = machine.setup("--servers", **lacking)
+    assert answer.returncode == 1
+    for text in (
+        "lacks: redis swift",
+        "apt-get install redis-tools python3-swift",
+        "brew install redis",
+        "COGCACHE_TEST_WITHOUT=redis,swift",
+    ):
+        assert text in answer.stderr
+
+
 def test_no_python_is_said_clearly(machine: Machine) -> None:
     machine.stand_in("python3", "echo 3.9 /usr/bin/python3; exit 1")
     answer = machine.run("sh", ".ci/python")

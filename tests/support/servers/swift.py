@@ -8,7 +8,7 @@ import array
 import getpass
 import gzip
 import json
-import shutil
+import os
 import socket
 import struct
 import subprocess
@@ -19,7 +19,7 @@ from .process import HOST, MissingServer
 from .s3 import S3Server
 
 INSTALL = """OpenStack Swift is not installed. `make test` installs it where there is apt, else:
-  dnf install python3-swift | pip install swift, for the Python that is python3 on the PATH
+  pip install swift into any Python and name that one in COGCACHE_TEST_SWIFT_PYTHON.
 COGCACHE_TEST_WITHOUT=swift leaves out the tests that need it."""
 
 RUN = """
@@ -110,11 +110,11 @@ PLAIN_FILTERS = (
 def python_with_swift() -> str:
     """The Python that has Swift: Debian's own, mostly not the one that runs the tests."""
     seek = "import importlib.util, sys; sys.exit(importlib.util.find_spec('swift') is None)"
-    for name in ("/usr/bin/python3", shutil.which("python3")):
-        if name and Path(name).exists():
-            found = subprocess.run([name, "-c", seek], cwd="/", check=False, timeout=60)
-            if found.returncode == 0:
-                return name
+    name = os.environ.get("COGCACHE_TEST_SWIFT_PYTHON", "/usr/bin/python3")
+    if Path(name).exists():
+        found = subprocess.run([name, "-c", seek], cwd="/", check=False, timeout=60)
+        if found.returncode == 0:
+            return name
     raise MissingServer(INSTALL)
 
 
