@@ -6,31 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.servers.s3 import S3Place
+from support_s3 import config_at, tier_at
 
 from cogcache import CacheConfig, CacheManager, ConfigError, FilesystemCacheConfig
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.s3.tier import S3Backend
-from cogcache.config import S3CacheConfig
 from cogcache.testing import BackendConformance
-
-
-def tier_at(place: S3Place, prefix: str = "", **options: Any) -> S3Backend:
-    """A tier in a place of a server."""
-    return S3Backend(
-        S3CacheConfig(
-            bucket=place.bucket,
-            prefix=f"{place.prefix}{prefix}",
-            endpoint_url=place.endpoint_url,
-            access_key=place.access_key,
-            secret_key=place.secret_key,
-            region=place.region,
-            **options,
-        )
-    )
 
 
 class TestS3(BackendConformance):
@@ -60,8 +44,8 @@ def test_without_boto3_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_a_manager_takes_s3_beside_other_tiers(s3_place: S3Place, tmp_path: Path) -> None:
     def manager(number: int) -> CacheManager:
-        s3 = tier_at(s3_place).config
-        return CacheManager(CacheConfig([FilesystemCacheConfig(tmp_path / str(number)), s3]))
+        local = FilesystemCacheConfig(tmp_path / str(number))
+        return CacheManager(CacheConfig([local, config_at(s3_place)]))
 
     async with manager(1) as first, manager(2) as second:
         await first.set("key", {"frames": [b"x" * 100_000]}, ttl=60)

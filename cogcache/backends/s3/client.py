@@ -38,12 +38,17 @@ __all__ = ["S3Client", "require_boto3"]
 SMALL_SECONDS: Final = 5.0  # deadline of a small request, and what a bulk one has beside its size
 BULK_BYTES_A_SECOND: Final = 1 << 20  # slower transfers miss their deadline
 SMALL_BYTES: Final = 1 << 20  # up to which a transfer goes through the small lane
-CONNECT_SECONDS: Final = 2.0
 _THREADS: Final = 8  # of the small lane, and of the bulk lane
 _WORKERS: Final = 4
+# Seconds of connecting and of one read are shares of the deadline: 2 s and 3 s of 5 s.
 _LANES: Final[dict[str, dict[str, Any]]] = {
-    "small": {"read_timeout": 3.0, "max_pool_connections": _THREADS + _WORKERS, "attempts": 2},
-    "bulk": {"read_timeout": 10.0, "max_pool_connections": _THREADS, "attempts": 4},
+    "small": {
+        "connect": 0.4,
+        "read": 0.6,
+        "max_pool_connections": _THREADS + _WORKERS,
+        "attempts": 2,
+    },
+    "bulk": {"connect": 0.4, "read": 2.0, "max_pool_connections": _THREADS, "attempts": 4},
 }
 
 
@@ -71,6 +76,7 @@ class S3Client:
     def __init__(self, config: S3CacheConfig) -> None:
         require_boto3()
         self._config = config
+        self._base_seconds = config.timeout_seconds or SMALL_SECONDS
         self.small = Lane("small", _THREADS)
         self.bulk = Lane("bulk", _THREADS)
         self.work = Lane("work", _WORKERS, self.small.breaker)
@@ -92,7 +98,7 @@ class S3Client:
 
     def seconds_for(self, size: int) -> float:
         """The deadline of a transfer of so many bytes."""
-        base = self._config.timeout_seconds or SMALL_SECONDS
+        base = self._base_seconds
         return base if size <= SMALL_BYTES else base + size / BULK_BYTES_A_SECOND
 
     def send(self, call: Call, lane: Lane, operation: str, /, **params: Any) -> dict[str, Any]:
@@ -204,8 +210,8 @@ class S3Client:
         chosen = _LANES[lane]
         options: dict[str, Any] = {
             "signature_version": "s3v4",
-            "connect_timeout": CONNECT_SECONDS,
-            "read_timeout": chosen["read_timeout"],
+            "connect_timeout": chosen["connect"] * self._base_seconds,
+            "read_timeout": chosen["read"] * self._base_seconds,
             "max_pool_connections": chosen["max_pool_connections"],
             "tcp_keepalive": True,
             "retries": {"mode": "standard", "total_max_attempts": chosen["attempts"]},
