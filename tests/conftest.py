@@ -16,6 +16,7 @@ from support.servers.fixtures import (  # noqa: F401 - fixtures of every test
     shared_servers,
     start_redis,
     start_s3,
+    tls_place,
 )
 
 # No test asserts on times, so hypothesis must not either.

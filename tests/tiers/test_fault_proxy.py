@@ -365,21 +365,6 @@ def test_redis_messages_pass_unasked(redis_proxy: Proxy) -> None:
         assert listening.get_message(timeout=30)["data"] == b"one"
 
 
-def test_the_proxy_serves_over_tls(shared_servers, s3_place: S3Place, tmp_path, key) -> None:
-    from support.servers.certs import certificate
-
-    server = shared_servers.get("weed", lambda: None)
-    with (
-        Proxy(server.port, "s3", certificate=certificate(tmp_path)) as proxy,
-        s3_place.at(endpoint_url=proxy.endpoint_url, secure=proxy.secure) as place,
-    ):
-        place.make_client(request_checksum_calculation="when_supported").put_object(
-            **key, Body=b"over TLS"
-        )
-        assert got(place.client, key) == b"over TLS"
-        assert proxy.counts()["kinds"]["PutObject"] == 1
-
-
 def test_plain_tcp_passes_and_is_cut(redis_server: RedisServer) -> None:
     with Proxy(redis_server.port, "tcp") as proxy, through(proxy) as client:
         client.set("a", BODY)

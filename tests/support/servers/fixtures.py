@@ -8,14 +8,15 @@ that need it fail and say what to install; ``COGCACHE_TEST_WITHOUT=redis,swift``
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
+from .certs import certificate
 from .process import MissingServer, Server
 from .proxy import Proxy
 from .redis import RedisServer
-from .s3 import MotoServer, S3Place, S3Server, SeaweedServer
+from .s3 import BareServer, MotoServer, S3Place, S3Server, SeaweedServer
 from .swift import SwiftServer
 
 S = TypeVar("S", bound=Server)
@@ -23,6 +24,7 @@ S3_SERVERS: dict[str, type[S3Server]] = {
     "weed": SeaweedServer,
     "swift": SwiftServer,
     "moto": MotoServer,
+    "bare": BareServer,
 }
 
 
@@ -51,16 +53,18 @@ class Shared:
     def __init__(self) -> None:
         self.stack = ExitStack()
         self._servers: dict[str, Server] = {}
-        self._proxies: dict[str, Proxy] = {}
+        self._proxies: dict[tuple[str, bool], Proxy] = {}
 
-    def proxy(self, server: Server, protocol: str) -> Proxy:
+    def proxy(self, server: Server, protocol: str, tls: bool = False) -> Proxy:
         """The proxy before a server, without faults and counts."""
-        proxy = self._proxies.get(server.name)
+        proxy = self._proxies.get((server.name, tls))
         if proxy is None:
-            keys = {}
+            keys: dict[str, Any] = {}
             if isinstance(server, S3Server):
                 keys = {"access_key": server.access_key, "secret_key": server.secret_key}
-            proxy = self._proxies[server.name] = Proxy(server.port, protocol, **keys)
+            if tls:
+                keys["certificate"] = certificate(server.folder)
+            proxy = self._proxies[server.name, tls] = Proxy(server.port, protocol, **keys)
             self.stack.enter_context(proxy)
         proxy.reset()
         return proxy
@@ -113,6 +117,14 @@ def s3_proxy(s3_server: S3Server, shared_servers: Shared) -> Iterator[Proxy]:
 def proxied_place(s3_place: S3Place, s3_proxy: Proxy) -> Iterator[S3Place]:
     """`s3_place` as it is seen through `s3_proxy`."""
     with s3_place.at(endpoint_url=s3_proxy.endpoint_url) as place:
+        yield place
+
+
+@pytest.fixture
+def tls_place(s3_server: S3Server, s3_place: S3Place, shared_servers: Shared) -> Iterator[S3Place]:
+    """`s3_place` over https, where boto3 sends otherwise than over http."""
+    proxy = shared_servers.proxy(s3_server, "s3", tls=True)
+    with s3_place.at(endpoint_url=proxy.endpoint_url, secure=proxy.secure) as place:
         yield place
 
 

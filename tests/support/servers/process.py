@@ -187,13 +187,15 @@ class Server:
             litter=self.litter(),
         )["pids"]
         for _ in patiently(START_SECONDS):
-            codes = self._ask("status")["codes"]
-            ended = [code for code in codes if code is not None]
+            answered = False
+            with contextlib.suppress(OSError):
+                answered = self.answers()
+            # Only now: what answered on this port may be somebody else, who kept ours from it.
+            ended = [code for code in self._ask("status")["codes"] if code is not None]
             if ended:
                 raise NotStarted(f"{self.name} ended with {ended} at its start:\n{self.log()}")
-            with contextlib.suppress(OSError):
-                if self.answers():
-                    return
+            if answered:
+                return
         raise NotStarted(f"{self.name} did not answer in {START_SECONDS:g} s:\n{self.log()}")
 
     def _ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
