@@ -226,12 +226,16 @@ class S3Client:
         }
         options |= {k: v for k, v in checksums.items() if k in Config.OPTION_DEFAULTS}
         region = session.region_name or ("us-east-1" if self._config.endpoint_url else None)
-        return session.client(
+        client = session.client(
             "s3",
             endpoint_url=self._config.endpoint_url,
             region_name=region,
             config=Config(**options),
         )
+        if self._config.endpoint_url:
+            # botocore would look for the bucket's region at AWS' addresses, again and again.
+            client.meta.events.register_first("needs-retry.s3", _refuse_redirect)
+        return client
 
     def _forget_clients(self) -> None:
         with self._lock:
@@ -251,6 +255,14 @@ def _report(attempt: Attempt, fault: S3Error, operation: str) -> None:
         attempt.failed(unreachable=fault.unreachable)
     else:
         attempt.succeeded()  # the store works; it is the request that it did not like
+
+
+def _refuse_redirect(response: Any = None, **_: Any) -> None:
+    if response is not None and response[0].status_code in (301, 302, 307, 308):
+        raise MisconfiguredError(
+            f"the endpoint answers {response[0].status_code}: correct endpoint_url, or set region "
+            "to the bucket's"
+        )
 
 
 def _is_aws(endpoint: str) -> bool:

@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, Final
 
 __all__ = [
@@ -154,6 +153,10 @@ def error_of(error: Any, operation: str) -> S3Error:
         return NotSupportedError(f"{operation}: not known to this botocore: {error}")
     if isinstance(error, b.HTTPClientError | b.ConnectionError):
         return UnavailableError(f"{operation}: {_kind(error)}", unreachable=_is_unreachable(error))
+    if isinstance(error, RecursionError):  # botocore follows redirects that lead nowhere
+        return MisconfiguredError(
+            f"{operation}: endless redirects: {_REMEDIES['PermanentRedirect']}"
+        )
     if isinstance(error, OSError | b.BotoCoreError):
         return UnavailableError(f"{operation}: {_kind(error)}")
     # urllib3's, where a body is read below botocore
@@ -226,9 +229,11 @@ def _absent_or_not_s3(code: str, operation: str, said: str) -> S3Error:
 
 def is_expired_token(error: Exception) -> bool:
     """Whether newer credentials from the same place may help."""
-    with contextlib.suppress(AttributeError):
-        return error.response["Error"]["Code"] in _EXPIRED  # type: ignore[attr-defined]
-    return False
+    from botocore.exceptions import ClientError
+
+    if not isinstance(error, ClientError):
+        return False
+    return error.response.get("Error", {}).get("Code", "") in _EXPIRED
 
 
 def _short(text: object) -> str:

@@ -1,0 +1,608 @@
+"""What the S3 tier does when the store or the way to it fails: never a wrong byte, never an
+exception of a read or write, and nothing that waits for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from typing import Any
+
+import pytest
+from support.servers.proxy import Proxy
+from support.servers.s3 import S3Place
+from support_s3 import entry_of, names_in, object_of, tier_at
+
+from cogcache import _core
+from cogcache.backends.s3 import tier as module
+from cogcache.backends.s3.tier import S3Backend
+from cogcache.exceptions import IncompleteError
+from cogcache.frames import make_bundle
+from cogcache.keys import Key, key_bytes
+
+pytestmark = pytest.mark.s3("weed")
+
+MIB = 1 << 20
+
+
+def blob(size: int, salt: int = 0) -> bytes:
+    return random.Random(salt).randbytes(size)
+
+
+@pytest.fixture
+async def tier(proxied_place: S3Place, s3_proxy: Proxy) -> S3Backend:
+    tier = tier_at(proxied_place)
+    await tier.prepare()
+    s3_proxy.zero()
+    return tier
+
+
+@pytest.fixture
+async def hasty(proxied_place: S3Place, s3_proxy: Proxy) -> S3Backend:
+    """A tier with a short deadline."""
+    tier = tier_at(proxied_place, timeout_seconds=0.5)
+    await tier.prepare()
+    await tier.set("key", "value")
+    s3_proxy.zero()
+    return tier
+
+
+# --- an outage ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["refuse", "unanswered", "black_hole"])
+async def test_an_outage_opens_the_breaker_and_costs_no_requests_then(
+    hasty: S3Backend, s3_proxy: Proxy, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3_proxy.set(fault)
+    s3_proxy.drop()
+    calls = 0
+    while hasty._client.small.breaker.state == "closed":
+        answers = await asyncio.gather(*(hasty.fetch(key_bytes(f"k{calls}{n}")) for n in range(5)))
+        assert answers == ["unavailable"] * 5
+        calls += 5
+        assert calls <= 20
+    asked = sum(hasty._client.requests.values())
+    draft = hasty.draft(key_bytes("new"), "value", ttl_ms=None)
+    for number in range(200):
+        word = await hasty.fetch(key_bytes(f"later:{number}"))
+        assert word == "unavailable"
+    if hasty._client.small.breaker.state == "open":  # the next probe may be due by now
+        assert await hasty.write(draft) == "unavailable"
+    assert sum(hasty._client.requests.values()) - asked <= 2
+    downs = [r for r in caplog.records if "going on without it" in r.getMessage()]
+    assert 1 <= len(downs) <= 2
+    assert not hasty._gone._kept, "an outage is no absence"
+
+
+async def test_it_is_back_with_the_first_probe_after_an_outage(
+    hasty: S3Backend, s3_proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    breaker = hasty._client.small.breaker
+    now = 1000.0
+    breaker._clock = lambda: now
+    s3_proxy.set("refuse")
+    s3_proxy.drop()
+    while breaker.state == "closed":
+        assert await hasty.fetch(key_bytes("key")) == "unavailable"
+    s3_proxy.clear()
+    assert await hasty.fetch(key_bytes("key")) == "unavailable"
+    now += breaker.retry_seconds
+    assert await hasty.get("key") == "value"
+    assert breaker.state == "closed"
+    assert any("works again" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_burst_of_503_is_a_fault_and_not_a_miss(tier: S3Backend, s3_proxy: Proxy) -> None:
+    await tier.set("key", "value")
+    s3_proxy.set("status", status=503, code="SlowDown", kind="GetObject", times=2)
+    assert await tier.fetch(key_bytes("key")) == "unavailable"  # after its own second try
+    assert await tier.get("key") == "value"
+    assert tier.counters["errors"] == 1
+
+
+async def test_a_server_that_restarts_is_found_again(
+    start_s3: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_s3("weed")
+    with server.place() as place:
+        tier = tier_at(place, timeout_seconds=1)
+        assert await tier.set("key", "value")
+        server.kill()
+        assert await tier.fetch(key_bytes("key")) == "unavailable"
+        server.restart()
+        tier._client.small.breaker._next_probe = 0.0
+        while await tier.fetch(key_bytes("key")) == "unavailable":
+            tier._client.small.breaker._next_probe = 0.0
+        assert await tier.get("key") == "value"
+        await tier.aclose()
+
+
+async def test_a_cancelled_read_leaves_nothing_behind(hasty: S3Backend, s3_proxy: Proxy) -> None:
+    s3_proxy.set("hold", where="after", kind="GetObject")
+    reading = asyncio.create_task(hasty.fetch(key_bytes("key")))
+    await asyncio.to_thread(s3_proxy.wait_held)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    s3_proxy.clear()
+    s3_proxy.release()
+    assert await hasty.get("key") == "value"
+    assert hasty._client.small.breaker.state == "closed"
+
+
+async def test_callers_beyond_the_threads_wait_no_longer_than_the_deadline(
+    hasty: S3Backend, s3_proxy: Proxy
+) -> None:
+    s3_proxy.set("hold", where="before", kind="GetObject")
+    answers = await asyncio.wait_for(
+        asyncio.gather(*(hasty.fetch(key_bytes(f"k{n}")) for n in range(60))), 30
+    )
+    assert answers == ["unavailable"] * 60
+    s3_proxy.clear()
+    s3_proxy.release()
+
+
+# --- a bad way ---------------------------------------------------------------------------------
+
+
+async def test_a_body_that_breaks_off_is_resumed_where_it_broke(
+    tier: S3Backend, s3_proxy: Proxy
+) -> None:
+    value = blob(3 * MIB)
+    await tier.set("key", value)
+    assert await tier.exists("key")
+    s3_proxy.zero()
+    s3_proxy.set("truncate", after=MIB, kind="GetObject", times=2)
+    assert await tier.get("key") == value
+    ranges = [request["range"] for request in s3_proxy.requests()]
+    starts = [int(one.removeprefix("bytes=").partition("-")[0]) for one in ranges]
+    assert starts == [0, MIB, 2 * MIB]
+    assert tier._reads.resumes == 2
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB, 20 * MIB])
+async def test_a_body_that_always_breaks_is_unavailable(
+    tier: S3Backend, s3_proxy: Proxy, size: int
+) -> None:
+    await tier.set("key", blob(size))
+    s3_proxy.set("truncate", after=500, kind="GetObject")
+    assert await tier.fetch(key_bytes("key")) == "unavailable"
+
+
+async def test_a_drip_is_cut_and_asked_for_anew(
+    proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cogcache.backends.s3.download.PATIENCE_SECONDS", 0.2)
+    tier = tier_at(proxied_place)
+    value = blob(40_000)
+    await tier.set("key", value)
+    s3_proxy.set("rate", bytes_per_second=5000, kind="GetObject", times=1)
+    assert await tier.get("key") == value
+    assert tier._reads.resumes == 1
+
+
+async def test_a_drip_ends_at_the_deadline(hasty: S3Backend, s3_proxy: Proxy) -> None:
+    await hasty.set("slow", blob(60_000))
+    s3_proxy.set("rate", bytes_per_second=100, seconds=0.05, kind="GetObject")
+    answer = await asyncio.wait_for(hasty.fetch(key_bytes("slow")), 30)
+    assert answer == "unavailable"
+
+
+async def test_answers_to_other_questions_are_refused(tier: S3Backend, s3_proxy: Proxy) -> None:
+    for key in ("one", "two"):
+        await tier.set(key, blob(200_000, len(key)))
+        await tier.exists(key)
+    value = blob(200_000, 3)
+    await tier.set("bundle", make_bundle({}, {n: blob(20_000, n) for n in range(40)}))
+    entry = await entry_of(tier, "bundle", index_only=True)
+    s3_proxy.set("wrong_content_range", kind="GetObject", times=1)
+    _, frames = await tier.load(entry, frames=[5])
+    assert frames.encoded(5) == blob(20_000, 5)
+    assert tier._reads.mismatches == 1
+    s3_proxy.set("swap", whole=True, kind="GetObject", times=1)
+    assert await tier.get("one") == value
+
+
+async def test_a_flipped_bit_costs_a_second_read(tier: S3Backend, s3_proxy: Proxy) -> None:
+    await tier.set("key", blob(10_000))
+    s3_proxy.set("flip", kind="GetObject", times=1, at=4000)
+    assert await tier.get("key") is not None or tier.counters["damaged"] == 1
+    s3_proxy.clear()
+    tier._gone.clear()
+    assert await tier.get("key") == blob(10_000)
+
+
+async def test_a_damaged_object_is_left_alone_and_a_write_mends_it(
+    tier: S3Backend, s3_proxy: Proxy, s3_place: S3Place
+) -> None:
+    await tier.set("key", "value")
+    name = object_of(tier, "key")
+    body = bytearray(s3_place.client.get_object(Bucket=s3_place.bucket, Key=name)["Body"].read())
+    body[-60] ^= 1
+    body[40] ^= 1
+    s3_place.client.put_object(Bucket=s3_place.bucket, Key=name, Body=bytes(body))
+    assert await tier.get("key", "miss") == "miss"
+    assert tier.counters["damaged"] == 1
+    s3_proxy.zero()
+    assert await tier.get("key", "miss") == "miss"
+    assert s3_proxy.counts()["requests"] == 0
+    assert names_in(s3_place) == [name]
+    assert await tier.set("key", "again")
+    assert await tier.get("key") == "again"
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"x" * 143, b"<html>" * 100, b"\0" * 70_000])
+async def test_an_object_that_is_no_entry_is_a_miss(
+    tier: S3Backend, s3_place: S3Place, body: bytes
+) -> None:
+    name = object_of(tier, "key")
+    s3_place.client.put_object(Bucket=s3_place.bucket, Key=name, Body=body)
+    assert await tier.get("key", "miss") == "miss"
+    assert await tier.list_keys() == []
+    assert await tier.cleanup_expired() == 0
+    assert names_in(s3_place) == [name]
+    assert await tier.set("key", 1) and await tier.get("key") == 1
+
+
+async def test_the_entry_of_another_key_is_a_miss(tier: S3Backend, s3_place: S3Place) -> None:
+    await tier.set("one", "value of one")
+    s3_place.client.copy_object(
+        Bucket=s3_place.bucket,
+        Key=object_of(tier, "two"),
+        CopySource={"Bucket": s3_place.bucket, "Key": object_of(tier, "one")},
+    )
+    assert await tier.get("two", "miss") == "miss"
+    assert [key for key, _ in await tier.list_keys()] == ["one"]
+    assert await tier.clear("on:*") == 0
+
+
+async def test_replaced_between_index_and_frame_is_read_anew(
+    tier: S3Backend, proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    for turn in range(2):
+        images = {n: blob(20_000, 100 * turn + n) for n in range(40)}
+        if turn == 0:
+            await tier.set("bundle", make_bundle({"turn": 0}, images))
+            entry = await entry_of(tier, "bundle", index_only=True)
+        else:
+            await tier_at(proxied_place).set("bundle", make_bundle({"turn": 1}, images))
+    metadata, frames = await tier.load(entry, frames=[3])
+    assert metadata == {"turn": 1}
+    assert frames.encoded(3) == images[3]
+
+
+async def test_a_pinned_reader_never_mixes_two_generations(
+    tier: S3Backend, proxied_place: S3Place
+) -> None:
+    await tier.set("blob", blob(12 * MIB, 1))
+    entry = await entry_of(tier, "blob", index_only=True)
+    assert await tier.read_part(entry, 0, 0, 10) == blob(12 * MIB, 1)[:10]
+    await tier_at(proxied_place).set("blob", blob(12 * MIB, 2))
+    with pytest.raises(IncompleteError, match="replaced"):
+        await tier.read_part(entry, 0, 6 * MIB, 6 * MIB + 10)
+    entry = await entry_of(tier, "blob", index_only=True)
+    assert await tier.read_part(entry, 0, 0, 10) == blob(12 * MIB, 2)[:10]
+
+
+async def test_a_store_that_ignores_the_pin_is_found_out(
+    tier: S3Backend, proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    s3_proxy.set("ignore_conditions")
+    await tier.set("blob", blob(12 * MIB, 1))
+    entry = await entry_of(tier, "blob", index_only=True)
+    await tier_at(proxied_place).set("blob", blob(12 * MIB, 2))
+    with pytest.raises(OSError, match="ETag|replaced"):
+        await tier.read_part(entry, 0, 6 * MIB, 6 * MIB + 10)
+
+
+FAULTS: list[dict[str, Any]] = [
+    {"fault": "flip"},
+    {"fault": "truncate", "after": 777},
+    {"fault": "truncate", "after": 60_000},
+    {"fault": "cut", "after": 900},
+    {"fault": "swap"},
+    {"fault": "swap", "whole": True},
+    {"fault": "swap", "body": b"<html>you are not logged in</html>"},
+    {"fault": "wrong_content_range"},
+    {"fault": "ignore_range"},
+    {"fault": "ignore_conditions"},
+    {"fault": "header", "headers": {"ETag": '"0123"'}},
+    {"fault": "header", "headers": {"ETag": None}},
+    {"fault": "header", "headers": {"Content-Range": None}},
+    {"fault": "status", "status": 500, "code": "InternalError"},
+    {"fault": "status", "status": 416, "code": "InvalidRange"},
+    {"fault": "status", "status": 412, "code": "PreconditionFailed"},
+    {"fault": "drop"},
+    {"fault": "lost_answer"},
+]
+
+
+async def _campaign(proxied_place: S3Place, s3_proxy: Proxy, rounds: int, seed: int) -> None:
+    """Reads under one fault after another, mixed with writes: what is returned is always one of the
+    values that the key had since the read began.
+    """
+    rng = random.Random(seed)
+    tiers = [tier_at(proxied_place) for _ in range(2)]
+    small = {f"small:{n}": n for n in range(4)}
+    values: dict[str, Any] = {}
+
+    def value_of(key: str, turn: int) -> Any:
+        size = 3000 if key.startswith("small") else 150_000
+        return {"key": key, "turn": turn, "data": blob(size, turn)}
+
+    for key in [*small, "large:0", "large:1"]:
+        values[key] = 0
+        assert await tiers[0].set(key, value_of(key, 0))
+    images = {n: blob(9000, n) for n in range(60)}
+    assert await tiers[0].set("bundle", make_bundle({}, images))
+    wrong = 0
+    read = 0
+    for turn in range(1, rounds + 1):
+        fault = rng.choice(FAULTS)
+        s3_proxy.clear()
+        s3_proxy.set(**fault, kind="GetObject", every=rng.choice([1, 2, 3]))
+        for tier in tiers:
+            tier._gone.clear()
+            for lane in (tier._client.small, tier._client.bulk):
+                lane.breaker._next_probe = 0.0
+        key = rng.choice([*values, "bundle"])
+        tier = rng.choice(tiers)
+        if key == "bundle":
+            entry = await tier.fetch(key_bytes(key), index_only=True)
+            if isinstance(entry, str):
+                continue
+            number = rng.randrange(60)
+            try:
+                _, frames = await tier.load(entry, frames=[number])
+            except (OSError, _core.DamagedError):
+                tier._indexes.clear()
+                continue
+            read += 1
+            wrong += frames.encoded(number) != images[number]
+            continue
+        if rng.random() < 0.3:
+            s3_proxy.clear()
+            values[key] = turn
+            assert await rng.choice(tiers).set(key, value_of(key, turn))
+            continue
+        got = await tier.get(key)
+        if got is not None:
+            read += 1
+            wrong += got != value_of(key, values[key])
+    assert wrong == 0
+    assert read > rounds // 10
+
+
+async def test_no_fault_of_the_way_gives_a_wrong_byte(
+    proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INDEX_SECONDS", 1e6)
+    await _campaign(proxied_place, s3_proxy, 250, 1)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(2, 12))
+async def test_no_fault_of_the_way_gives_a_wrong_byte_long(
+    proxied_place: S3Place, s3_proxy: Proxy, seed: int
+) -> None:
+    await _campaign(proxied_place, s3_proxy, 10_000, seed)
+
+
+# --- uncertain writes --------------------------------------------------------------------------
+
+
+async def test_a_lost_answer_to_a_put_is_settled_by_looking(
+    tier: S3Backend, s3_proxy: Proxy
+) -> None:
+    s3_proxy.set("lost_answer", kind="PutObject")
+    assert await tier.set("key", "value")
+    kinds = s3_proxy.counts()["kinds"]
+    assert kinds["HeadObject"] == 1 and kinds["PutObject"] == 2
+    s3_proxy.clear()
+    assert await tier.get("key") == "value"
+
+
+async def test_a_put_that_never_arrived_is_not_called_stored(
+    tier: S3Backend, s3_proxy: Proxy
+) -> None:
+    assert await tier.set("key", "old")
+    s3_proxy.set("status", status=500, code="InternalError", kind="PutObject")
+    assert not await tier.set("key", "new")
+    s3_proxy.clear()
+    assert await tier.get("key") == "old"
+
+
+async def test_an_own_success_is_not_taken_for_anothers(tier: S3Backend, s3_proxy: Proxy) -> None:
+    key = Key("", b"\1" * 16, "transcript", {})
+    assert await tier.get(key) is None
+    s3_proxy.set("lost_answer", kind="PutObject", path="transcript", times=1)
+    assert await tier.set(key, "mine")
+    assert tier.counters["created_by_others"] == 0
+    assert await tier.get(key) == "mine"
+
+
+async def test_filling_a_miss_never_replaces_what_another_made(
+    tier: S3Backend, proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    key = Key("", b"\1" * 16, "transcript", {})
+    other = tier_at(proxied_place)
+    assert await tier.get(key) is None
+    assert await other.set(key, "theirs")
+    s3_proxy.zero()
+    assert await tier.set(key, "mine")
+    assert s3_proxy.counts()["kinds"] == {"PutObject": 2, "HeadObject": 1}  # one is the trace
+    assert tier.counters["created_by_others"] == 1
+    assert await tier.get(key) == "theirs"
+    assert await tier.set(key, "mine after all")  # no miss before it: this replaces
+    assert await other.get(key) == "mine after all"
+
+
+async def test_a_store_without_conditions_is_written_all_the_same(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    s3_proxy.set("ignore_conditions")
+    tier, other = tier_at(proxied_place), tier_at(proxied_place)
+    assert not (await tier.prepare()).create_once
+    assert not (await tier.prepare()).match_delete
+    key = Key("", b"\1" * 16, "transcript", {})
+    assert await tier.get(key) is None
+    assert await other.set(key, "theirs")
+    assert await tier.set(key, "mine")
+    assert await other.get(key) == "mine"
+    assert await tier.delete(key) and not await tier.delete(key)
+
+
+async def test_metadata_that_gets_lost_is_made_up_for_by_the_container(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    s3_proxy.set("header", headers={"x-amz-meta-cc-token": None})
+    tier = tier_at(proxied_place)
+    assert not (await tier.prepare()).metadata
+    s3_proxy.set("lost_answer", kind="PutObject", times=2)
+    assert await tier.set("key", "value")
+    entry = await entry_of(tier, "key")
+    assert await tier.set("key", "newer")
+    assert not await tier.discard_entry(entry)
+    assert await tier.discard_entry(await entry_of(tier, "key"))
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+def uploads_in(place: S3Place) -> list[str]:
+    answer = place.client.list_multipart_uploads(Bucket=place.bucket, Prefix=place.prefix)
+    return [one["Key"] for one in answer.get("Uploads", ())]
+
+
+@pytest.mark.parametrize("kind", ["UploadPart", "CompleteMultipartUpload", "CreateMultipartUpload"])
+async def test_an_upload_that_fails_leaves_no_parts_and_no_object(
+    tier: S3Backend, s3_proxy: Proxy, s3_place: S3Place, kind: str
+) -> None:
+    s3_proxy.set("status", status=500, code="InternalError", kind=kind)
+    assert not await tier.set("large", blob(36 * MIB))
+    assert names_in(s3_place) == []
+    assert uploads_in(s3_place) == []
+
+
+async def test_a_part_is_sent_again(tier: S3Backend, s3_proxy: Proxy) -> None:
+    value = blob(36 * MIB)
+    s3_proxy.set("cut_upload", after=MIB, kind="UploadPart", times=2)
+    assert await tier.set("large", value)
+    s3_proxy.clear()
+    assert await tier.get("large") == value
+
+
+@pytest.mark.parametrize(
+    "fault", [{"fault": "lost_answer"}, {"fault": "status", "status": 200, "committed": True}]
+)
+async def test_a_lost_completion_is_settled_by_looking(
+    tier: S3Backend, s3_proxy: Proxy, s3_place: S3Place, fault: dict[str, Any]
+) -> None:
+    value = blob(20 * MIB)
+    s3_proxy.set(**fault, kind="CompleteMultipartUpload")
+    assert await tier.set("large", value)
+    s3_proxy.clear()
+    assert await tier.get("large") == value
+    assert uploads_in(s3_place) == []
+
+
+async def test_a_cancelled_upload_leaves_no_parts(
+    tier: S3Backend, s3_proxy: Proxy, s3_place: S3Place
+) -> None:
+    s3_proxy.set("hold", where="before", kind="UploadPart")
+    putting = asyncio.create_task(tier.set("large", blob(36 * MIB)))
+    await asyncio.to_thread(s3_proxy.wait_held, 3)
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    s3_proxy.clear()
+    s3_proxy.release()
+    for _ in itertools.repeat(None, 1000):
+        if "AbortMultipartUpload" in s3_proxy.counts()["kinds"]:
+            break
+        await asyncio.sleep(0.02)
+    assert names_in(s3_place) == [] and uploads_in(s3_place) == []
+
+
+# --- configuration -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, "AccessDenied", "grant s3:GetObject"),
+        (403, "InvalidAccessKeyId", "correct access_key"),
+        (403, "SignatureDoesNotMatch", "correct secret_key"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (400, "ExpiredToken", "expired"),
+        (404, "NoSuchBucket", "create the bucket"),
+        (301, "PermanentRedirect", "region"),
+        (400, "AuthorizationHeaderMalformed", "region"),
+        (404, "", "endpoint_url"),
+    ],
+)
+async def test_a_wrong_configuration_is_said_once_with_its_remedy(
+    tier: S3Backend,
+    s3_proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    code: str,
+    words: str,
+) -> None:
+    s3_proxy.set("status", status=status, code=code)
+    for number in range(20):
+        assert await tier.fetch(key_bytes(f"k{number}")) == "unavailable"
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(said) == 1 and words in said[0]
+    assert tier._client.small.breaker.state == "configuration"
+    assert tier._client.small.breaker.retry_seconds > 40
+    assert s3_proxy.counts()["requests"] <= 4
+    assert not tier._gone._kept
+
+
+async def test_a_wrong_secret_is_a_wrong_configuration_and_never_shown(
+    s3_place: S3Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    tier = tier_at(s3_place, secret_key="wrong-and-secret")
+    assert await tier.fetch(key_bytes("key")) == "unavailable"
+    assert not await tier.set("key", 1)
+    assert tier._client.small.breaker.state == "configuration"
+    assert "secret_key" in caplog.text
+    assert "wrong-and-secret" not in caplog.text
+    assert "wrong-and-secret" not in repr(tier) + repr(tier.config) + str(await tier.get_stats())
+
+
+async def test_a_wrong_bucket_is_a_wrong_configuration(
+    s3_place: S3Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    tier = tier_at(s3_place, bucket="there-is-no-such-bucket")
+    assert await tier.fetch(key_bytes("key")) == "unavailable"
+    assert "create the bucket" in caplog.text
+
+
+async def test_who_may_only_read_reads(
+    tier: S3Backend, s3_proxy: Proxy, proxied_place: S3Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    await tier.set("key", "value")
+    reader = tier_at(proxied_place)
+    for kind in ("PutObject", "DeleteObject", "ListObjectsV2"):
+        s3_proxy.set("status", status=403, code="AccessDenied", kind=kind)
+    draft = reader.draft(key_bytes("new"), "value", ttl_ms=None)
+    for _ in range(5):
+        assert await reader.write(draft) == "read-only"
+        assert await reader.get("key") == "value"
+    assert s3_proxy.counts()["kinds"].get("PutObject", 0) <= 4  # this probe's and the other's
+    assert "s3:PutObject" in caplog.text
+    with pytest.raises(OSError, match="s3:ListBucket"):
+        await reader.list_keys()
+    assert await reader.get("key") == "value"
+
+
+async def test_credentials_that_were_renewed_are_taken_up(tier: S3Backend, s3_proxy: Proxy) -> None:
+    await tier.set("key", "value")
+    s3_proxy.set("status", status=400, code="ExpiredToken", times=1)
+    assert await tier.get("key") == "value"
