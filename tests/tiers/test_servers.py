@@ -1,12 +1,19 @@
 """The servers and the fault proxy that other tests stand on do what those rely on."""
 
 import os
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import redis
 from botocore.exceptions import ClientError
+from support.servers import fixtures, process
+from support.servers.process import Server
 from support.servers.redis import RedisServer
-from support.servers.s3 import S3Place, S3Server
+from support.servers.s3 import BareServer, S3Place, S3Server, SeaweedServer
 
 
 def status_of(call, **arguments) -> int:
@@ -155,8 +162,6 @@ def test_redis_keeps_what_it_was_given(redis_server: RedisServer) -> None:
     ids=["password", "tls"],
 )
 def test_redis_asks_for_its_password(start_redis, options) -> None:
-    import redis
-
     server = start_redis(**options)
     with server.client() as client:
         assert client.ping()
@@ -168,15 +173,11 @@ def test_redis_asks_for_its_password(start_redis, options) -> None:
 
 
 def test_redis_listens_on_a_unix_socket(redis_server: RedisServer) -> None:
-    import redis
-
     with redis.Redis(unix_socket_path=redis_server.socket) as client:
         assert client.ping()
 
 
 def test_a_full_redis_refuses_or_evicts_by_its_policy(start_redis) -> None:
-    import redis
-
     with start_redis(maxmemory="4mb", policy="noeviction").client() as client:
         with pytest.raises(redis.OutOfMemoryError):
             for number in range(10):
@@ -196,11 +197,11 @@ def test_a_killed_server_comes_back_where_it_was(start_s3, start_redis) -> None:
         weed.kill()
         weed.restart()
         assert place.client.get_object(**key)["Body"].read() == b"kept"
-    redis = start_redis(append_only=True)
-    with redis.client() as client:
+    server = start_redis(append_only=True)
+    with server.client() as client:
         client.set("kept", "kept")
-        redis.kill()
-        redis.restart()
+        server.kill()
+        server.restart()
         assert client.get("kept") == b"kept"
 
 
@@ -210,11 +211,53 @@ def test_a_wrong_secret_is_refused(s3_server: S3Server) -> None:
         assert status_of(place.client.list_objects_v2, Bucket=place.bucket) == 403
 
 
-def test_nothing_is_left_when_the_test_run_is_killed(tmp_path: Path) -> None:
-    import signal
-    import subprocess
-    import sys
+@pytest.mark.parametrize("make", [SeaweedServer, BareServer, RedisServer])
+def test_a_port_that_is_taken_meanwhile_is_not_the_end(monkeypatch, make) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = [other.getsockname()[1]]
+        free = process.free_port
+        monkeypatch.setattr(process, "free_port", lambda: taken.pop() if taken else free())
+        with make() as server:
+            assert not taken
+            assert server.answers()
+            assert other.getsockname()[1] not in server.ports.values()
 
+
+def test_a_server_that_cannot_start_says_what_it_logged(monkeypatch) -> None:
+    server = RedisServer(policy="no-such-policy")
+    with pytest.raises(process.NotStarted, match=r"(?s)redis-server ended.*no-such-policy"):
+        server.start()
+    assert not server.folder.exists()
+
+
+def test_a_missing_program_fails_unless_it_was_left_out(monkeypatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(pytest.fail.Exception, match="redis-server is not installed"):
+        fixtures.started(RedisServer(), "redis")
+    monkeypatch.setenv("COGCACHE_TEST_WITHOUT", "swift, redis")
+    with pytest.raises(pytest.skip.Exception, match="names redis"):
+        fixtures.started(RedisServer(), "redis")
+
+
+def test_a_frozen_server_takes_connections_and_is_silent(start_redis) -> None:
+    server = start_redis()
+    server.freeze()
+    with server.client(socket_timeout=0.2) as client:
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        server.thaw()
+        assert client.ping()
+
+
+def test_a_server_is_up_again_for_the_next_test(shared_servers) -> None:
+    for harm in (Server.kill, Server.stop, Server.freeze):
+        harm(shared_servers.get("redis", RedisServer))
+        assert shared_servers.get("redis", RedisServer).answers()
+
+
+def test_nothing_is_left_when_the_test_run_is_killed(tmp_path: Path) -> None:
     script = (
         "import sys; from support.servers.redis import RedisServer\n"
         "server = RedisServer().start(); print(server.folder, *server.pids, flush=True)\n"
@@ -229,9 +272,7 @@ def test_nothing_is_left_when_the_test_run_is_killed(tmp_path: Path) -> None:
         folder, *pids = run.stdout.readline().decode().split()
         assert Path(folder).exists()
         run.send_signal(signal.SIGKILL)
-    from support.servers.process import patiently
-
-    for _ in patiently(30):
+    for _ in process.patiently(30):
         if not Path(folder).exists():
             break
     assert not Path(folder).exists()

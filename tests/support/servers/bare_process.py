@@ -277,7 +277,8 @@ async def serve(store: Store, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 def without_chunks(body: bytes) -> bytes:
     """What is inside an aws-chunked body."""
-    kept, at = [], 0
+    kept: list[bytes] = []
+    at = 0
     while True:
         end = body.index(b"\r\n", at)
         size = int(body[at:end].split(b";")[0], 16)

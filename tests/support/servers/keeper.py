@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 Processes = list["subprocess.Popen[bytes]"]
 
@@ -27,7 +28,7 @@ def short_folder() -> str:
     return tempfile.mkdtemp(prefix="cogs-", dir=root)
 
 
-def start(held: Processes, request: dict) -> None:
+def start(held: Processes, request: dict[str, Any]) -> None:
     with open(request["log"], "ab") as log:
         for command in request["commands"]:
             held.append(
@@ -67,7 +68,7 @@ def main() -> None:
         print(json.dumps({"folder": folder}), flush=True)
         for line in sys.stdin:
             request = json.loads(line)
-            answer: dict = {}
+            answer: dict[str, Any] = {}
             try:
                 match request["do"]:
                     case "start":

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 HOST = "127.0.0.1"
 START_SECONDS = 60.0
+PORT_IS_TAKEN = ("in use", "could not bind", "is not available on")  # as the servers say it
 _given: set[int] = set()
 
 
@@ -113,7 +114,8 @@ class Server:
             try:
                 self._launch()
             except NotStarted as error:
-                taken = "in use" in str(error)
+                said = str(error).lower()
+                taken = any(words in said for words in PORT_IS_TAKEN)
                 self._ask("kill")
                 if not taken or attempt == 4:
                     self.close()

@@ -4,9 +4,7 @@ What it does is set over a second socket, see `proxy.Proxy`; it ends when its st
 """
 
 import asyncio
-import base64
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -18,89 +16,12 @@ from collections import Counter, deque
 from typing import Any
 
 from . import wire
+from .faults import GONE, Client, Cut, Rule, Rules
 from .process import HOST, free_port
+from .proxy_http import Http
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
-Rule = dict[str, Any]
-GONE = (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, TimeoutError)
-
-
-class Cut(Exception):
-    """This connection is to end now."""
-
-
-class Rules:
-    """The faults that are set, and which of them a request meets."""
-
-    def __init__(self) -> None:
-        self.all: dict[int, Rule] = {}
-        self.numbers = itertools.count(1)
-
-    def add(self, rule: Rule) -> int:
-        number = next(self.numbers)
-        self.all[number] = {"seen": 0, "done": 0, **rule}
-        return number
-
-    def met_by(self, kind: str, path: str = "") -> dict[str, Rule]:
-        """The rules for a request of this kind by fault; each is counted as met once more."""
-        met = {}
-        for rule in list(self.all.values()):
-            if rule.get("kind") not in (None, kind) or rule.get("path", "") not in path:
-                continue
-            rule["seen"] += 1
-            due = rule["seen"] > rule.get("skip", 0)
-            due = due and (rule["seen"] - rule.get("skip", 0) - 1) % rule.get("every", 1) == 0
-            if due and rule["done"] < rule.get("times", float("inf")):
-                rule["done"] += 1
-                met[rule["fault"]] = rule
-        return met
-
-    def switch(self, fault: str) -> Rule | None:
-        """A rule that holds for the whole proxy while it is set."""
-        return next((rule for rule in self.all.values() if rule["fault"] == fault), None)
-
-
-class Client:
-    """A client's connection: what is sent to it goes through the faults of its speed and end."""
-
-    def __init__(self, proxy: "Proxy", reader: Reader, writer: Writer) -> None:
-        self.proxy, self.reader, self.writer = proxy, reader, writer
-        self.faults: dict[str, Rule] = {}
-        self.sent = 0
-
-    def meet(self, faults: dict[str, Rule]) -> None:
-        self.faults, self.sent = faults, 0
-
-    async def send(self, data: bytes) -> None:
-        cut, pace = self.faults.get("cut"), self.faults.get("rate")
-        view = memoryview(data)
-        step = len(view) or 1
-        if pace:
-            step = max(int(pace["bytes_per_second"] * pace.get("seconds", 0.05)), 1)
-        for at in range(0, len(view), step):
-            piece = view[at : at + step]
-            if cut:
-                piece = piece[: max(cut["after"] - self.sent, 0)]
-            self.writer.write(bytes(piece))
-            self.sent += len(piece)
-            self.proxy.counts["bytes_down"] += len(piece)
-            await self.writer.drain()
-            if cut and self.sent >= cut["after"]:
-                self.end(cut.get("how", "reset"))
-            if pace:
-                await asyncio.sleep(len(piece) / pace["bytes_per_second"])
-
-    def end(self, how: str = "reset") -> None:
-        """Close this connection, or reset it, and leave its handler."""
-        if how == "reset":
-            sock = self.writer.get_extra_info("socket")
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            self.writer.transport.abort()
-        else:
-            self.writer.close()
-        raise Cut
 
 
 class Proxy:
@@ -114,19 +35,17 @@ class Proxy:
         self.open_clients: dict[asyncio.Task[None], Client] = {}
         self.listener: socket.socket | None = None
         self.accepting: asyncio.Task[None] | None = None
+        self.admitting: set[asyncio.Task[None]] = set()
         self.fillers: list[socket.socket] = []
         self.held = 0
         self.changed = asyncio.Condition()
         self.gate = asyncio.Event()
         self.port = 0
-        self.zero()
-
-    def zero(self) -> None:
         self.counts: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self.body_down: Counter[str] = Counter()
         self.log: deque[dict[str, Any]] = deque(maxlen=20_000)
-        self.bodies: deque[tuple[str, wire.Message, bytes]] = deque(maxlen=32)
+        self.bodies: deque[tuple[str, bytes, bytes]] = deque(maxlen=32)
 
     # The listening socket.
 
@@ -179,11 +98,15 @@ class Proxy:
             connection, _ = await loop.sock_accept(listener)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.counts["connections"] += 1
-            reader = Reader(limit=1 << 20)
-            protocol = asyncio.StreamReaderProtocol(reader, self.handle)
-            await asyncio.gather(
-                loop.connect_accepted_socket(lambda made=protocol: made, connection, ssl=self.tls),
-                return_exceptions=True,
+            task = asyncio.create_task(self.admit(connection))
+            self.admitting.add(task)
+            task.add_done_callback(self.admitting.discard)
+
+    async def admit(self, connection: socket.socket) -> None:
+        protocol = asyncio.StreamReaderProtocol(Reader(limit=1 << 20), self.handle)
+        with contextlib.suppress(*GONE):
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol, connection, ssl=self.tls
             )
 
     def drop(self, how: str = "reset") -> None:
@@ -196,14 +119,19 @@ class Proxy:
     # Connections.
 
     async def handle(self, reader: Reader, writer: Writer) -> None:
-        client = Client(self, reader, writer)
+        client = Client(self.counts, reader, writer)
         task = asyncio.current_task()
         assert task is not None
         self.open_clients[task] = client
-        speak = {"s3": self.http, "redis": self.resp, "tcp": self.raw}[self.settings["protocol"]]
         upstream: list[Writer] = []
         try:
-            await speak(client, upstream)
+            match self.settings["protocol"]:
+                case "s3":
+                    await Http(self, client, upstream).serve()
+                case "redis":
+                    await self.resp(client, upstream)
+                case "tcp":
+                    await self.raw(client, upstream)
         except (Cut, *GONE):
             pass
         except asyncio.CancelledError:
@@ -216,6 +144,14 @@ class Proxy:
             for open_writer in (writer, *upstream):
                 with contextlib.suppress(*GONE):
                     open_writer.close()
+
+    def note(self, kind: str, **facts: Any) -> dict[str, Any]:
+        """Count a request; what is returned may be completed."""
+        self.counts["requests"] += 1
+        self.kinds[kind] += 1
+        entry = {"kind": kind, **facts}
+        self.log.append(entry)
+        return entry
 
     async def connect(self, upstream: list[Writer]) -> tuple[Reader, Writer]:
         """Connect to the server behind; a client of a server that is down is reset."""
@@ -297,10 +233,8 @@ class Proxy:
             faults = self.rules.met_by(name, (rest[0] if rest else b"").decode("latin-1"))
             client.meet(faults)
             self.counts["turns"] += waited
-            self.counts["requests"] += 1
             self.counts["bytes_up"] += len(command)
-            self.kinds[name] += 1
-            self.log.append({"kind": name, "words": [w.decode("latin-1") for w in rest[:4]]})
+            self.note(name, words=[word.decode("latin-1") for word in rest[:4]])
             await self.before(client, faults)
             if "error" in faults:
                 await client.send(f"-{faults['error']['text']}\r\n".encode())
@@ -329,165 +263,6 @@ class Proxy:
                 await client.send(data)
 
         await self.first_of(up(), down())
-
-    # HTTP.
-
-    async def http(self, client: Client, upstream: list[Writer]) -> None:
-        behind: tuple[Reader, Writer] | None = None
-        while head := await wire.read_head(client.reader):
-            request = wire.Request(*head)
-            faults = self.rules.met_by(request.kind, request.path)
-            client.meet({})
-            await self.take_body(client, request, faults)
-            entry = {
-                "method": request.method,
-                "kind": request.kind,
-                "path": request.path,
-                "range": request.get("range"),
-                "sent": len(request.body),
-                "status": None,
-            }
-            self.counts["requests"] += 1
-            self.kinds[request.kind] += 1
-            self.log.append(entry)
-            await self.before(client, faults)
-            client.meet(faults)
-            if "status" in faults and not faults["status"].get("committed"):
-                await self.refuse(client, request, faults["status"], entry)
-                continue
-            self.alter_request(request, faults)
-            if behind is None or behind[0].at_eof():
-                behind = await self.connect(upstream)
-            stays = await self.exchange(client, request, behind, faults, entry)
-            if not stays:
-                behind = None
-
-    async def take_body(self, client: Client, request: wire.Request, faults: Any) -> None:
-        if request.get("expect") and "no_continue" not in faults:
-            await client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.set("Expect", None)
-        empty = request.get("content-length") is None and not request.get("transfer-encoding")
-        taken, cut, pace = [], faults.get("cut_upload"), faults.get("rate_upload")
-        size = 0
-        async for piece in wire.pieces(client.reader, request, empty):
-            taken.append(piece)
-            size += len(piece)
-            self.counts["bytes_up"] += len(piece)
-            if cut and size >= cut["after"]:
-                client.end(cut.get("how", "reset"))
-            if pace:
-                await asyncio.sleep(len(piece) / pace["bytes_per_second"])
-        request.body = b"".join(taken)
-        if not empty:
-            request.set("Transfer-Encoding", None)
-            request.set("Content-Length", str(len(request.body)))
-
-    def alter_request(self, request: wire.Request, faults: dict[str, Rule]) -> None:
-        unwanted = []
-        if "ignore_conditions" in faults:
-            unwanted += ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"]
-        if "ignore_range" in faults:
-            unwanted.append("range")
-        unwanted = [name for name in unwanted if request.get(name) is not None]
-        for name in unwanted:
-            request.set(name, None)
-        if unwanted:
-            wire.sign(request, self.settings["access_key"], self.settings["secret_key"])
-
-    async def refuse(self, client: Client, request: wire.Request, rule: Rule, entry: Any) -> None:
-        """Answer in the server's place, with an error as S3 words it."""
-        entry["status"] = rule["status"]
-        await client.send(error_answer(rule, request))
-
-    async def exchange(
-        self,
-        client: Client,
-        request: wire.Request,
-        behind: tuple[Reader, Writer],
-        faults: dict[str, Rule],
-        entry: dict[str, Any],
-    ) -> bool:
-        """Send a request on and its answer back; False: that connection cannot be used again."""
-        reader, writer = behind
-        writer.write(request.encode() + request.body)
-        await writer.drain()
-        while True:
-            head = await wire.read_head(reader)
-            if head is None:
-                client.end()
-            assert head is not None
-            answer = wire.Message(*head)
-            status = int(answer.first[1])
-            if status >= 200:
-                break
-        entry["status"] = status
-        empty = request.method == "HEAD" or status in (204, 304)
-        body = wire.pieces(reader, answer, empty)
-        whole = {"swap", "flip", "lost_answer", "hold", "status", "truncate"} & set(faults)
-        length = answer.get("content-length")
-        if whole or (length is None and not empty) or int(length or 0) <= wire.PIECE:
-            data = b"".join([piece async for piece in body])
-            await self.after(client, faults)
-            if "status" in faults:
-                entry["status"] = faults["status"]["status"]
-                await client.send(error_answer(faults["status"], request))
-                return keeps(answer)
-            answer, data = self.alter_answer(request, answer, data, faults, empty)
-            self.body_down[request.kind] += len(data)
-            await client.send(answer.encode() + data)
-            if "truncate" in faults:
-                client.end("close")
-        else:
-            answer, _ = self.alter_answer(request, answer, b"", faults, True)
-            await client.send(answer.encode())
-            async for piece in body:
-                self.body_down[request.kind] += len(piece)
-                await client.send(piece)
-        if not keeps(answer):
-            client.end("close")
-        return True
-
-    def alter_answer(
-        self, request: wire.Request, answer: wire.Message, data: bytes, faults: Any, headless: bool
-    ) -> tuple[wire.Message, bytes]:
-        if not headless:
-            answer.set("Transfer-Encoding", None)
-            answer.set("Content-Length", str(len(data)))
-        if request.kind == "GetObject" and answer.first[1][0] == "2" and not headless:
-            if "swap" in faults:
-                answer, data = self.swapped(request, answer, data, faults["swap"])
-            elif data:
-                self.bodies.append((request.path, answer, data))
-        if "flip" in faults and data:
-            at = faults["flip"].get("at", random.randrange(len(data) * 8)) % (len(data) * 8)
-            data = data[: at // 8] + bytes([data[at // 8] ^ 1 << at % 8]) + data[at // 8 + 1 :]
-        if "truncate" in faults:
-            data = data[: faults["truncate"]["after"]]
-        if "wrong_content_range" in faults and (span := answer.get("content-range")):
-            unit, _, rest = span.partition(" ")
-            ends, _, total = rest.partition("/")
-            first, _, last = ends.partition("-")
-            answer.set("Content-Range", f"{unit} {int(first) + 1}-{int(last) + 1}/{total}")
-        for name, value in faults.get("header", {}).get("headers", {}).items():
-            answer.set(name, value)
-        return answer, data
-
-    def swapped(
-        self, request: wire.Request, answer: wire.Message, data: bytes, rule: Rule
-    ) -> tuple[wire.Message, bytes]:
-        """Another object's answer that went by before, or only its bytes under this one's head."""
-        others = [entry for entry in self.bodies if entry[0] != request.path]
-        same = [entry for entry in others if len(entry[2]) == len(data)]
-        if rule.get("body") is not None:
-            other = base64.b64decode(rule["body"])
-        elif others:
-            _, head, other = (same or others)[-1]
-            if rule.get("whole"):
-                return head, other
-        else:
-            raise AssertionError("swap: no other object's answer went through this proxy before")
-        repeated = other * (len(data) // max(len(other), 1) + 1)
-        return answer, repeated[: len(data)]
 
     # The second socket.
 
@@ -543,7 +318,8 @@ class Proxy:
         return list(self.log)
 
     async def do_zero(self) -> None:
-        self.zero()
+        for counted in (self.counts, self.kinds, self.body_down, self.log):
+            counted.clear()
 
     async def do_drop(self, how: str = "reset") -> None:
         self.drop(how)
@@ -560,24 +336,6 @@ class Proxy:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(enough(), seconds)
         return self.held
-
-
-def keeps(answer: wire.Message) -> bool:
-    """Whether the connection stays open after this answer."""
-    return (answer.get("connection") or "").lower() != "close" and answer.first[0] == "HTTP/1.1"
-
-
-def error_answer(rule: Rule, request: wire.Request) -> bytes:
-    """An answer of our own: an error document under any status, also under 200."""
-    codes = {403: "AccessDenied", 429: "TooManyRequests", 500: "InternalError", 503: "SlowDown"}
-    code = rule.get("code", codes.get(rule["status"], "InternalError"))
-    text = f"<Error><Code>{code}</Code><Message>Made by the fault proxy.</Message></Error>"
-    body = ('<?xml version="1.0" encoding="UTF-8"?>\n' + text).encode()
-    headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
-    headers += list(rule.get("headers", {}).items())
-    first = ["HTTP/1.1", str(rule["status"]), "Fault"]
-    head = wire.Message(first, headers).encode()
-    return head if request.method == "HEAD" else head + body
 
 
 async def main() -> None:

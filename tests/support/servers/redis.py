@@ -97,7 +97,7 @@ class RedisServer(Server):
         import redis
 
         try:
-            with self.client() as client:
+            with self.client(socket_timeout=2) as client:
                 return bool(client.info("server")["process_id"] == self.pids[0])
         except redis.RedisError:
             return False

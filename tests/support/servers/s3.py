@@ -7,7 +7,8 @@ import shutil
 import socket
 import sys
 import sysconfig
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,19 +29,16 @@ class S3Place:
     server: str
     endpoint_url: str
     access_key: str
-    secret_key: str
+    secret_key: str = field(repr=False)
     bucket: str
     prefix: str = ""
     region: str = "us-east-1"
     secure: str | None = None
-    _client: Any = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def client(self) -> Any:
         """A plain boto3 client, to look behind the back of what is tested."""
-        if self._client is None:
-            self._client = self.make_client()
-        return self._client
+        return self.make_client()
 
     def make_client(self, **settings: Any) -> Any:
         """A boto3 client of one's own; ``settings`` go into its botocore Config."""
@@ -66,14 +64,11 @@ class S3Place:
 
     def at(self, **changes: Any) -> "S3Place":
         """The same place seen otherwise: another endpoint, prefix or secret."""
-        from dataclasses import replace
-
-        return replace(self, _client=None, **changes)
+        return replace(self, **changes)
 
     def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        if "client" in self.__dict__:
+            self.__dict__.pop("client").close()
 
     def __enter__(self) -> Self:
         return self
@@ -115,18 +110,19 @@ class S3Server(Server):
         with socket.create_connection((HOST, self.port), 1):
             pass
         with self._place(SHARED_BUCKET) as probe:
+            s3 = probe.client = probe.make_client(read_timeout=3)
             key = {"Bucket": probe.bucket, "Key": "ready"}
             try:
-                return bool(probe.client.get_object(**key)["Body"].read() == b"ready")
+                return bool(s3.get_object(**key)["Body"].read() == b"ready")
             except BotoCoreError:
                 return False
             except ClientError as error:
                 missing = error.response["Error"]["Code"]
             with contextlib.suppress(BotoCoreError, ClientError):
                 if missing == "NoSuchBucket":
-                    probe.client.create_bucket(Bucket=probe.bucket)
+                    s3.create_bucket(Bucket=probe.bucket)
                 if missing in ("NoSuchBucket", "NoSuchKey"):
-                    probe.client.put_object(**key, Body=b"ready")
+                    s3.put_object(**key, Body=b"ready")
         return False
 
     def _place(self, bucket: str, prefix: str = "") -> S3Place:

@@ -62,6 +62,7 @@ sys.exit(run_wsgi(conf, kind + "-server", **options))
 STORAGE = """[DEFAULT]
 bind_ip = {host}
 bind_port = {port}
+bind_timeout = 1
 swift_dir = {folder}
 devices = {folder}/data
 mount_check = false
@@ -78,6 +79,7 @@ use = egg:swift#{kind}
 PROXY = """[DEFAULT]
 bind_ip = {host}
 bind_port = {port}
+bind_timeout = 1
 swift_dir = {folder}
 workers = 0
 user = {user}
