@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from support_s3 import config_at, tier_at
 from cogcache import CacheConfig, CacheManager, ConfigError, FilesystemCacheConfig
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.s3.tier import S3Backend
+from cogcache.keys import key_bytes
 from cogcache.testing import BackendConformance
 
 
@@ -54,3 +56,27 @@ async def test_a_manager_takes_s3_beside_other_tiers(s3_place: S3Place, tmp_path
         assert found.value == {"frames": [b"x" * 100_000]}
         assert await first.delete("key")
         assert not await first.exists("key")
+
+
+@pytest.mark.s3("weed", "swift")
+async def test_over_https_nothing_is_sent_in_chunks(
+    tls_place: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tls_place.secure is not None
+    monkeypatch.setenv("AWS_CA_BUNDLE", tls_place.secure)
+    tier = tier_at(tls_place)
+    for size in (10, 2_000_000, 17 << 20):
+        value = random.Random(size).randbytes(size)
+        assert await tier.set("key", value)
+        assert await tier.get("key") == value
+    assert await tier.clear() == 1
+
+
+@pytest.mark.s3("weed")
+async def test_an_untrusted_certificate_is_a_wrong_configuration(
+    tls_place: S3Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    tier = tier_at(tls_place)
+    assert await tier.fetch(key_bytes("key")) == "unavailable"
+    assert tier._client.small.breaker.state == "configuration"
+    assert "AWS_CA_BUNDLE" in caplog.text

@@ -42,11 +42,14 @@ async def tier(proxied_place: S3Place, s3_proxy: Proxy) -> S3Backend:
 @pytest.fixture
 async def hasty(proxied_place: S3Place, s3_proxy: Proxy) -> S3Backend:
     """A tier with a short deadline."""
-    tier = tier_at(proxied_place, timeout_seconds=0.5)
-    await tier.prepare()
-    await tier.set("key", "value")
+    patient = tier_at(proxied_place)
+    assert await patient.set("key", "value")
+    assert await patient.set("slow", blob(60_000))
+    hasty = tier_at(proxied_place, timeout_seconds=0.5)
+    hasty._abilities = patient._abilities
+    await asyncio.to_thread(hasty._client.connect)  # a client takes a while to make
     s3_proxy.zero()
-    return tier
+    return hasty
 
 
 # --- an outage ---------------------------------------------------------------------------------
@@ -185,7 +188,6 @@ async def test_a_drip_is_cut_and_asked_for_anew(
 
 
 async def test_a_drip_ends_at_the_deadline(hasty: S3Backend, s3_proxy: Proxy) -> None:
-    await hasty.set("slow", blob(60_000))
     s3_proxy.set("rate", bytes_per_second=100, seconds=0.05, kind="GetObject")
     answer = await asyncio.wait_for(hasty.fetch(key_bytes("slow")), 30)
     assert answer == "unavailable"
@@ -296,6 +298,33 @@ async def test_a_store_that_ignores_the_pin_is_found_out(
     await tier_at(proxied_place).set("blob", blob(12 * MIB, 2))
     with pytest.raises(OSError, match="ETag|replaced"):
         await tier.read_part(entry, 0, 6 * MIB, 6 * MIB + 10)
+
+
+async def test_a_store_without_ranges_is_read_whole(tier: S3Backend, s3_proxy: Proxy) -> None:
+    images = {n: blob(20_000, n) for n in range(40)}
+    await tier.set("bundle", make_bundle({}, images))
+    await tier.set("small", "value")
+    s3_proxy.set("ignore_range")
+    assert await tier.get("small") == "value"
+    entry = await entry_of(tier, "bundle", index_only=True)
+    assert tier._reads.ranges is False
+    _, frames = await tier.load(entry, frames=[7])
+    assert frames.encoded(7) == images[7]
+    assert len((await tier.get("bundle"))[1]) == 40
+
+
+@pytest.mark.parametrize("status", [400, 416, 501])
+async def test_a_store_without_suffixes_is_asked_for_the_size_once(
+    tier: S3Backend, s3_proxy: Proxy, status: int
+) -> None:
+    images = {n: blob(20_000, n) for n in range(40)}
+    await tier.set("bundle", make_bundle({}, images))
+    await tier.set("small", "value")
+    s3_proxy.set("status", status=status, code="InvalidArgument", kind="GetObject", times=1)
+    assert await tier.get("small") == "value"
+    entry = await entry_of(tier, "bundle", index_only=True)
+    _, frames = await tier.load(entry, frames=[7])
+    assert frames.encoded(7) == images[7]
 
 
 FAULTS: list[dict[str, Any]] = [

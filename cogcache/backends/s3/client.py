@@ -136,6 +136,11 @@ class S3Client:
             return answer
         raise AssertionError("unreachable")
 
+    def connect(self) -> None:
+        """Make the clients now, if there are none yet; sends nothing."""
+        for lane in _LANES:
+            self._client(lane)
+
     def close(self) -> None:
         """Close idle connections; a later request opens new ones."""
         self._forget_clients()

@@ -1,0 +1,139 @@
+"""Several processes on one bucket, and forks of one that is using it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import random
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.servers.proxy import Proxy
+from support.servers.s3 import S3Place
+from support_s3 import entry_of, tier_at
+
+from cogcache.frames import make_bundle
+from cogcache.keys import Key
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+FRAMES = 40
+
+
+def in_child(work: Callable[[], Any]) -> tuple[int, int]:
+    """Run ``work`` in a fork; its process and where its pickled result can be read."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(into)
+        return pid, out
+    status = 1
+    try:
+        result = pickle.dumps(work())
+        with os.fdopen(into, "wb") as file:
+            file.write(result)
+        status = 0
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(status)
+
+
+def result_of(child: tuple[int, int]) -> Any:
+    pid, out = child
+    with os.fdopen(out, "rb") as file:
+        data = file.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return pickle.loads(data)
+
+
+def frame(number: int) -> bytes:
+    return random.Random(number).randbytes(8000 + number)
+
+
+@pytest.mark.s3("weed")
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(40, id="short"),
+        pytest.param(2000, id="long", marks=[pytest.mark.torture, pytest.mark.timeout(1800)]),
+    ],
+)
+def test_forks_of_a_process_that_reads_get_only_their_own_answers(
+    proxied_place: S3Place, s3_proxy: Proxy, rounds: int
+) -> None:
+    tier = tier_at(proxied_place)
+
+    async def read(seed: int) -> int:
+        """How many frames were wrong."""
+        wrong = 0
+        rng = random.Random(seed)
+        for _ in range(rounds):
+            entry = await entry_of(tier, "bundle", index_only=True)
+            numbers = [rng.randrange(FRAMES) for _ in range(4)]
+            loads = [tier.load(entry, frames=[number]) for number in numbers]
+            for number, (_, frames) in zip(numbers, await asyncio.gather(*loads), strict=True):
+                wrong += frames.encoded(number) != frame(number)
+        return wrong
+
+    async def begin() -> None:
+        bundle = make_bundle({}, {number: frame(number) for number in range(FRAMES)})
+        assert await tier.set("bundle", bundle)
+        entry = await entry_of(tier, "bundle", index_only=True)
+        await asyncio.gather(*(tier.load(entry, frames=[n]) for n in range(8)))
+
+    asyncio.run(begin())  # now the parent has open connections
+    before = s3_proxy.counts()["connections"]
+    children = [in_child(lambda seed=seed: asyncio.run(read(seed))) for seed in range(4)]
+    assert asyncio.run(read(99)) == 0
+    assert [result_of(child) for child in children] == [0, 0, 0, 0]
+    assert s3_proxy.counts()["connections"] >= before + 4
+    assert tier._reads.mismatches == 0
+
+
+@pytest.mark.s3("weed", "swift")
+def test_sixteen_processes_create_one_key_and_one_wins(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    key = Key("prof", b"\5" * 16, "embeddings", {})
+    tier = tier_at(proxied_place, timeout_seconds=60)
+    can = asyncio.run(tier.prepare())
+    start_out, start_in = os.pipe()
+    ready_out, ready_in = os.pipe()
+
+    def create(number: int) -> tuple[bool, int]:
+        async def work() -> tuple[bool, int]:
+            assert await tier.get(key) is None
+            os.write(ready_in, b".")
+            await asyncio.to_thread(os.read, start_out, 1)
+            stored = await tier.set(key, bytes([number]) * 50_000)
+            return stored, tier.counters["created_by_others"]
+
+        os.close(start_in)
+        return asyncio.run(work())
+
+    s3_proxy.zero()
+    children = [in_child(lambda number=number: create(number)) for number in range(16)]
+    waiting = 16
+    while waiting:
+        waiting -= len(os.read(ready_out, waiting))
+    os.close(start_in)  # all at once
+    results = [result_of(child) for child in children]
+    for fd in (start_out, ready_in, ready_out):
+        os.close(fd)
+    assert all(stored for stored, _ in results)
+    losers = sum(others for _, others in results)
+    value = asyncio.run(tier.get(key))
+    assert len(value) == 50_000 and len(set(value)) == 1
+    kinds = s3_proxy.counts()["kinds"]
+    assert kinds["PutObject"] <= 32  # each its entry and the trace of the video
+    assert kinds.get("HeadObject", 0) <= 15
+    if can.create_once:
+        assert losers == 15
+        assert results[value[0]] == (True, 0)
+    else:
+        assert losers == 0
