@@ -70,7 +70,7 @@ class Client:
             piece = view[at : at + step]
             if cut:
                 piece = piece[: max(cut["after"] - self.sent, 0)]
-            self.writer.write(bytes(piece))
+            self.writer.write(piece)
             self.sent += len(piece)
             self.counts["bytes_down"] += len(piece)
             await self.writer.drain()

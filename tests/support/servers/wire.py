@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-PIECE = 1 << 16
+PIECE = 1 << 18
 Headers = list[tuple[str, str]]
 
 
