@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from cogcache import _bridge, _core
 from cogcache._types import Duration, duration_ms
@@ -23,6 +23,7 @@ from cogcache.keys import Key, key_bytes
 logger = logging.getLogger("cogcache")
 
 PRODUCER = "cogcache"
+COPY_BYTES = 8 << 20  # of one step of copying a container
 _SLOW = object()
 
 META_CREATED, META_COST, META_TAGS, META_CONTENT_TYPE, META_USER = 1, 2, 3, 4, 5
@@ -165,6 +166,21 @@ class CacheBackend(ABC):
         """Bytes ``start`` to ``stop`` of one part, every chunk that they touch verified."""
         data: bytes = await _bridge.run(entry, "read", part, start, stop)
         return data
+
+    async def copy_to(self, entry: _core.Entry, sink: ContainerSink) -> str | None:
+        """Write the container of a fetched entry into ``sink``, a piece at a time, whatever its
+        size: every byte that ``sink.written`` does not have yet. Publishing it is the caller's.
+
+        Returns:
+            ``None`` when all of it was written, or one word for why not; then ``sink`` keeps what
+            it has, and a later call goes on from there.
+        """
+        for start, stop in missing_ranges(sink.written, entry.length, COPY_BYTES):
+            data = await _bridge.run(entry, "read_container", start, stop - start)
+            word = sink.write_at(start, data)
+            if word is not None:
+                return word
+        return None
 
     def get_many_inline(self, keys: Sequence[bytes], miss: object, slow: object) -> list[Any]:
         """``get_inline`` of many keys in one call, in their order: at least the first of them, and
@@ -374,6 +390,32 @@ class CacheBackend(ABC):
             await self.discard(key)
         except OSError as error:
             logger.warning("%s: cannot remove a damaged entry: %s", self.name, error)
+
+
+class ContainerSink(Protocol):
+    """What takes a container in pieces, in any order and from several threads, such as
+    ``_core.Incoming``.
+    """
+
+    @property
+    def written(self) -> list[tuple[int, int]]:
+        """Ranges (start, stop) that it has, in order."""
+        ...
+
+    def write_at(self, offset: int, data: Any, /) -> str | None:
+        """Take bytes; ``None``, or one word for why not."""
+        ...
+
+
+def missing_ranges(
+    written: Iterable[tuple[int, int]], length: int, most: int
+) -> Iterator[tuple[int, int]]:
+    """What ``written`` lacks of the bytes 0 to ``length``, in ranges of at most ``most`` bytes."""
+    at = 0
+    for start, stop in [*written, (length, length)]:
+        for begin in range(at, min(start, length), most):
+            yield begin, min(begin + most, start, length)
+        at = max(at, stop)
 
 
 class KeyPattern:

@@ -27,7 +27,7 @@ from cogcache.backends.s3.errors import (
 )
 from cogcache.backends.s3.lanes import Call, Lane, current_call
 
-__all__ = ["Reads", "RemoteBytes", "Tail"]
+__all__ = ["Reads", "RemoteBytes", "Tail", "fetch_parallel", "token_of", "wait_for"]
 
 TAIL_BYTES: Final = 64 * 1024
 RANGE_BYTES: Final = 8 << 20  # of one request of a large transfer
@@ -67,6 +67,11 @@ class Tail:
     def is_whole(self) -> bool:
         """Whether ``data`` is all of it."""
         return self.start == 0
+
+
+def token_of(tail: Tail) -> int:
+    """The write token in the footer of a container (docs/format.md); 0 if this is too short."""
+    return int.from_bytes(tail.data[-48:-40], "little") if len(tail.data) >= 48 else 0
 
 
 class Reads:
@@ -422,7 +427,7 @@ def fetch_parallel(
                 parts.append((part, client.bulk.submit(work, part)))
             call.check()
             future = parts[0][1]
-            _wait_for(call, future)
+            wait_for(call, future)
             future.result()
             parts.pop(0)
     finally:
@@ -431,7 +436,8 @@ def fetch_parallel(
             future.cancel()
 
 
-def _wait_for(call: Call, future: Any) -> None:
+def wait_for(call: Call, future: Any) -> None:
+    """Wait for work in another lane, as long as somebody waits for this call."""
     from concurrent.futures import wait
 
     while not future.done():

@@ -16,6 +16,7 @@ from cogcache.backends.base import (
     META_FULL_PARAMS,
     META_SOURCE,
     CacheBackend,
+    ContainerSink,
     KeyPattern,
     describe_entry,
 )
@@ -28,6 +29,7 @@ from cogcache.backends.s3.download import (
     RemoteBytes,
     Tail,
     fetch_parallel,
+    token_of,
 )
 from cogcache.backends.s3.errors import (
     AbsentError,
@@ -44,6 +46,7 @@ from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_p
 from cogcache.backends.s3.memory import Remembered
 from cogcache.backends.s3.names import Names, judge
 from cogcache.backends.s3.probe import Abilities, probe
+from cogcache.backends.s3.streams import S3Upload, copy_parallel
 from cogcache.backends.s3.upload import PART_BYTES, Writes
 from cogcache.config import S3CacheConfig
 from cogcache.exceptions import IncompleteError
@@ -249,6 +252,29 @@ class S3Backend(CacheBackend):
             self.note_fault("read", error)
             raise
 
+    async def copy_to(self, entry: _core.Entry, sink: ContainerSink) -> str | None:
+        """See ``CacheBackend.copy_to``: ranges of 8 MiB, four at a time, 32 MiB in memory. A
+        generation that is no longer there is ``"changed"``.
+        """
+        if entry.in_memory:
+            return await super().copy_to(entry, sink)
+        name = self._names.of_key(entry.key)
+
+        def copy(call: Call) -> str | None:
+            tail = self._indexes.get(name) or self._reads.tail(call, name)
+            if token_of(tail) != entry.token or tail.size != entry.length:
+                raise ChangedError("another generation is there by now")
+            return copy_parallel(self._reads, self._client, call, name, tail, sink)
+
+        try:
+            return await self._in(self._client.work, copy)
+        except (AbsentError, ChangedError):
+            self._indexes.forget(name)
+            return "changed"
+        except S3Error as error:
+            self.note_fault("read", error)
+            return "unavailable"
+
     async def value_failed(self, entry: _core.Entry, error: Exception) -> str:
         if isinstance(error, _core.UnsupportedError):
             return await super().value_failed(entry, error)
@@ -278,19 +304,48 @@ class S3Backend(CacheBackend):
             await self.prepare()
             await self._mark(image.key, source)
             ours = await self._write(name, image)
-        except MisconfiguredError as error:
-            self.note_fault("write", error)
-            if not error.denied:
-                return "unavailable"
+        except S3Error as error:
+            return self._write_failed(error)
+        self._wrote(name, ours)
+        return None
+
+    async def open_upload(
+        self, key: bytes, token: int, *, source: int = 0, kind: int = 0
+    ) -> S3Upload | str:
+        """Begin to write an entry whose container is still being made (by ``_core.EntryWriter``,
+        which has the ``token``), or one word for why not.
+        """
+        if self._now() < self._denied_until:
+            return "read-only"
+        name = self._names.of_key(key)
+        try:
+            can = await self.prepare()
+            await self._mark(key, source)
+        except S3Error as error:
+            return self._write_failed(error)
+        return S3Upload(
+            self._client,
+            self._writes,
+            name,
+            token,
+            can,
+            once=self._missed.get(name) is not None,
+            failed=self._write_failed,
+            finished=lambda ours: self._wrote(name, ours),
+        )
+
+    def _write_failed(self, error: Exception) -> str:
+        """Count a fault; the word for it."""
+        self.note_fault("write", error)
+        if isinstance(error, MisconfiguredError) and error.denied:
             self._denied_until = self._now() + DENIED_SECONDS
             return "read-only"
-        except S3Error as error:
-            self.note_fault("write", error)
-            return "unavailable"
+        return "unavailable"
+
+    def _wrote(self, name: str, ours: bool) -> None:
         self.note_works("write")
         self.counters["created_by_others"] += not ours
         self._note_written(name)
-        return None
 
     async def _write(self, name: str, image: _core.Image) -> bool:
         """Write an object; whether it is ours. A write that fills a miss of this process creates
@@ -383,9 +438,9 @@ class S3Backend(CacheBackend):
         found = answer.get("Metadata", {}).get(TOKEN)
         if found is None:  # a store that loses metadata: the object itself knows
             tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
-            if len(tail.data) < 48 or tail.etag != etag:
+            if tail.etag != etag:
                 return None
-            found = f"{int.from_bytes(tail.data[-48:-40], 'little'):016x}"
+            found = f"{token_of(tail):016x}"
         return etag if found == f"{token:016x}" else None
 
     async def _delete_generation(self, name: str, etag: str) -> bool:

@@ -24,7 +24,7 @@ from cogcache.backends.s3.errors import (
 from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.backends.s3.probe import Abilities, crc32
 
-__all__ = ["PART_BYTES", "Writes", "parts_of"]
+__all__ = ["PART_BYTES", "Upload", "Writes", "parts_of"]
 
 PART_BYTES: Final = 16 << 20
 IN_FLIGHT: Final = 4
@@ -149,16 +149,21 @@ class Writes:
             for body in parts_of(pieces):
                 upload.add(call, body)
             parts = upload.finish_parts(call)
-            return self._complete(call, upload, parts, size, once=once and can.create_once)
+            return self.complete(call, upload, parts, size, once=once)
         except BaseException:
             upload.abort()
             raise
 
-    def _complete(
+    def complete(
         self, call: Call, upload: Upload, parts: list[dict[str, Any]], size: int, *, once: bool
     ) -> bool:
+        """Make an upload visible. Returns and raises as ``put``."""
         condition = {}
-        if once and self._client.knows("CompleteMultipartUpload", "IfNoneMatch"):
+        if (
+            once
+            and upload.can.create_once
+            and self._client.knows("CompleteMultipartUpload", "IfNoneMatch")
+        ):
             condition = {"IfNoneMatch": "*"}
         call.extend(self._client.seconds_for(size))
         try:
@@ -190,7 +195,7 @@ class Upload:
 
     def __init__(self, client: S3Client, call: Call, name: str, token: str, can: Abilities) -> None:
         self._client = client
-        self._can = can
+        self.can = can
         self.name = name
         self.token = token
         answer = client.send(

@@ -1,0 +1,185 @@
+"""Containers that arrive in pieces: up into the bucket while they are being made, and down into a
+local store without being held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from cogcache.backends.base import ContainerSink, missing_ranges
+from cogcache.backends.s3.client import S3Client
+from cogcache.backends.s3.download import PARALLEL, RANGE_BYTES, Reads, Tail, wait_for
+from cogcache.backends.s3.errors import NotAskedError, S3Error, UnavailableError
+from cogcache.backends.s3.lanes import Call
+from cogcache.backends.s3.probe import Abilities
+from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["S3Upload", "copy_parallel"]
+
+T = TypeVar("T")
+_ABORT_SECONDS: Final = 60.0
+
+
+def copy_parallel(
+    reads: Reads, client: S3Client, call: Call, name: str, tail: Tail, sink: ContainerSink
+) -> str | None:
+    """Bring what ``sink`` lacks of an object: ranges of 8 MiB, four at a time, each written as it
+    comes, so that at most 32 MiB are in memory. In a thread of the work lane; ``None`` or the
+    sink's word for why it takes no more.
+    """
+    word = sink.write_at(tail.start, tail.data)
+    ranges = list(missing_ranges(sink.written, tail.size, RANGE_BYTES))
+    flying: list[tuple[Call, Future[str | None]]] = []
+    call.extend(client.seconds_for(sum(stop - start for start, stop in ranges)))
+    try:
+        while word is None and (ranges or flying):
+            while ranges and len(flying) < PARALLEL:
+                start, stop = ranges.pop(0)
+                part = Call(client.seconds_for(stop - start))
+
+                def work(part: Call, start: int = start, stop: int = stop) -> str | None:
+                    room = bytearray(stop - start)
+                    reads.range_into(
+                        part, client.bulk, name, start, memoryview(room), tail.size, tail.etag
+                    )
+                    return sink.write_at(start, room)
+
+                flying.append((part, client.bulk.submit(work, part)))
+            wait_for(call, flying[0][1])
+            word = flying.pop(0)[1].result()
+    finally:
+        for part, future in flying:
+            part.abandoned = True
+            future.cancel()
+    return word
+
+
+class S3Upload:
+    """An entry on its way into the bucket while it is being made: its container is fed in pieces of
+    any size, in order. One request for up to 16 MiB in all, parts of 16 MiB beyond; ``feed`` waits
+    while four parts are under way, so at most 80 MiB are in memory. Nothing is visible before
+    ``finish``.
+
+    Methods never raise for a fault of the store: they answer ``None`` or one word, and after a word
+    the upload is over. Made by ``S3Backend.open_upload``.
+    """
+
+    def __init__(
+        self,
+        client: S3Client,
+        writes: Writes,
+        name: str,
+        token: int,
+        can: Abilities,
+        *,
+        once: bool,
+        failed: Callable[[Exception], str],
+        finished: Callable[[bool], None],
+    ) -> None:
+        self._client = client
+        self._writes = writes
+        self._name = name
+        self._token = f"{token:016x}"
+        self._can = can
+        self._once = once
+        self._failed = failed
+        self._finished = finished
+        self._buffer = bytearray()
+        self._upload: Upload | None = None
+        self._size = 0
+        self._over = False
+
+    async def feed(self, data: Any) -> str | None:
+        """Take the next bytes of the container."""
+        view = memoryview(data).cast("B")
+        at = 0
+        while at < len(view):
+            take = min(PART_BYTES - len(self._buffer), len(view) - at)
+            self._buffer += view[at : at + take]
+            at += take
+            self._size += take
+            if len(self._buffer) == PART_BYTES and (at < len(view) or self._upload is not None):
+                word = await self._guarded(self._send_part)
+                if word is not None:
+                    return word
+        return None
+
+    async def finish(self) -> str | None:
+        """Make the entry visible."""
+        return await self._guarded(self._finish)
+
+    async def abort(self) -> None:
+        """Give it up; may be called at any time, and does nothing after the end."""
+        self._over = True
+        upload, self._upload = self._upload, None
+        self._buffer = bytearray()
+        if upload is not None:
+            self._client.work.submit(lambda call: upload.abort(), Call(_ABORT_SECONDS))
+
+    async def _guarded(self, step: Callable[[], Awaitable[None]]) -> str | None:
+        if self._over:
+            return "aborted"
+        try:
+            await step()
+        except S3Error as error:
+            await self.abort()
+            return self._failed(error)
+        except BaseException:
+            await self.abort()
+            raise
+        return None
+
+    async def _run(self, work: Callable[[Call], T], size: int) -> T:
+        return await self._client.work.run(work, seconds=4 * self._client.seconds_for(size))
+
+    async def _send_part(self) -> None:
+        body, self._buffer = self._buffer, bytearray()
+
+        def work(call: Call) -> None:
+            if self._upload is None:
+                self._upload = Upload(self._client, call, self._name, self._token, self._can)
+            self._upload.add(call, body)
+
+        await self._run(work, PART_BYTES)
+
+    async def _finish(self) -> None:
+        if self._upload is None:
+            ours = await self._put_whole()
+        else:
+            if self._buffer:
+                await self._send_part()
+            upload = self._upload
+
+            def work(call: Call) -> bool:
+                parts = upload.finish_parts(call)
+                return self._writes.complete(call, upload, parts, self._size, once=self._once)
+
+            ours = await self._run(work, 4 * PART_BYTES)
+        self._over = True
+        self._upload = None
+        self._finished(ours)
+
+    async def _put_whole(self) -> bool:
+        body, size = self._buffer, self._size
+        lane = self._client.lane_for(size)
+
+        def put(call: Call) -> bool:
+            return self._writes.put(
+                call, lane, self._name, body, self._token, self._can, once=self._once
+            )
+
+        def confirm(call: Call) -> bool:
+            return self._writes.confirm(call, self._name, self._token, size)
+
+        try:
+            return await lane.run(put, seconds=self._client.seconds_for(size))
+        except NotAskedError:
+            raise
+        except UnavailableError:
+            if await self._client.small.run(confirm, seconds=self._client.seconds_for(0)):
+                return True
+            raise
