@@ -215,7 +215,6 @@ def test_a_wrong_secret_is_refused(s3_server: S3Server) -> None:
 def test_a_port_that_is_taken_meanwhile_is_not_the_end(monkeypatch, make) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
-        other.listen()
         taken = [other.getsockname()[1]]
         free = process.free_port
         monkeypatch.setattr(process, "free_port", lambda: taken.pop() if taken else free())
