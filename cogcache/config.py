@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cogcache._types import Duration, duration_seconds
 from cogcache.exceptions import CogcacheWarning, ConfigError
@@ -189,7 +189,7 @@ class BackendConfig:
 class _WithPolicy(BackendConfig):
     """The policy fields of ``BackendConfig`` as options, for our own configurations."""
 
-    write_mode: Literal["through", "behind", "off"] = "through"
+    write_mode: str = "through"
     required: bool = False
     timeout_seconds: float | None = None
     min_value_size: int = 0
@@ -374,6 +374,26 @@ class S3CacheConfig(_WithPolicy):
         _check_endpoint(self.endpoint_url)
         whole(self.lifecycle_expiration_days, "lifecycle_expiration_days", least=1, most=36_500)
 
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> S3CacheConfig:
+        """Read ``s3://bucket[/prefix][?endpoint_url=...&region=...&profile=...]``.
+
+        Raises:
+            ConfigError: Another scheme, an unknown option (the nearest is named), or credentials,
+                which do not belong into a URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme.lower() != "s3" or "@" in parts.netloc:
+            raise ConfigError("an S3 URL is s3://bucket/prefix?option=value, without credentials")
+        given = dict(parse_qsl(parts.query, keep_blank_values=True))
+        known = {"endpoint_url", "endpoint", "region", "profile"}
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"s3 URL: unknown option {name!r}{nearest(name, known)}")
+        if parts.path.strip("/"):
+            options = {"prefix": unquote(parts.path), **options}
+        return cls(**{"bucket": parts.netloc, **given, **options})
+
     @property
     def clean_prefix(self) -> str:
         """``prefix`` without slashes at its ends."""
@@ -403,10 +423,9 @@ def _check_endpoint(endpoint: object) -> None:
         raise ConfigError(f"endpoint_url must be a text, not {type(endpoint).__name__}")
     try:
         parts = urlsplit(endpoint)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname)
-        _ = parts.port
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        good = False
+        parts, good = urlsplit(""), False
     if not good:
         raise ConfigError("endpoint_url must be 'http://host[:port]' or 'https://host[:port]'")
     if "@" in parts.netloc:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from cogcache import _core
 from cogcache._fork import renew_after_fork
 from cogcache._inline import is_inline
-from cogcache.backends.base import CacheBackend, CacheBackendRegistry
+from cogcache.backends.base import META_TAGS, CacheBackend, CacheBackendRegistry
 from cogcache.config import CacheConfig
 from cogcache.exceptions import ClosedError, ConfigError
 
@@ -52,7 +52,19 @@ class Tiers:
             return "unavailable"
         if not isinstance(answer, str):
             tier.note_works("read")
+            if tier.is_remote and self._is_invalidated(answer):
+                return "tag-invalidated"
         return answer
+
+    def _is_invalidated(self, entry: _core.Entry) -> bool:
+        """Whether any tier knows that a tag of this entry was invalidated: a remote tier forgets
+        that with the process, a local one keeps it.
+        """
+        return any(
+            version < tier.tag_version(name)
+            for name, version in entry.meta.get(META_TAGS) or ()
+            for tier in self.backends
+        )
 
     async def find(self, encoded: bytes) -> tuple[tuple[_core.Entry, CacheBackend] | None, str]:
         """The first live entry, opened without its value, and its tier; or the word for why

@@ -53,6 +53,7 @@ class CacheBackend(ABC):
     Attributes:
         runs_inline: Its coroutines never suspend while ``cogcache._inline`` is on, so ``sync``
             needs no loop.
+        is_remote: Its entries lie behind a network, where other hosts change them too.
         CONFIG_CLASS: The dataclass of its configuration; the registry refuses a tier without one.
         config: As given.
         name: Its name in statistics; the manager makes it unique.
@@ -63,6 +64,7 @@ class CacheBackend(ABC):
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = None
     runs_inline: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config

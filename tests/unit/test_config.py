@@ -18,6 +18,7 @@ from cogcache import (
     ConfigError,
     FilesystemCacheConfig,
     MemoryCacheConfig,
+    PipelineArtifactCache,
     S3CacheConfig,
     StructuredFilesystemConfig,
 )
@@ -173,6 +174,24 @@ def test_s3_says_what_is_wrong() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             S3CacheConfig(**{"bucket": "b", **options})  # type: ignore[arg-type]
+
+
+def test_s3_has_a_url_form() -> None:
+    cache = PipelineArtifactCache.open("s3://bucket/team/a%20b/?endpoint=http://h:1&region=eu")
+    config = cache.cache.backends[0].config
+    assert isinstance(config, S3CacheConfig)
+    assert (config.bucket, config.clean_prefix, config.region) == ("bucket", "team/a b", "eu")
+    assert (config.endpoint_url, config.priority) == ("http://h:1", 0)
+    assert S3CacheConfig.from_url("s3://bucket").prefix == "artifacts"
+    for url, words in (
+        ("s3://", "bucket"),
+        ("http://bucket", "s3://bucket"),
+        ("s3://key:secret@bucket", "without credentials"),
+        ("s3://bucket?secret_key=x", "unknown option"),
+        ("s3://bucket?regoin=x", "did you mean 'region'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            S3CacheConfig.from_url(url)
 
 
 def test_every_tier_takes_the_policy_names() -> None:

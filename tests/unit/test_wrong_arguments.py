@@ -165,7 +165,7 @@ def test_open_takes_urls_of_directories_and_keeps_the_order(tmp_path: Path) -> N
     ]
     cache.sync.aclose()
     with pytest.raises(ConfigError, match="s3"):
-        PipelineArtifactCache.open("s3://bucket/prefix")
+        PipelineArtifactCache.open("gcs://bucket/prefix")
     with pytest.raises(ConfigError, match="int"):
         PipelineArtifactCache.open(5)  # type: ignore[arg-type]
 

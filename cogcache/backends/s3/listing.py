@@ -195,11 +195,12 @@ def ensure_lifecycle(client: S3Client, call: Call, prefix: str, days: int) -> No
     Raises:
         S3Error: The store has no lifecycle rules, or does not let us change them.
     """
+    existing: list[dict[str, Any]] = []
     try:
         answer = client.send(call, client.small, "get_bucket_lifecycle_configuration")
-        existing = list(answer.get("Rules") or ())
+        existing += answer.get("Rules") or ()
     except AbsentError:
-        existing = []
+        pass
     rules = lifecycle_rules(existing, prefix, days)
     if rules is not None:
         client.send(
