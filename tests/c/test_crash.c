@@ -327,6 +327,66 @@ static bool act_stream(void *context)
     return status == COG_OK;
 }
 
+/* --- incoming --- */
+
+/* The container of the new bytes, as another tier would send it. */
+static unsigned char *container_of_new(const struct scene *scene, size_t *length)
+{
+    struct cog_image image = {0};
+    struct cog_entry_writer *writer;
+    REQUIRE(cog_entry_writer_new(key, strlen(key), 0, cog_image_sink(&image), &writer, NULL) ==
+            COG_OK);
+    REQUIRE(cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, scene->new_bytes, scene->size,
+                               true, NULL, NULL) == COG_OK);
+    REQUIRE(cog_entry_finish(writer, NULL, 0, NULL, NULL, NULL) == COG_OK);
+    REQUIRE(cog_image_seal(&image) == COG_OK);
+    cog_entry_writer_free(writer);
+    unsigned char *bytes = cog_alloc((size_t)image.length);
+    REQUIRE(bytes && cog_image_copy(&image, bytes) == COG_OK);
+    *length = (size_t)image.length;
+    cog_image_release(&image);
+    return bytes;
+}
+
+/* The end first, as a reader asks for it, then the rest; a piece that fails is sent once more. */
+static enum cog_status receive(struct scene *scene, struct cog_incoming **incoming)
+{
+    size_t length;
+    unsigned char *bytes = container_of_new(scene, &length);
+    const size_t starts[] = {length - 1000, 0, length / 2, length};
+    const size_t stops[] = {length, length / 2, length - 1000};
+    enum cog_status status = cog_store_incoming(scene->acting, key, strlen(key), length, incoming,
+                                                NULL);
+    for (unsigned i = 0; i < 3 && status == COG_OK; i++) {
+        size_t size = stops[i] - starts[i];
+        status = cog_incoming_write(*incoming, starts[i], bytes + starts[i], size, NULL);
+        if (status != COG_OK) {
+            status = cog_incoming_write(*incoming, starts[i], bytes + starts[i], size, NULL);
+        }
+    }
+    cog_free(bytes);
+    return status;
+}
+
+static bool act_incoming(void *context)
+{
+    struct cog_incoming *incoming = NULL;
+    enum cog_status status = receive(context, &incoming);
+    if (status == COG_OK) {
+        status = cog_incoming_commit(incoming, false, NULL, NULL);
+    }
+    cog_incoming_free(incoming);
+    return status == COG_OK;
+}
+
+static bool act_incoming_aborted(void *context)
+{
+    struct cog_incoming *incoming = NULL;
+    enum cog_status status = receive(context, &incoming);
+    cog_incoming_free(incoming);
+    return status == COG_OK;
+}
+
 /* --- delete, refresh, get --- */
 
 static bool act_delete(void *context)
@@ -565,6 +625,8 @@ static const struct walk walks[] = {
     {"put of a large value", prepare_absent, act_put, judge_put, LARGE},
     {"overwrite", prepare_present, act_put, judge_overwrite, SMALL},
     {"stream", prepare_present, act_stream, judge_overwrite, LARGE},
+    {"incoming", prepare_present, act_incoming, judge_overwrite, LARGE},
+    {"incoming, aborted", prepare_present, act_incoming_aborted, judge_kept, LARGE},
     {"delete", prepare_present, act_delete, judge_delete, SMALL},
     {"evict", prepare_full, act_put, judge_evicting_put, LARGE},
     {"refresh", prepare_mortal, act_refresh, judge_kept, SMALL},

@@ -1,0 +1,426 @@
+/*
+ * The proof of the hard limit for containers that arrive in pieces: processes whose threads write
+ * them, commit them, abort them, or just die, beside puts and deletes in one small root.
+ *
+ * As in test_limit: at every sample all of them are stopped, so that a walk over the directories is
+ * the truth of one instant. What is on disk never passes the limit, what is counted is never less,
+ * and when all are dead and reaped both are equal and nothing is left in tmp/.
+ *
+ * Its twin beside it, built with a seeded bug, must be caught.
+ */
+#define _GNU_SOURCE 1
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/alloc.h"
+#include "core/store_internal.h"
+
+#include "check.h"
+#include "index_kit.h"
+#include "store_kit.h"
+
+enum { WORKERS = 4, HANDS = 2, KEYS = 200 };
+static const uint64_t limit = UINT64_C(40) << 20;
+
+struct counters { /* in memory shared with the workers */
+    _Atomic uint64_t steps, committed, aborted, puts, refused, damaged, failures;
+};
+static struct counters *counters;
+
+struct proof {
+    struct kit kit;
+    struct root root; /* the same directory */
+    struct cog_store *watch;
+    struct cog_index *index;
+    bool until_caught; /* a twin: stop at the first violation */
+    pid_t workers[WORKERS];
+    uint64_t samples, kills, over, under, most;
+};
+
+static uint64_t next_random(uint64_t *seed)
+{
+    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return *seed >> 24;
+}
+
+static struct cog_store_options proof_options(const struct kit *kit)
+{
+    struct cog_store_options options = kit_options(kit);
+    options.max_bytes = limit;
+    return options;
+}
+
+/* --- a worker ------------------------------------------------------------------------------ */
+
+struct task {
+    struct cog_store *store;
+    uint64_t seed;
+};
+
+static size_t random_size(uint64_t *seed)
+{
+    uint64_t kind = next_random(seed) % 8, random = next_random(seed);
+    return kind < 3   ? 200 + (size_t)(random % 30000)
+           : kind < 6 ? (size_t)(random % 600000)
+                      : (size_t)(random % (limit / 16));
+}
+
+static unsigned char *compose(const char *key, const unsigned char *value, size_t size,
+                              size_t *length)
+{
+    struct cog_image image = {0};
+    struct cog_entry_writer *writer = NULL;
+    unsigned char *out = NULL;
+    struct cog_part_options stored = {0};
+    if (cog_entry_writer_new(key, strlen(key), 0, cog_image_sink(&image), &writer, NULL) ==
+            COG_OK &&
+        cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, &stored, value, size, true, NULL, NULL) ==
+            COG_OK &&
+        cog_entry_finish(writer, NULL, 0, NULL, NULL, NULL) == COG_OK &&
+        cog_image_seal(&image) == COG_OK && (out = cog_alloc((size_t)image.length)) != NULL) {
+        *length = (size_t)image.length;
+        (void)cog_image_copy(&image, out);
+    }
+    cog_entry_writer_free(writer);
+    cog_image_release(&image);
+    return out;
+}
+
+static bool refused(enum cog_status status)
+{
+    return status == COG_ERR_BUSY || status == COG_ERR_FULL;
+}
+
+/* Pieces from both ends, so that an unknown length is guessed too large at once. */
+static enum cog_status write_pieces(struct cog_incoming *incoming, const unsigned char *image,
+                                    size_t length, uint64_t *seed)
+{
+    size_t front = 0, back = length;
+    enum cog_status status = COG_OK;
+    while (front < back && status == COG_OK) {
+        size_t piece = 1 + (size_t)(next_random(seed) % 300000);
+        piece = piece < back - front ? piece : back - front;
+        if (next_random(seed) % 2) {
+            status = cog_incoming_write(incoming, front, image + front, piece, NULL);
+            front += piece;
+        } else {
+            back -= piece;
+            status = cog_incoming_write(incoming, back, image + back, piece, NULL);
+        }
+        atomic_fetch_add(&counters->steps, 1);
+    }
+    return status;
+}
+
+static void bring_one(const struct task *task, uint64_t *seed, const char *key,
+                      const unsigned char *image, size_t length)
+{
+    struct cog_incoming *incoming;
+    uint64_t announced = next_random(seed) % 2 ? length : COG_LENGTH_UNKNOWN;
+    enum cog_status status = cog_store_incoming(task->store, key, strlen(key), announced, &incoming,
+                                                NULL);
+    if (status == COG_OK) {
+        status = write_pieces(incoming, image, length, seed);
+        if (status == COG_OK && next_random(seed) % 4 == 0) {
+            atomic_fetch_add(&counters->aborted, 1);
+        } else if (status == COG_OK) {
+            status = cog_incoming_commit(incoming, next_random(seed) % 2, NULL, NULL);
+            atomic_fetch_add(&counters->committed, status == COG_OK);
+            atomic_fetch_add(&counters->damaged, status == COG_ERR_DAMAGED);
+        }
+        cog_incoming_free(incoming);
+    }
+    atomic_fetch_add(&counters->refused, refused(status));
+    atomic_fetch_add(&counters->failures, status != COG_OK && !refused(status));
+}
+
+static void *use_hand(void *context)
+{
+    const struct task *task = context;
+    uint64_t seed = task->seed;
+    unsigned char *value = cog_alloc((size_t)limit / 8);
+    kit_fill(value, (size_t)limit / 8, 1, seed);
+    for (;;) {
+        char key[32];
+        snprintf(key, sizeof key, "%u", (unsigned)(next_random(&seed) % KEYS));
+        size_t size = random_size(&seed), length = 0;
+        uint64_t what = next_random(&seed) % 10;
+        atomic_fetch_add(&counters->steps, 1);
+        if (what == 0) {
+            (void)cog_store_delete(task->store, key, strlen(key), NULL);
+        } else if (what < 3) {
+            enum cog_status status = kit_put(task->store, key, value, size);
+            atomic_fetch_add(&counters->puts, status == COG_OK);
+            atomic_fetch_add(&counters->failures, status != COG_OK && !refused(status));
+        } else {
+            unsigned char *image = compose(key, value, size, &length);
+            if (image != NULL) {
+                bring_one(task, &seed, key, image, length);
+            }
+            cog_free(image);
+        }
+    }
+    return NULL;
+}
+
+static _Noreturn void work(const struct proof *proof, uint64_t seed)
+{
+    struct cog_store_options options = proof_options(&proof->kit);
+    struct task tasks[HANDS];
+    pthread_t thread;
+    struct cog_store *store = kit_open(&proof->kit, &options);
+    for (unsigned i = 0; i < HANDS; i++) {
+        tasks[i] = (struct task){store, seed * 31 + i};
+    }
+    for (unsigned i = 1; i < HANDS; i++) {
+        if (pthread_create(&thread, NULL, use_hand, &tasks[i]) != 0) {
+            _exit(3);
+        }
+    }
+    (void)use_hand(&tasks[0]);
+    _exit(4);
+}
+
+/* --- sampling ------------------------------------------------------------------------------ */
+
+static void start(struct proof *proof, unsigned i, uint64_t seed)
+{
+    pid_t parent = getpid();
+    fflush(NULL);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        if (getppid() != parent) {
+            _exit(0);
+        }
+        work(proof, seed * 977 + i);
+    }
+    proof->workers[i] = child;
+}
+
+static void kill_and_wait(struct proof *proof, unsigned i)
+{
+    int status;
+    REQUIRE(kill(proof->workers[i], SIGKILL) == 0);
+    REQUIRE(waitpid(proof->workers[i], &status, 0) == proof->workers[i]);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* nothing else has ended it */
+}
+
+static void stop(pid_t worker)
+{
+    int status;
+    REQUIRE(kill(worker, SIGSTOP) == 0);
+    REQUIRE(waitpid(worker, &status, WUNTRACED) == worker);
+    REQUIRE(WIFSTOPPED(status));
+}
+
+/* What the totals say of tables and not of files; a shard that somebody is in the middle of is not
+ * asked. */
+static uint64_t table_shares(struct cog_index_file *file)
+{
+    uint64_t shares = 0;
+    for (unsigned s = 0; s < COG_SHARDS; s++) {
+        if (cog_word32(file, COG_AT_SHARD(stamp, s)) % 2 == 0) {
+            shares += cog_table_share(cog_word32(file, COG_AT_SHARD(rows, s)),
+                                      cog_table_capacity(file, s));
+        }
+    }
+    return shares;
+}
+
+static void sample_stopped(struct proof *proof)
+{
+    struct truth truth;
+    struct cog_sum sum;
+    struct cog_index_file *file = cog_index_enter(proof->index);
+    REQUIRE(file != NULL);
+    cog_index_sum(file, &sum);
+    uint64_t shares = table_shares(file);
+    cog_index_leave(proof->index);
+    root_truth(&proof->root, &truth, false);
+    proof->samples++;
+    proof->most = truth.all > proof->most ? truth.all : proof->most;
+    bool over = truth.all > limit;
+    bool under = sum.unknown == 0 && sum.held + sum.known - shares < truth.moving;
+    proof->over += over;
+    proof->under += under;
+    if ((over || under) && !proof->until_caught) {
+        fprintf(stderr, "    truth %llu (all %llu), held %llu + totals %llu\n",
+                (unsigned long long)truth.moving, (unsigned long long)truth.all,
+                (unsigned long long)sum.held, (unsigned long long)sum.known);
+    }
+}
+
+static uint64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* So many pieces and puts, however long that takes on this machine. */
+static void let_them_work(uint64_t steps)
+{
+    uint64_t until = atomic_load(&counters->steps) + steps, end_us = now_us() + 1000000;
+    while (atomic_load(&counters->steps) < until && now_us() < end_us) {
+        usleep(200);
+    }
+}
+
+/* So long, and until the limit has been in play, whatever the machine is busy with. */
+static bool goes_on(const struct proof *proof, uint64_t end_us)
+{
+    const uint64_t patience_us = UINT64_C(60000000);
+    if (proof->until_caught && proof->over + proof->under > 0) {
+        return false;
+    }
+    bool played = proof->most > limit / 2 && atomic_load(&counters->committed) >= 20 &&
+                  !proof->until_caught;
+    return now_us() < end_us || (!played && now_us() < end_us + patience_us);
+}
+
+static void run(struct proof *proof, uint64_t seconds)
+{
+    uint64_t seed = 4711;
+    for (unsigned i = 0; i < WORKERS; i++) {
+        start(proof, i, next_random(&seed));
+    }
+    uint64_t end_us = now_us() + seconds * 1000000;
+    while (goes_on(proof, end_us)) {
+        let_them_work(1 + next_random(&seed) % 12);
+        for (unsigned i = 0; i < WORKERS; i++) {
+            stop(proof->workers[i]);
+        }
+        sample_stopped(proof);
+        if (next_random(&seed) % 3 == 0) {
+            unsigned i = (unsigned)(next_random(&seed) % WORKERS);
+            kill_and_wait(proof, i);
+            start(proof, i, next_random(&seed));
+            stop(proof->workers[i]);
+            proof->kills++;
+            sample_stopped(proof); /* the dead hold what they held */
+        }
+        for (unsigned i = 0; i < WORKERS; i++) {
+            REQUIRE(kill(proof->workers[i], SIGCONT) == 0);
+        }
+    }
+    for (unsigned i = 0; i < WORKERS; i++) {
+        kill_and_wait(proof, i);
+    }
+}
+
+/* Every file that has a name is whole. */
+static void check_values(struct proof *proof)
+{
+    for (unsigned i = 0; i < KEYS; i++) {
+        char key[32];
+        enum cog_miss miss = COG_MISS_NONE;
+        size_t size;
+        snprintf(key, sizeof key, "%u", i);
+        unsigned char *got = kit_get(proof->watch, key, 0, &size, &miss);
+        CHECK(got != NULL ? kit_is_whole(got, size, 1) : miss == COG_MISS_ABSENT);
+        cog_free(got);
+    }
+}
+
+static void open_proof(struct proof *proof, const struct kit *kit)
+{
+    struct cog_store_options options = proof_options(kit);
+    proof->kit = *kit;
+    proof->watch = kit_open(kit, &options);
+    snprintf(proof->root.path, sizeof proof->root.path, "%s", kit->root);
+    proof->root.fd = open(kit->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    proof->root.fs = kit->fs;
+    proof->root.no_map = kit->no_map;
+    struct cog_index_options index = root_options(&proof->root);
+    index.limit = proof->watch->limit;
+    index.fixed_bytes = proof->watch->fixed_bytes;
+    proof->index = root_open(&proof->root, &index);
+    while (cog_index_warm_up(proof->index, COG_SHARDS, NULL) == COG_ERR_BUSY) {
+        continue;
+    }
+    memset(counters, 0, sizeof *counters);
+}
+
+static void close_proof(struct proof *proof)
+{
+    cog_index_close(proof->index);
+    close(proof->root.fd);
+    cog_store_close(proof->watch);
+}
+
+static void prove(struct kit *kit)
+{
+    const char *wish = getenv("COG_LIMIT_SECONDS");
+    struct proof proof = {.samples = 0};
+    open_proof(&proof, kit);
+    run(&proof, wish ? strtoull(wish, NULL, 10) : 2);
+    const char *wrong = root_audit(&proof.root, proof.index);
+    if (!CHECK(wrong == NULL)) {
+        fprintf(stderr, "    at the end: %s\n", wrong);
+    }
+    check_values(&proof);
+    printf("%s: %llu committed, %llu aborted, %llu puts, %llu refused, %llu kills, %llu samples of "
+           "all stopped, at most %.1f %% of the limit\n",
+           kit->mode, (unsigned long long)counters->committed,
+           (unsigned long long)counters->aborted, (unsigned long long)counters->puts,
+           (unsigned long long)counters->refused, (unsigned long long)proof.kills,
+           (unsigned long long)proof.samples, 100.0 * (double)proof.most / (double)limit);
+    CHECK_EQ(proof.over, 0);
+    CHECK_EQ(proof.under, 0);
+    CHECK_EQ(counters->failures, 0);
+    CHECK_EQ(counters->damaged, 0);
+    CHECK(proof.most > limit / 2 && counters->committed >= 20); /* the limit was in play */
+    close_proof(&proof);
+}
+
+static bool was_caught;
+
+static void let_twin_run(struct kit *kit)
+{
+    struct proof proof = {.until_caught = true};
+    open_proof(&proof, kit);
+    run(&proof, 1);
+    was_caught = proof.over + proof.under > 0;
+    close_proof(&proof);
+}
+
+static void expect_caught(const char *self, const char *bug)
+{
+    char twin[600];
+    int status;
+    snprintf(twin, sizeof twin, "%s.%s", self, bug);
+    check_running = bug;
+    fflush(NULL);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        execl(twin, twin, "until-caught", (char *)NULL);
+        _exit(127);
+    }
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+int main(int count, char **arguments)
+{
+    counters = mmap(NULL, sizeof *counters, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+                    0);
+    REQUIRE(counters != MAP_FAILED);
+    if (count > 1) {
+        KIT_RUN_ONCE(let_twin_run);
+        return was_caught ? 0 : 1;
+    }
+    KIT_RUN_INDEXED(prove);
+    expect_caught(arguments[0], "GROW_UNCOUNTED");
+    return check_done();
+}
