@@ -368,6 +368,19 @@ class Store:
 
         ``length``: bytes of the container where they are known; they are reserved at once.
         """
+    def spool_link(self, entry: Entry, label: str, /) -> str | None:
+        """Keep exactly this generation as ``<root>/spool/<32 hex of the digest>-<label>``, whatever
+        becomes of the entry: a hard link, or a copy. ``None`` also when it is there already, else
+        the reason word ("absent": the entry is another or none by now).
+
+        Counted in the limit for each of its two names until ``spool_remove``; nothing evicts it, so
+        whoever adds bounds it. Durable on return. List and read the directory as files. A label is
+        1 to 64 of a-z, 0-9, ".", "_", "-" (``ValueError``); put the token into it.
+        """
+    def spool_write(self, digest: bytes, label: str, data: Buffer, /) -> str | None:
+        """A small file of that name beside it, atomically and durably; replaces one of its name."""
+    def spool_remove(self, name: str, /) -> bool:
+        """Remove a file of the spool, by its name in the directory; whether it was there."""
     def delete(self, key: bytes, /) -> bool: ...
     def delete_entries(self, entries: Sequence[Entry], /) -> int:
         """Forget exactly these generations; how many were still there."""

@@ -250,6 +250,16 @@ void cog_index_publish_cancel(struct cog_index_lock *lock); /* the rename has no
 void cog_index_remove_begin(struct cog_index_lock *lock);
 void cog_index_remove_end(struct cog_index_lock *lock, const struct cog_digest *digest,
                           const struct cog_index_found *found, bool removed);
+/*
+ * Names that are no entries, in spool/, counted in the total of the shard whose two hex digits they
+ * begin with [X1-X3]. begin makes room for a table and raises the total by `charge`; then the
+ * caller makes, replaces or removes the name; end says what came and what went. `known` false:
+ * nobody can say, the shard is counted anew by the next to lock it.
+ */
+#define COG_SPOOL_DIRECTORY "spool"
+enum cog_status cog_index_extra_begin(struct cog_index_lock *lock, uint64_t charge,
+                                      struct cog_error *err);
+void cog_index_extra_end(struct cog_index_lock *lock, bool known, uint64_t came, uint64_t went);
 /* Note in the row that its file cannot be unlinked: still charged, never chosen again. */
 void cog_index_set_stuck(struct cog_index_lock *lock, const struct cog_digest *digest);
 /* After a refresh of the file's freshness slot. */

@@ -176,6 +176,27 @@ static bool list_name(void *context, const char *name)
     return true;
 }
 
+/* A name in spool/ that begins with the digits of this shard. */
+static bool list_extra(void *context, const char *name)
+{
+    struct listing *listing = context;
+    const struct cog_fs *fs = listing->index->options.fs;
+    struct cog_stat stat;
+    char path[300], digits[4];
+    snprintf(digits, sizeof digits, "%02x", listing->shard);
+    if (strncmp(name, digits, 2) != 0 ||
+        snprintf(path, sizeof path, COG_SPOOL_DIRECTORY "/%s", name) >= (int)sizeof path)
+        return true;
+    int failed = fs->stat_at(listing->index->options.root, path, &stat);
+    if (failed && failed != -ENOENT) {
+        listing->failed = failed;
+        return false;
+    }
+    if (!failed)
+        listing->charges += cog_charge(&stat, listing->index->block_size);
+    return true;
+}
+
 static int list_shard(struct cog_index_lock *lock, struct listing *listing)
 {
     const struct cog_fs *fs = lock->index->options.fs;
@@ -192,6 +213,12 @@ static int list_shard(struct cog_index_lock *lock, struct listing *listing)
         listing->count = 0;
         listing->charges = 0;
         failed = 0;
+    }
+    if (!failed) {
+        failed = fs->list(lock->index->options.root, COG_SPOOL_DIRECTORY, list_extra, listing);
+        failed = listing->failed                                               ? listing->failed
+                 : failed == -ENOENT || failed == -ENOTDIR || failed == -ELOOP ? 0
+                                                                               : failed;
     }
     return failed;
 }

@@ -528,6 +528,28 @@ void cog_index_remove_end(struct cog_index_lock *lock, const struct cog_digest *
     lock->inside = false;
 }
 
+/* --- names that are no entries --- */
+
+enum cog_status cog_index_extra_begin(struct cog_index_lock *lock, uint64_t charge,
+                                      struct cog_error *err)
+{
+    enum cog_status status = cog_table_room(lock, err); /* the region's head keeps the charges */
+    if (status != COG_OK)
+        return status;
+    cog_stamp_inside(lock);
+    total_raise(lock, charge + COG_DIRECTORY_SLACK);
+    return COG_OK;
+}
+
+void cog_index_extra_end(struct cog_index_lock *lock, bool known, uint64_t came, uint64_t went)
+{
+    uint64_t objects = shard_objects(lock) + came;
+    objects -= went < objects ? went : objects;
+    if (known && cog_shard_settle(lock, objects))
+        cog_stamp_outside(lock);
+    lock->inside = false;
+}
+
 static void change_row(struct cog_index_lock *lock, const struct cog_digest *digest, bool stuck,
                        uint32_t expires)
 {

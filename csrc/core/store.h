@@ -157,8 +157,8 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
 
 /*
  * A container that arrives in pieces, of any size and in any order, by several threads at once:
- * from another tier, or from a writer as its sink. It goes to a temp file, every byte counted in the
- * limit before it is written, and is seen by nobody until commit has found it whole.
+ * from another tier, or from a writer as its sink. It goes to a temp file, every byte counted in
+ * the limit before it is written, and is seen by nobody until commit has found it whole.
  *
  * Threads: everything from any thread; free when no other call is under way. Fork: a child owns
  * nothing of it; its calls answer COG_ERR_INVALID and its free takes nothing away.
@@ -218,6 +218,36 @@ enum cog_status cog_store_delete_object(struct cog_store *store, struct cog_obje
  * live entry. */
 enum cog_status cog_store_refresh(struct cog_store *store, const void *key, size_t key_size,
                                   uint64_t ttl_ms, struct cog_error *err);
+
+/* --- spool ----------------------------------------------------------------------------------- */
+
+/*
+ * Work for later that outlives the entry it is about and the process that left it: files in spool/
+ * named "<32 hex digits of the digest>-<label>". They are counted in the limit like entries, but
+ * nothing ever evicts or sweeps them: whoever adds them bounds them and removes them. A linked
+ * generation is counted for each of its two names, so that it is still counted when the entry has
+ * been evicted or replaced. Durable when the call returns. Read them as files.
+ *
+ * A label is 1 to COG_SPOOL_LABEL_LIMIT of a-z, 0-9, '.', '_' and '-'. COG_ERR_INVALID: it is not,
+ * or it is in use for another generation.
+ */
+enum { COG_SPOOL_LABEL_LIMIT = 64 };
+
+/*
+ * Keep the generation that `object` holds: a hard link, a copy where the file system has none.
+ * COG_OK also when it is there already. COG_ABSENT: the name holds another generation or none by
+ * now. Else as a put.
+ */
+enum cog_status cog_store_spool_link(struct cog_store *store, const struct cog_object *object,
+                                     const char *label, struct cog_error *err);
+/* A small file of the caller's about the entry of that digest, atomically; replaces one of its
+ * name. */
+enum cog_status cog_store_spool_write(struct cog_store *store, const struct cog_digest *digest,
+                                      const char *label, const void *data, size_t size,
+                                      struct cog_error *err);
+/* `name` as in the directory. COG_ABSENT: there is none. */
+enum cog_status cog_store_spool_remove(struct cog_store *store, const char *name,
+                                       struct cog_error *err);
 
 /* --- tags ------------------------------------------------------------------------------------ */
 

@@ -6,6 +6,7 @@
  *     store_read.c   get, objects, verified-once table, damage and quarantine
  *     store_write.c  put, overwrite, durability, what to do when the disk is full
  *     store_incoming.c  a container that arrives in pieces
+ *     store_spool.c  files that outlive the entries they came from
  *     store_remove.c delete and refresh of one generation
  *     store_loose.c  table-less mode: network file systems, soft limit
  *     store_care.c   list, sweep, tags, stats
@@ -212,6 +213,13 @@ enum cog_remove { COG_REMOVE_UNLINK, COG_REMOVE_QUARANTINE };
  */
 enum cog_status cog_store_remove_open(struct cog_store *store, const struct cog_digest *digest,
                                       int fd, enum cog_remove how, struct cog_error *err);
+
+/*
+ * The file behind the name, if it is still the write that `object` holds: COG_OK and a descriptor
+ * of the caller's; COG_ABSENT: another write, or none.
+ */
+enum cog_status cog_store_reopen(struct cog_store *store, const struct cog_object *object,
+                                 int flags, int *out, struct cog_error *err);
 
 /* --- table-less mode (store_loose.c)
  * ------------------------------------------------------------------------------- */

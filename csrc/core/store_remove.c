@@ -112,9 +112,8 @@ enum cog_status cog_store_remove_open(struct cog_store *store, const struct cog_
 
 /* --- delete -------------------------------------------------------------------------------- */
 
-/* The file behind the name, if it is still the write that `object` holds. */
-static enum cog_status reopen(struct cog_store *store, const struct cog_object *object, int flags,
-                              int *out, struct cog_error *err)
+enum cog_status cog_store_reopen(struct cog_store *store, const struct cog_object *object,
+                                 int flags, int *out, struct cog_error *err)
 {
     char path[COG_OBJECT_PATH_SIZE];
     cog_object_path(&object->digest, path);
@@ -147,7 +146,7 @@ enum cog_status cog_store_delete_object(struct cog_store *store, struct cog_obje
                                         struct cog_error *err)
 {
     int fd = -1;
-    enum cog_status status = reopen(store, object, O_RDONLY, &fd, err);
+    enum cog_status status = cog_store_reopen(store, object, O_RDONLY, &fd, err);
     if (status != COG_OK) {
         return status;
     }
@@ -221,7 +220,7 @@ static enum cog_status refresh_object(struct cog_store *store, const struct cog_
                                       uint64_t ttl_ms, uint64_t *expires, struct cog_error *err)
 {
     int fd = -1;
-    enum cog_status status = reopen(store, object, O_RDWR, &fd, err);
+    enum cog_status status = cog_store_reopen(store, object, O_RDWR, &fd, err);
     if (status == COG_OK) {
         status = write_slot(store, fd, object->stat.size, ttl_ms, expires, err);
         store->fs->close(fd);

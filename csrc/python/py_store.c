@@ -152,19 +152,14 @@ static PyObject *store_set_clock_offset(PyObject *self, PyObject *argument)
 /* --- methods ------------------------------------------------------------------------------- */
 
 static const struct cog_py_operation *const operations[] = {
-    &cog_py_op_fetch,
-    &cog_py_op_fetch_digests,
-    &cog_py_op_put,
-    &cog_py_op_put_many,
-    &cog_py_op_delete,
-    &cog_py_op_delete_entries,
-    &cog_py_op_refresh,
-    &cog_py_op_invalidate_tags,
-    &cog_py_op_list_shard,
-    &cog_py_op_sweep,
-    &cog_py_op_stats,
-    &cog_py_op_incoming,
-    NULL,
+    &cog_py_op_fetch,        &cog_py_op_fetch_digests,
+    &cog_py_op_put,          &cog_py_op_put_many,
+    &cog_py_op_delete,       &cog_py_op_delete_entries,
+    &cog_py_op_refresh,      &cog_py_op_invalidate_tags,
+    &cog_py_op_list_shard,   &cog_py_op_sweep,
+    &cog_py_op_stats,        &cog_py_op_incoming,
+    &cog_py_op_spool_link,   &cog_py_op_spool_write,
+    &cog_py_op_spool_remove, NULL,
 };
 
 #define METHOD(name)                                                                \
@@ -185,6 +180,9 @@ METHOD(list_shard)
 METHOD(sweep)
 METHOD(stats)
 METHOD(incoming)
+METHOD(spool_link)
+METHOD(spool_write)
+METHOD(spool_remove)
 #undef METHOD
 
 static PyObject *store_submit(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -408,6 +406,15 @@ static PyMethodDef store_methods[] = {
     {"incoming", WITH_NAMES(store_incoming),
      PyDoc_STR("incoming($self, key, /, *, length=None, source=0, kind=0)\n--\n\nBegin a put of a "
                "container that arrives in pieces: an Incoming, or the reason why not.")},
+    {"spool_link", WITH_NAMES(store_spool_link),
+     PyDoc_STR("spool_link($self, entry, label, /)\n--\n\nKeep exactly this generation as a file "
+               "in spool/; None, or the reason why not.")},
+    {"spool_write", WITH_NAMES(store_spool_write),
+     PyDoc_STR("spool_write($self, digest, label, data, /)\n--\n\nWrite a small durable file "
+               "into spool/; None, or the reason why not.")},
+    {"spool_remove", WITH_NAMES(store_spool_remove),
+     PyDoc_STR("spool_remove($self, name, /)\n--\n\nRemove a file of spool/; whether it was "
+               "there.")},
     {"delete", WITH_NAMES(store_delete),
      PyDoc_STR("delete($self, key, /)\n--\n\nForget a key; whether there was a live entry.")},
     {"delete_entries", WITH_NAMES(store_delete_entries),

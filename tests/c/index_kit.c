@@ -339,9 +339,19 @@ static uint64_t charge_of(const struct stat *stat)
     return blocks > size ? blocks : size;
 }
 
+/*
+ * Names in spool/ are charged in full, and so is an entry beside its link there: what the name of
+ * the entry is short of as one of two is added here.
+ */
+static uint64_t charge_of_spooled(const struct stat *stat)
+{
+    return charge_of(stat) + (stat->st_nlink > 1 ? charge_of(stat) / 2 : 0);
+}
+
 static void walk(int parent, const char *name, struct truth *out, bool objects, bool temps,
                  bool look_inside)
 {
+    bool spooled = strcmp(name, COG_SPOOL_DIRECTORY) == 0;
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *names = fd >= 0 ? fdopendir(fd) : NULL;
     REQUIRE(names != NULL);
@@ -358,7 +368,9 @@ static void walk(int parent, const char *name, struct truth *out, bool objects, 
         uint64_t names_of_it = S_ISREG(stat.st_mode) ? (uint64_t)stat.st_nlink : 1;
         names_of_it = names_of_it ? names_of_it : 1;
         out->all += (uint64_t)stat.st_blocks * 512 / names_of_it;
-        out->moving += objects || temps ? charge_of(&stat) / names_of_it : 0;
+        out->moving += spooled            ? charge_of_spooled(&stat)
+                       : objects || temps ? charge_of(&stat) / names_of_it
+                                          : 0;
         if (S_ISDIR(stat.st_mode)) {
             bool in_objects = objects || strcmp(one->d_name, "objects") == 0;
             walk(fd, one->d_name, out, in_objects, strcmp(one->d_name, "tmp") == 0, look_inside);

@@ -62,8 +62,9 @@ bool file_is_whole(int directory, const char *path);
 /* --- the truth --- */
 
 struct truth {
-    uint64_t moving; /* charges of everything in objects/ and tmp/, the directories in objects/ */
-    uint64_t all;    /* blocks of everything under the root */
+    /* charges of everything in objects/, spool/ and tmp/, the directories in objects/ */
+    uint64_t moving;
+    uint64_t all; /* blocks of everything under the root */
     unsigned files, temps, torn;
 };
 /* `look_inside`: count files that are not whole, too. Nobody may write meanwhile. */

@@ -608,6 +608,150 @@ static bool act_open_and_put(void *context)
     return done;
 }
 
+/* --- spool --- */
+
+static const char old_record[] = "the record of before", new_record[] = "the record of now";
+
+static void spool_name(const char *label, char out[100])
+{
+    struct cog_digest digest;
+    char hex[2 * COG_DIGEST_SIZE + 1];
+    cog_hash128(key, strlen(key), &digest);
+    cog_hex(digest.bytes, sizeof digest.bytes, hex);
+    snprintf(out, 100, "%s-%s", hex, label);
+}
+
+static void prepare_spool(void *context)
+{
+    struct scene *scene = context;
+    char name[100];
+    static const char *const labels[] = {"link", "record"};
+    for (unsigned i = 0; i < 2; i++) {
+        enum cog_status status = COG_ERR_BUSY;
+        spool_name(labels[i], name);
+        for (unsigned tries = 0; tries < 10 && status == COG_ERR_BUSY; tries++) {
+            status = cog_store_spool_remove(scene->watch, name, NULL);
+        }
+        REQUIRE(status == COG_OK || status == COG_ABSENT);
+    }
+    prepare_present(context);
+}
+
+static enum cog_status link_in(struct cog_store *store)
+{
+    struct cog_object *object;
+    unsigned flags = COG_GET_INDEX_ONLY | COG_GET_NO_TOUCH;
+    enum cog_status status = cog_store_get(store, key, strlen(key), flags, &object, NULL, NULL);
+    if (status == COG_OK) {
+        status = cog_store_spool_link(store, object, "link", NULL);
+        cog_object_free(object);
+    }
+    return status;
+}
+
+static enum cog_status record_in(struct cog_store *store, const char *record)
+{
+    struct cog_digest digest;
+    cog_hash128(key, strlen(key), &digest);
+    return cog_store_spool_write(store, &digest, "record", record, strlen(record), NULL);
+}
+
+static bool act_spool_link(void *context)
+{
+    return link_in(((struct scene *)context)->acting) == COG_OK;
+}
+
+static bool act_spool_write(void *context)
+{
+    return record_in(((struct scene *)context)->acting, new_record) == COG_OK;
+}
+
+static void prepare_record(void *context)
+{
+    prepare_spool(context);
+    REQUIRE(record_in(((struct scene *)context)->watch, old_record) == COG_OK);
+    ready(context);
+}
+
+static void prepare_linked(void *context)
+{
+    prepare_spool(context);
+    REQUIRE(link_in(((struct scene *)context)->watch) == COG_OK);
+    ready(context);
+}
+
+static bool act_spool_remove(void *context)
+{
+    char name[100];
+    spool_name("link", name);
+    return cog_store_spool_remove(((struct scene *)context)->acting, name, NULL) == COG_OK;
+}
+
+static size_t read_spooled(const struct scene *scene, const char *label, char *out, size_t most)
+{
+    char name[100], path[400], below[120];
+    spool_name(label, name);
+    snprintf(below, sizeof below, COG_SPOOL_DIRECTORY "/%s", name);
+    kit_path(&scene->kit, below, path);
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        return 0;
+    }
+    size_t size = fread(out, 1, most, file);
+    fclose(file);
+    return size;
+}
+
+static const char *judge_link(void *context, const struct crash_case *what, bool died,
+                              bool succeeded)
+{
+    struct scene *scene = context;
+    static char got[2 * LARGE];
+    const char *wrong = judge_kept(context, what, died, succeeded);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    size_t size = read_spooled(scene, "link", got, sizeof got);
+    if (size == 0) {
+        return succeeded ? "acknowledged, but not in the spool" : NULL;
+    }
+    struct cog_source source = cog_memory_source(got, size);
+    struct cog_entry *entry = NULL;
+    bool whole = cog_entry_open(&source, key, strlen(key), 0, &entry, NULL) == COG_OK &&
+                 cog_entry_verify(entry, &source, NULL) == COG_OK;
+    cog_entry_free(entry);
+    return whole ? NULL : "what is in the spool is not whole";
+}
+
+static const char *judge_record(void *context, const struct crash_case *what, bool died,
+                                bool succeeded)
+{
+    char got[100] = "";
+    const char *wrong = judge_kept(context, what, died, succeeded);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    (void)read_spooled(context, "record", got, sizeof got - 1);
+    if (strcmp(got, new_record) == 0) {
+        return NULL;
+    }
+    return succeeded || strcmp(got, old_record) != 0 ? "neither the old record nor the new one"
+                                                     : NULL;
+}
+
+static const char *judge_unlinked(void *context, const struct crash_case *what, bool died,
+                                  bool succeeded)
+{
+    char got[10];
+    const char *wrong = judge_link(context, what, died, false);
+    if (wrong != NULL) {
+        return wrong;
+    }
+    return succeeded && read_spooled(context, "link", got, sizeof got) != 0
+               ? "removed, but still in the spool"
+               : NULL;
+}
+
 /* --- walks --- */
 
 static const int errors[] = {EIO, ENOSPC, EMFILE, EACCES, EINTR, 0 /* half a read or write */};
@@ -629,6 +773,9 @@ static const struct walk walks[] = {
     {"incoming, aborted", prepare_present, act_incoming_aborted, judge_kept, LARGE},
     {"delete", prepare_present, act_delete, judge_delete, SMALL},
     {"evict", prepare_full, act_put, judge_evicting_put, LARGE},
+    {"spool a link", prepare_spool, act_spool_link, judge_link, LARGE},
+    {"spool a record", prepare_record, act_spool_write, judge_record, SMALL},
+    {"remove from the spool", prepare_linked, act_spool_remove, judge_unlinked, LARGE},
     {"refresh", prepare_mortal, act_refresh, judge_kept, SMALL},
     {"get", prepare_present, act_get, judge_kept, SMALL},
     {"get of a large value", prepare_present, act_get, judge_kept, LARGE},
