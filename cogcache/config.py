@@ -153,7 +153,7 @@ class BackendConfig:
     priority: int = 0
     enable_compression: bool | None = None
     serialization_format: str | None = None
-    write_mode: Literal["through", "behind", "off"] = "through"
+    write_mode: str = "through"
     required: bool = False
     timeout_seconds: float | None = None
     min_value_size: int = 0
