@@ -35,6 +35,7 @@ from cogcache.frames import Frames
 from cogcache.keys import Difference, Key, Keyframes, KeyParts
 from cogcache.manager import CacheManager
 from cogcache.pipeline import PipelineArtifactCache
+from cogcache.ranges import RangeAnswer, http_answer, http_headers, parse_range
 from cogcache.reader import Reader
 from cogcache.sources import SourceRef, file_digest
 from cogcache.video import VideoArtifacts, VideoCache
@@ -67,6 +68,7 @@ __all__ = [
     "MemoryCacheConfig",
     "MissingExtraError",
     "PipelineArtifactCache",
+    "RangeAnswer",
     "Reader",
     "RecursiveComputeError",
     "S3CacheBackendConfig",
@@ -80,5 +82,8 @@ __all__ = [
     "VideoCache",
     "__version__",
     "file_digest",
+    "http_answer",
+    "http_headers",
+    "parse_range",
     "register_type",
 ]
