@@ -1,6 +1,7 @@
 /*
  * The proof of the hard limit for containers that arrive in pieces: processes whose threads write
- * them, commit them, abort them, or just die, beside puts and deletes in one small root.
+ * them, commit them, abort them, or just die, beside puts, deletes and links in the spool, in one
+ * small root.
  *
  * As in test_limit: at every sample all of them are stopped, so that a walk over the directories is
  * the truth of one instant. What is on disk never passes the limit, what is counted is never less,
@@ -10,6 +11,7 @@
  */
 #define _GNU_SOURCE 1
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -32,7 +34,7 @@ enum { WORKERS = 4, HANDS = 2, KEYS = 200 };
 static const uint64_t limit = UINT64_C(40) << 20;
 
 struct counters { /* in memory shared with the workers */
-    _Atomic uint64_t steps, committed, aborted, puts, refused, damaged, failures;
+    _Atomic uint64_t steps, spooled, committed, aborted, puts, refused, damaged, failures;
 };
 static struct counters *counters;
 
@@ -63,7 +65,10 @@ static struct cog_store_options proof_options(const struct kit *kit)
 
 struct task {
     struct cog_store *store;
+    const char *root;
     uint64_t seed;
+    char label[16];    /* of the one link that this hand keeps in the spool */
+    char spooled[100]; /* its name */
 };
 
 static size_t random_size(uint64_t *seed)
@@ -143,10 +148,58 @@ static void bring_one(const struct task *task, uint64_t *seed, const char *key,
     atomic_fetch_add(&counters->failures, status != COG_OK && !refused(status));
 }
 
+/* What hands of this label that were killed have left there; as the next process would. */
+static void clean_spool(const struct task *task)
+{
+    char path[400];
+    snprintf(path, sizeof path, "%s/" COG_SPOOL_DIRECTORY, task->root);
+    DIR *names = opendir(path);
+    for (const struct dirent *one; names != NULL && (one = readdir(names)) != NULL;) {
+        const char *label = strchr(one->d_name, '-');
+        if (label != NULL && strcmp(label + 1, task->label) == 0) {
+            (void)cog_store_spool_remove(task->store, one->d_name, NULL);
+        }
+    }
+    if (names != NULL) {
+        closedir(names);
+    }
+}
+
+/* Let go of the old link, and keep this generation instead, even when its entry goes. */
+static void keep_one(struct task *task, const char *key)
+{
+    struct cog_object *object;
+    unsigned flags = COG_GET_INDEX_ONLY | COG_GET_NO_TOUCH;
+    char hex[2 * COG_DIGEST_SIZE + 1];
+    struct cog_digest digest;
+    enum cog_status status = COG_OK;
+    if (task->spooled[0] != '\0') {
+        status = cog_store_spool_remove(task->store, task->spooled, NULL);
+        atomic_fetch_add(&counters->failures, status != COG_OK && !refused(status));
+        task->spooled[0] = status == COG_OK ? '\0' : task->spooled[0];
+    }
+    if (status != COG_OK ||
+        cog_store_get(task->store, key, strlen(key), flags, &object, NULL, NULL) != COG_OK) {
+        return;
+    }
+    cog_hash128(key, strlen(key), &digest);
+    cog_hex(digest.bytes, sizeof digest.bytes, hex);
+    snprintf(task->spooled, sizeof task->spooled, "%s-%s", hex, task->label);
+    status = cog_store_spool_link(task->store, object, task->label, NULL);
+    cog_object_free(object);
+    atomic_fetch_add(&counters->spooled, status == COG_OK);
+    atomic_fetch_add(&counters->failures,
+                     status != COG_OK && status != COG_ABSENT && !refused(status));
+    if (status != COG_OK) {
+        task->spooled[0] = '\0';
+    }
+}
+
 static void *use_hand(void *context)
 {
-    const struct task *task = context;
+    struct task *task = context;
     uint64_t seed = task->seed;
+    clean_spool(task);
     unsigned char *value = cog_alloc((size_t)limit / 8);
     kit_fill(value, (size_t)limit / 8, 1, seed);
     for (;;) {
@@ -157,7 +210,9 @@ static void *use_hand(void *context)
         atomic_fetch_add(&counters->steps, 1);
         if (what == 0) {
             (void)cog_store_delete(task->store, key, strlen(key), NULL);
-        } else if (what < 3) {
+        } else if (what == 1) {
+            keep_one(task, key);
+        } else if (what < 4) {
             enum cog_status status = kit_put(task->store, key, value, size);
             atomic_fetch_add(&counters->puts, status == COG_OK);
             atomic_fetch_add(&counters->failures, status != COG_OK && !refused(status));
@@ -172,14 +227,15 @@ static void *use_hand(void *context)
     return NULL;
 }
 
-static _Noreturn void work(const struct proof *proof, uint64_t seed)
+static _Noreturn void work(const struct proof *proof, unsigned worker, uint64_t seed)
 {
     struct cog_store_options options = proof_options(&proof->kit);
     struct task tasks[HANDS];
     pthread_t thread;
     struct cog_store *store = kit_open(&proof->kit, &options);
     for (unsigned i = 0; i < HANDS; i++) {
-        tasks[i] = (struct task){store, seed * 31 + i};
+        tasks[i] = (struct task){.store = store, .root = proof->kit.root, .seed = seed * 31 + i};
+        snprintf(tasks[i].label, sizeof tasks[i].label, "%u.%u", worker, i);
     }
     for (unsigned i = 1; i < HANDS; i++) {
         if (pthread_create(&thread, NULL, use_hand, &tasks[i]) != 0) {
@@ -202,7 +258,7 @@ static void start(struct proof *proof, unsigned i, uint64_t seed)
         if (getppid() != parent) {
             _exit(0);
         }
-        work(proof, seed * 977 + i);
+        work(proof, i, seed * 977 + i);
     }
     proof->workers[i] = child;
 }
@@ -369,12 +425,14 @@ static void prove(struct kit *kit)
         fprintf(stderr, "    at the end: %s\n", wrong);
     }
     check_values(&proof);
-    printf("%s: %llu committed, %llu aborted, %llu puts, %llu refused, %llu kills, %llu samples of "
+    printf("%s: %llu committed, %llu aborted, %llu puts, %llu spooled, %llu refused, %llu kills, "
+           "%llu samples of "
            "all stopped, at most %.1f %% of the limit\n",
            kit->mode, (unsigned long long)counters->committed,
            (unsigned long long)counters->aborted, (unsigned long long)counters->puts,
-           (unsigned long long)counters->refused, (unsigned long long)proof.kills,
-           (unsigned long long)proof.samples, 100.0 * (double)proof.most / (double)limit);
+           (unsigned long long)counters->spooled, (unsigned long long)counters->refused,
+           (unsigned long long)proof.kills, (unsigned long long)proof.samples,
+           100.0 * (double)proof.most / (double)limit);
     CHECK_EQ(proof.over, 0);
     CHECK_EQ(proof.under, 0);
     CHECK_EQ(counters->failures, 0);

@@ -96,6 +96,54 @@ static void try_overwrite(struct trial *trial)
     }
 }
 
+/* The container of the new value, in two pieces, the second first. */
+static enum cog_status bring(struct trial *trial, const unsigned char *bytes, size_t length)
+{
+    struct cog_incoming *incoming;
+    const char *key = trial->key;
+    enum cog_status status = cog_store_incoming(trial->store, key, strlen(key), length, &incoming,
+                                                NULL);
+    if (status != COG_OK) {
+        return status;
+    }
+    size_t half = length / 2;
+    status = cog_incoming_write(incoming, half, bytes + half, length - half, NULL);
+    if (status == COG_OK) {
+        status = cog_incoming_write(incoming, 0, bytes, half, NULL);
+    }
+    if (status == COG_OK) {
+        status = cog_incoming_commit(incoming, false, NULL, NULL);
+    }
+    cog_incoming_free(incoming);
+    return status;
+}
+
+static void try_incoming(struct trial *trial)
+{
+    struct cog_image image = {0};
+    struct cog_entry_writer *writer;
+    const char *key = trial->key;
+    REQUIRE(cog_entry_writer_new(key, strlen(key), 0, cog_image_sink(&image), &writer, NULL) ==
+            COG_OK);
+    REQUIRE(cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, new_value, trial->size, true,
+                               NULL, NULL) == COG_OK);
+    REQUIRE(cog_entry_finish(writer, NULL, 0, NULL, NULL, NULL) == COG_OK);
+    cog_entry_writer_free(writer);
+    unsigned char *bytes = cog_alloc((size_t)image.length);
+    REQUIRE(bytes != NULL && cog_image_seal(&image) == COG_OK &&
+            cog_image_copy(&image, bytes) == COG_OK);
+    arm(trial);
+    enum cog_status status = bring(trial, bytes, (size_t)image.length);
+    faults_stop();
+    bool right = status == COG_OK ? holds(trial, new_value)
+                                  : is_typed(status) && holds(trial, old_value);
+    if (!CHECK(right)) {
+        explain(trial, "incoming", status);
+    }
+    cog_free(bytes);
+    cog_image_release(&image);
+}
+
 static void try_get(struct trial *trial)
 {
     enum cog_miss miss = COG_MISS_NONE;
@@ -257,6 +305,11 @@ static void test_put(struct kit *kit)
 static void test_overwrite(struct kit *kit)
 {
     with_faults(kit, try_overwrite, true);
+}
+
+static void test_incoming(struct kit *kit)
+{
+    with_faults(kit, try_incoming, true);
 }
 
 static void test_get(struct kit *kit)
@@ -527,6 +580,7 @@ int main(void)
     KIT_RUN_ONCE(test_the_loop_notices_what_an_operation_leaves_behind);
     KIT_RUN(test_put);
     KIT_RUN(test_overwrite);
+    KIT_RUN(test_incoming);
     KIT_RUN(test_get);
     KIT_RUN(test_get_without_waiting);
     KIT_RUN(test_delete);
