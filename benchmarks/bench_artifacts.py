@@ -61,7 +61,7 @@ class Cell:
         return low, middle, high
 
 
-OWN = ("cogcache", "not compressed")
+OWN = ("cogcache", "compressed")
 Results = dict[tuple[str, str, str], Cell]  # (operation, artifact, contender)
 
 

@@ -78,8 +78,9 @@ class Draft:
     the GIL. Buffers over 4 KiB are borrowed until then: they must not change before the put has
     ended.
 
-    ``compress`` is for documents and bytes; ``compress_arrays`` packs arrays too (bit-shuffle and
-    zstd), which then are no longer mapped. ``level`` is that of zstd, 1 to 19.
+    ``compress`` is for documents and bytes, each from ``compress_from`` bytes up;
+    ``compress_arrays`` packs arrays too (bit-shuffle and zstd), which then are no longer mapped.
+    ``level`` is that of zstd, 1 to 19.
     """
 
     @property
@@ -99,8 +100,9 @@ class Draft:
         stale_ms: int | None = 0,
         compress: bool = True,
         compress_arrays: bool = False,
-        level: int = 1,
+        level: int = 3,
         token: int = 0,
+        compress_from: int = 0,
     ) -> Draft: ...
     def compose(self) -> Image: ...
     def submit(

@@ -24,6 +24,8 @@ LARGEST_SIZE_MB = 1e12  # an exabyte
 POLICIES = ("lru", "lfu", "fifo", "cost")
 _FORMATS = ("pickle", "json", "msgpack")
 
+Compression = bool | Literal["auto"]
+
 _ConfigType = TypeVar("_ConfigType")
 
 
@@ -77,6 +79,11 @@ def _flag(value: object, field_name: str) -> None:
         raise ConfigError(f"{field_name} must be True or False, not {value!r}")
 
 
+def _compression(value: object) -> None:
+    if not isinstance(value, bool) and value != "auto":
+        raise ConfigError(f"enable_compression must be True, False or 'auto', not {value!r}")
+
+
 def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
     """Turn the TypeError of an unknown keyword into a ConfigError that names the nearest one."""
     plain: Callable[..., None] = cls.__init__
@@ -122,7 +129,7 @@ class BackendConfig:
     backend_type: str = ""
     enabled: bool = True
     priority: int = 0
-    enable_compression: bool | None = None
+    enable_compression: Compression | None = None
     serialization_format: str | None = None
 
     def __post_init__(self) -> None:
@@ -131,7 +138,7 @@ class BackendConfig:
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise ConfigError(f"priority must be a whole number, not {self.priority!r}")
         if self.enable_compression is not None:
-            _flag(self.enable_compression, "enable_compression")
+            _compression(self.enable_compression)
         note_serialization_format(self.serialization_format)
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,7 +181,7 @@ class FilesystemCacheConfig(BackendConfig):
     eviction_policy: str = "lru"
     priority: int = 0
     enabled: bool = field(default=True, kw_only=True)
-    enable_compression: bool | None = field(default=None, kw_only=True)
+    enable_compression: Compression | None = field(default=None, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
     shared: Literal[False, "group"] = field(default=False, kw_only=True)
     read_only: bool | Literal["auto"] = field(default=False, kw_only=True)
@@ -244,7 +251,7 @@ class MemoryCacheConfig(BackendConfig):
     max_size_mb: float = 256
     priority: int = 0
     enabled: bool = field(default=True, kw_only=True)
-    enable_compression: bool | None = field(default=None, kw_only=True)
+    enable_compression: Compression | None = field(default=None, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -272,7 +279,7 @@ class S3CacheConfig(BackendConfig):
     region: str | None = None
     lifecycle_expiration_days: int | None = None
     enabled: bool = field(default=True, kw_only=True)
-    enable_compression: bool | None = field(default=None, kw_only=True)
+    enable_compression: Compression | None = field(default=None, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -295,7 +302,12 @@ class CacheConfig:
         default_ttl: Life of an entry whose set names none; ``None`` and 0 mean that it never
             expires.
         enable_stats: Count hits, misses, sets and deletes.
-        enable_compression: For tiers that do not say otherwise.
+        enable_compression: For tiers that do not say otherwise. Whether documents (metadata,
+            transcripts, descriptions, text, bytes) are compressed when stored: ``False`` never,
+            ``True`` wherever that saves at least 5 %, ``"auto"`` wherever the bytes travel: in a
+            cache with a remote tier all documents, in a local one only those of 2 MiB and more.
+            Pictures and arrays are stored as they are. Entries of every kind stay readable,
+            whatever the setting.
         serialization_format: Accepted for older configurations; there is one codec, so it has no
             effect.
     """
@@ -303,7 +315,7 @@ class CacheConfig:
     backends: Sequence[BackendConfig | Mapping[str, Any]]
     default_ttl: Duration | None = 3600
     enable_stats: bool = True
-    enable_compression: bool = True
+    enable_compression: Compression = "auto"
     serialization_format: str | None = None
 
     def __post_init__(self) -> None:
@@ -317,7 +329,7 @@ class CacheConfig:
         if self.default_ttl is not None:
             duration_seconds(self.default_ttl, "default_ttl")
         _flag(self.enable_stats, "enable_stats")
-        _flag(self.enable_compression, "enable_compression")
+        _compression(self.enable_compression)
         note_serialization_format(self.serialization_format)
 
     @classmethod

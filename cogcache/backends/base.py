@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 
 from cogcache import _bridge, _core
 from cogcache._types import Duration, duration_ms
-from cogcache.config import BackendConfig, known_options, nearest
+from cogcache.config import BackendConfig, Compression, known_options, nearest
 from cogcache.exceptions import ConfigError
 from cogcache.keys import Key, key_bytes
 
 logger = logging.getLogger("cogcache")
 
 PRODUCER = "cogcache"
+AUTO_COMPRESS_FROM = 2 << 20  # bytes of a document; docs/decisions/0008 has the measurements
 _SLOW = object()
 
 META_CREATED, META_COST, META_TAGS, META_CONTENT_TYPE, META_USER = 1, 2, 3, 4, 5
@@ -56,19 +57,24 @@ class CacheBackend(ABC):
         config: As given.
         name: Its name in statistics; the manager makes it unique.
         priority: Lower numbers are asked first.
-        enable_compression: Whether documents and blobs are compressed on the way in; all entries
-            stay readable.
+        is_remote: Its bytes travel over a network: ``enable_compression="auto"`` then compresses
+            every document of the whole cache.
+        enable_compression: Whether documents and blobs are compressed on the way in, see
+            ``CacheConfig``; all entries stay readable.
+        beside_remote: Whether this tier or another of its cache is remote; the manager sets it.
     """
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = None
     runs_inline: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config
         self.name: str = type(self).__name__
         self.priority: int = getattr(config, "priority", 0)
         wanted = getattr(config, "enable_compression", None)
-        self.enable_compression: bool = True if wanted is None else wanted
+        self.enable_compression: Compression = "auto" if wanted is None else wanted
+        self.beside_remote: bool = self.is_remote
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
         self._fault: str | None = None  # what failed when the tier was last said to be down
@@ -77,11 +83,18 @@ class CacheBackend(ABC):
         )
 
     @property
-    def draft_kind(self) -> tuple[bool, bool]:
-        """Tiers of the same kind make the same draft of a value: whether it is compressed, and
+    def draft_kind(self) -> tuple[int | None, bool]:
+        """Tiers of the same kind make the same draft of a value: what of it is compressed, and
         whether lives are kept.
         """
-        return self.enable_compression, True
+        return self.compress_from, True
+
+    @property
+    def compress_from(self) -> int | None:
+        """Bytes from which documents and blobs are compressed; ``None`` is never."""
+        if self.enable_compression == "auto":
+            return 0 if self.beside_remote else AUTO_COMPRESS_FROM
+        return 0 if self.enable_compression else None
 
     # --- entry level: what a tier must do ---------------------------------------------------------
 
@@ -261,13 +274,15 @@ class CacheBackend(ABC):
     ) -> _core.Draft:
         """Make a draft of ``value`` with this tier's clock and compression."""
         now = self.now_ms()
+        compress_from = self.compress_from
         return _core.Draft(
             value,
             key,
             meta={META_CREATED: now, META_PRODUCER: PRODUCER, **(meta or {})},
             refreshed_ms=now,
             ttl_ms=ttl_ms,
-            compress=self.enable_compression,
+            compress=compress_from is not None,
+            compress_from=compress_from or 0,
         )
 
     async def clear(self, pattern: str | None = None) -> int:

@@ -124,8 +124,8 @@ class FilesystemCacheBackend(CacheBackend):
     # --- writing ----------------------------------------------------------------------------------
 
     @property
-    def draft_kind(self) -> tuple[bool, bool]:
-        return self.enable_compression, self._expires
+    def draft_kind(self) -> tuple[int | None, bool]:
+        return self.compress_from, self._expires
 
     def draft(
         self,
@@ -249,7 +249,11 @@ class FilesystemCacheBackend(CacheBackend):
 
     def __reduce__(self) -> Any:
         """Only the configuration travels; the other process opens the directory itself."""
-        kept = {"name": self.name, "enable_compression": self.enable_compression}
+        kept = {
+            "name": self.name,
+            "enable_compression": self.enable_compression,
+            "beside_remote": self.beside_remote,
+        }
         return type(self), (self.config,), kept
 
     def __repr__(self) -> str:

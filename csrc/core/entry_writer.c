@@ -289,7 +289,7 @@ enum cog_status cog_entry_part_begin(struct cog_entry_writer *writer, uint8_t ki
     if (part->options.element_size == 0)
         part->options.element_size = 1;
     if (part->options.level == 0)
-        part->options.level = 1;
+        part->options.level = COG_LEVEL_DEFAULT;
     writer->has_doc = kind == COG_PART_DOC;
     if (number)
         *number = row_count(writer) - 1;

@@ -29,6 +29,12 @@ struct py_image {
 
 /* --- composing: no Python here ---------------------------------------------------------------- */
 
+/* Of a document or blob of this size. */
+static uint8_t text_codec(const struct cog_draft *draft, size_t size)
+{
+    return draft->compress && size >= draft->compress_from ? COG_CODEC_ZSTD : COG_CODEC_STORED;
+}
+
 static enum cog_status compose_part(const struct cog_draft *draft,
                                     const struct cog_draft_part *part, uint32_t index,
                                     struct cog_entry_writer *writer, struct cog_error *err)
@@ -49,8 +55,8 @@ static enum cog_status compose_part(const struct cog_draft *draft,
         name_size = (size_t)(digits + sizeof digits - at);
     }
     options.level = draft->level;
-    if (part->kind == COG_PART_BLOB && draft->compress) {
-        options.codec = COG_CODEC_ZSTD;
+    if (part->kind == COG_PART_BLOB) {
+        options.codec = text_codec(draft, part->size);
     }
     if (part->kind == COG_PART_FRAME && !draft->compress) {
         options.codec = COG_CODEC_STORED;
@@ -82,7 +88,7 @@ static enum cog_status compose_into(const struct cog_draft *draft, struct cog_en
             }
         }
     }
-    struct cog_part_options options = {.codec = draft->compress ? COG_CODEC_ZSTD : COG_CODEC_STORED,
+    struct cog_part_options options = {.codec = text_codec(draft, draft->doc.size),
                                        .level = draft->level};
     enum cog_status status = cog_entry_part_put(writer, COG_PART_DOC, NULL, 0, &options,
                                                 draft->doc.data, draft->doc.size, true, NULL, err);
@@ -210,22 +216,22 @@ static struct cog_py_put describe(const struct cog_draft *draft)
  */
 
 struct draft_arguments {
-    PyObject *value, *meta, *refreshed, *ttl, *stale, *token;
+    PyObject *value, *meta, *refreshed, *ttl, *stale, *token, *compress_from;
     Py_buffer key;
     int compress, compress_arrays, level;
 };
 
 static int parse_draft(PyObject *args, PyObject *kwargs, struct draft_arguments *out)
 {
-    static char *names[] = {"value",  "key",      "meta",     "refreshed_ms",
-                            "ttl_ms", "stale_ms", "compress", "compress_arrays",
-                            "level",  "token",    NULL};
+    static char *names[] = {"value",  "key",      "meta",          "refreshed_ms",
+                            "ttl_ms", "stale_ms", "compress",      "compress_arrays",
+                            "level",  "token",    "compress_from", NULL};
 
-    *out = (struct draft_arguments){.compress = 1, .level = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*|$OOOOppiO:Draft", names, &out->value,
+    *out = (struct draft_arguments){.compress = 1, .level = COG_LEVEL_DEFAULT};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*|$OOOOppiOO:Draft", names, &out->value,
                                      &out->key, &out->meta, &out->refreshed, &out->ttl, &out->stale,
                                      &out->compress, &out->compress_arrays, &out->level,
-                                     &out->token)) {
+                                     &out->token, &out->compress_from)) {
         return -1;
     }
     if (out->meta == NULL || out->refreshed == NULL || out->ttl == NULL) {
@@ -256,6 +262,8 @@ static int fill_draft(struct cog_py_state *state, struct py_draft *self,
          read_span(arguments->stale, "stale_ms", &draft->fresh.stale_ms) < 0) ||
         (arguments->token != NULL &&
          read_number(arguments->token, "token", UINT64_MAX, &draft->token) < 0) ||
+        (arguments->compress_from != NULL && read_number(arguments->compress_from, "compress_from",
+                                                         UINT64_MAX, &draft->compress_from) < 0) ||
         take_meta(state, draft, arguments->meta) < 0) {
         return -1;
     }

@@ -94,8 +94,9 @@ struct cog_draft {
     uint64_t token; /* 0: drawn when it is composed */
     uint64_t raw_bytes;
     int level;
-    bool compress;        /* documents and blobs */
-    bool compress_arrays; /* bit-shuffle and zstd instead of raw */
+    bool compress;          /* documents and blobs ... */
+    uint64_t compress_from; /* ... of at least so many bytes each */
+    bool compress_arrays;   /* bit-shuffle and zstd instead of raw */
 };
 
 /*
