@@ -261,7 +261,7 @@ class Store:
 
     root: str
     closed: bool
-    in_flight: int  # operations under way, without sweeps
+    in_flight: int  # operations that have begun and whose results were not yet taken
     def __new__(
         cls,
         base_path: str | bytes,
@@ -316,7 +316,11 @@ class Store:
         through ``channel``. Both ``None``: nobody waits.
         """
     def close(self) -> None:
-        """Refuse new operations; those under way end well. May be called twice."""
+        """Refuse new operations; those under way end well, sweeps soon. May be called twice."""
+    def wait(self, seconds: float, /) -> bool:
+        """Wait until no thread of the pool is or will be busy with this store, at most so long;
+        whether that is so.
+        """
 
 # --- the thread pool (py_channel.c) ---------------------------------------------------------------
 

@@ -7,7 +7,6 @@ which works without the GIL.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Final
 
 from cogcache import _bridge, _core
 from cogcache._inline import is_inline
+from cogcache._offload import offload
 from cogcache.backends.base import CacheBackend, KeyPattern
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
 from cogcache.exceptions import ClosedError, ConfigError
@@ -228,15 +228,18 @@ class FilesystemCacheBackend(CacheBackend):
         self._store.set_clock_offset(offset_ms)
 
     async def aclose(self) -> None:
+        """Let everything that is under way end, of whatever loop, in at most ten seconds. Then no
+        thread works for this tier any more.
+        """
         self._store.close()
         if is_inline():
-            _core.drain_pool(CLOSE_SECONDS)
+            self._store.wait(CLOSE_SECONDS)
             return
-        until = time.monotonic() + CLOSE_SECONDS
-        # Operations of other event loops end in those loops, so there is nothing here to await.
-        while self._store.in_flight and time.monotonic() < until:
-            _core.drain_pool(0)  # lets go of what ended and nobody waits for
-            await asyncio.sleep(0.002)
+        if not self._store.wait(0):
+            await offload(
+                lambda beat: self._store.wait(CLOSE_SECONDS), timeout_seconds=2 * CLOSE_SECONDS
+            )
+        await _bridge.deliver()
 
     def _note_unavailable(self, error: OSError | None) -> str:
         self.counters["errors"] += 1

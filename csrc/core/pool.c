@@ -452,6 +452,37 @@ bool cog_pool_drain(uint32_t milliseconds)
     return quiet;
 }
 
+static bool is_quiet_for(const void *owner)
+{
+    for (unsigned lane = 0; lane < COG_LANE_COUNT; lane++) {
+        for (const struct cog_job *job = pool.waiting[lane].first; job != NULL; job = job->next) {
+            if (job->owner == owner) {
+                return false;
+            }
+        }
+    }
+    for (unsigned i = 0; i < COG_POOL_THREADS; i++) {
+        if (pool.workers[i].job != NULL && pool.workers[i].job->owner == owner) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool cog_pool_wait_for(const void *owner, uint32_t milliseconds)
+{
+    struct timespec until = deadline_in(milliseconds);
+    bool quiet;
+
+    pool_lock();
+    while (!is_quiet_for(owner) &&
+           pthread_cond_timedwait(&pool.quiet, &pool.lock, &until) != ETIMEDOUT) {
+    }
+    quiet = is_quiet_for(owner);
+    pool_unlock();
+    return quiet;
+}
+
 void cog_pool_retire(void)
 {
     pthread_t left[COG_POOL_THREADS];

@@ -212,6 +212,9 @@ enum cog_status cog_store_list_shard(struct cog_store *store, unsigned shard, ui
 enum cog_status cog_store_sweep(struct cog_store *store, bool force, uint64_t *removed,
                                 struct cog_error *err);
 
+/* The store is about to be closed: sweeps under way end soon, later ones do nothing. Any thread. */
+void cog_store_end_sweeps(struct cog_store *store);
+
 struct cog_store_stats {
     /* counters of this process since open */
     uint64_t hits, misses[COG_MISS_COUNT], inline_hits, would_block;

@@ -90,6 +90,7 @@ struct cog_store {
     bool writable;  /* opened for writing; constant */
     /* the last write was refused by the system; a put that succeeds clears it */
     _Atomic bool read_only;
+    _Atomic bool sweeps_end; /* the store is about to be closed */
     _Atomic uint64_t limit; /* of v1/: options.max_bytes less what other layouts occupy; 0 = none */
     uint64_t fixed_bytes;
     uint64_t quarantine_bytes;

@@ -319,6 +319,33 @@ static void test_reads_leave_a_thread_to_writes(void)
     cog_queue_close(queue);
 }
 
+static void test_waiting_for_one_owner_is_not_waiting_for_others(void)
+{
+    struct cog_queue *queue = new_queue();
+    struct gate gate = GATE_CLOSED;
+    int mine, other, nobody;
+    struct task running = task_of(COG_LANE_BACKGROUND, &gate);
+    struct task waiting = task_of(COG_LANE_BACKGROUND, &gate);
+    struct task apart = task_of(COG_LANE_READ, NULL);
+
+    running.job.owner = &other;
+    waiting.job.owner = &mine;
+    submit(&running, queue);
+    gate_await(&gate, 1);
+    submit(&waiting, queue);
+    CHECK(cog_pool_wait_for(&nobody, 0));
+    CHECK(!cog_pool_wait_for(&other, 0)); /* runs */
+    CHECK(!cog_pool_wait_for(&mine, 1));  /* is still to come */
+    CHECK(cog_pool_cancel(&waiting.job));
+    CHECK(cog_pool_wait_for(&mine, 0));
+    submit(&apart, queue);
+    CHECK(await_next(queue) == &apart);
+    gate_allow(&gate, 1);
+    CHECK(cog_pool_wait_for(&other, HANG_MS));
+    CHECK(await_next(queue) == &running); /* ended, though nobody had taken it yet */
+    cog_queue_close(queue);
+}
+
 static void test_background_jobs_run_alone_and_last(void)
 {
     struct cog_queue *queue = new_queue();
@@ -695,6 +722,7 @@ int main(void)
     RUN(test_writes_leave_a_thread_to_reads);
     RUN(test_reads_leave_a_thread_to_writes);
     RUN(test_background_jobs_run_alone_and_last);
+    RUN(test_waiting_for_one_owner_is_not_waiting_for_others);
     RUN(test_cancel_before_and_after_the_start);
     RUN(test_a_closed_queue_returns_what_does_not_run);
     RUN(test_a_job_without_queue_is_dropped_by_reap);

@@ -377,6 +377,30 @@ async def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
     await again.aclose()
 
 
+@pytest.mark.parametrize("inline", [False, True])
+async def test_nothing_runs_after_closing_a_sweep_neither(tmp_path: Path, inline: bool) -> None:
+    tier = tier_at(tmp_path, cleanup_on_startup=False)
+    assert await tier.set("short", 1, ttl=60)
+    tier.set_clock_offset(61_000)
+    settle()
+    with gate() as held:
+        held.fill_pool()
+        _bridge.start(tier._store, "sweep")
+        closing = asyncio.ensure_future(
+            asyncio.to_thread(run_inline, tier.aclose()) if inline else tier.aclose()
+        )
+        while not tier._store.closed:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not closing.done(), "closed while a sweep was still to come"
+        held.open()
+        await closing
+        assert tier._store.wait(0)
+    assert tier._store.in_flight == 0
+    assert len(objects(tier)) == 1, "the sweep began although its store was closed"
+
+
 def test_everything_works_inline(tmp_path: Path) -> None:
     jobs = _core.pool_stats()["jobs"]
     tier = tier_at(tmp_path)
