@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeVar, overload
 
 from cogcache._types import Duration
 from cogcache.keys import Key, Keyframes
-from cogcache.sources import Source, SourceUnavailableError
+from cogcache.sources import Source
 from cogcache.verbs import ArtifactVerbs
-from cogcache.video import VideoArtifacts, VideoCache, stem_of
+from cogcache.video import VideoArtifacts, VideoCache
 
 _T = TypeVar("_T")
 
@@ -65,8 +65,8 @@ class PipelineArtifactCache(ArtifactVerbs):
             missing: For a file that is gone: ``"latest"`` means the newest generation that the
                 cache knows.
 
-        Raises:
-            OSError: The source exists and cannot be looked at.
+        A source that exists and cannot be looked at raises nothing: whatever is asked of it is a
+        miss, and nothing is stored, with the reason ``source-unreadable``.
         """
         if missing not in ("uri", "latest"):
             raise ValueError(f"missing must be 'uri' or 'latest', not {missing!r}")
@@ -666,9 +666,5 @@ class PipelineArtifactCache(ArtifactVerbs):
         Raises:
             ValueError: An unknown keyframe strategy, or embeddings without ``embedding_model``.
         """
-        try:
-            video = await self.video(video_path, pipeline_config)
-        except SourceUnavailableError as error:
-            self._note_unreadable(video_path, error)
-            return VideoArtifacts(stem_of(video_path))
+        video = await self.video(video_path, pipeline_config)
         return await video.get_all_artifacts(load=load)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
@@ -537,14 +536,6 @@ class VideoCache:
 
 def _given(named: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not FROM_CONFIG}
-
-
-def stem_of(path: object) -> str:
-    """The name of a file without its ending, whether or not it can be looked at."""
-    if isinstance(path, SourceRef):
-        return path.stem
-    name = os.path.basename(os.fsdecode(cast("str | bytes | os.PathLike[str]", path)))
-    return os.path.splitext(name)[0]
 
 
 async def _together(lookups: list[Any]) -> list[Lookup]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_cache import BrokenTier, DictTier, a_video, filesystem_manager, manager_over
+from support_cache import BrokenTier, DictTier, filesystem_manager, manager_over
 
 from cogcache import CacheConfig, CacheManager, FilesystemCacheConfig, MemoryCacheConfig, _core
-from cogcache.sources import SourceUnavailableError
 from cogcache.testing import FakeClock, memory_cache
 
 
@@ -187,22 +186,3 @@ async def test_many_cold_keys_need_few_descriptors(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     await reader.aclose()
-
-
-async def test_an_unreadable_source_is_a_miss_of_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = memory_cache()
-    video = a_video(tmp_path / "video.mp4")
-
-    async def refused(*_: object, **__: object) -> None:
-        raise SourceUnavailableError(13, "Permission denied")
-
-    monkeypatch.setattr("cogcache.verbs.capture_async", refused)
-    assert await cache.get_transcript(video) is None
-    assert (await cache.store("transcript", video, {"a": 1})).reason == "source-unreadable"
-    assert await cache.get_or_compute("transcript", video, lambda: {"a": 1}) == {"a": 1}
-    artifacts = await cache.get_all_artifacts(video, {"transcribe_audio": True})
-    assert (artifacts.video_id, artifacts.audio_transcript) == ("video", None)
-    with pytest.raises(OSError, match="denied"):
-        await cache.key("transcript", video)
