@@ -55,7 +55,8 @@ Identity = Literal["stat", "content", "sampled", "sha256"]
 IDENTITIES = ("stat", "content", "sampled", "sha256")
 
 # Arguments of the generic verbs that say how to load or store, not what the artifact is.
-_FRAMED = ("keyframes", "segment_frames")
+Framed = Literal["keyframes", "segment_frames"]
+_FRAMED: tuple[Framed, ...] = ("keyframes", "segment_frames")
 _LOAD_OPTIONS = {
     "load_images": _FRAMED,
     "frames": _FRAMED,
@@ -186,6 +187,26 @@ class ArtifactVerbs:
         channels = options.pop("channels", "bgr")
         bundle = await self._bundled(artifact, request.key.params, value, channels)
         return await self._keep(request, bundle, **options)
+
+    @overload  # frames come back in the form in which they are stored, not as they were computed
+    async def get_or_compute(
+        self,
+        artifact: Framed,
+        video_path: Source,
+        compute: Callable[[], Any],
+        /,
+        *,
+        gate: Gate | None = None,
+        refresh: bool = False,
+        strict: bool = False,
+        should_store: Callable[[Any], bool] | None = None,
+        executor: Executor | None = None,
+        ttl: Duration | None = None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str] = (),
+        channels: Literal["bgr", "rgb"] = "bgr",
+        **named: Any,
+    ) -> Any: ...
 
     @overload
     async def get_or_compute(

@@ -15,6 +15,7 @@ from cogcache.sources import SourceRef
 if TYPE_CHECKING:
     from cogcache.explain import Explanation
     from cogcache.pipeline import PipelineArtifactCache
+    from cogcache.verbs import Framed
 
 _T = TypeVar("_T")
 
@@ -166,6 +167,11 @@ class VideoCache:
     async def explain(self, artifact: str, /, **named: Any) -> Explanation:
         """See ``PipelineArtifactCache.explain``."""
         return await self.cache.explain(artifact, self.source, **self.arguments(artifact, named))
+
+    @overload
+    async def get_or_compute(
+        self, artifact: Framed, compute: Callable[[], Any], /, **named: Any
+    ) -> Any: ...
 
     @overload
     async def get_or_compute(
