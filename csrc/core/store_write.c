@@ -280,6 +280,23 @@ static enum cog_status sync_name(struct draft *draft, struct cog_error *err)
     return COG_OK;
 }
 
+/*
+ * What the complete temp file takes on disk. A file system may have taken room ahead of a file that
+ * grew (XFS, where nothing was preallocated): more than was reserved is given back first.
+ */
+static int charge_of_temp(const struct draft *draft, struct cog_stat *stat, uint64_t *charge)
+{
+    const struct cog_store *store = draft->store;
+    int rc = store->fs->stat(draft->fd, stat);
+    *charge = rc < 0 ? 0 : cog_store_charge(store, stat);
+    if (rc == 0 && store->index != NULL && *charge > draft->reserved - COG_CHARGE_SLACK &&
+        store->fs->truncate(draft->fd, stat->size) == 0) {
+        rc = store->fs->stat(draft->fd, stat);
+        *charge = rc < 0 ? 0 : cog_store_charge(store, stat);
+    }
+    return rc;
+}
+
 /* [P4-P15] The temp file is complete: check its charge, sync, publish. */
 static enum cog_status publish(struct draft *draft, const struct cog_put_info *info,
                                struct cog_error *err)
@@ -292,11 +309,11 @@ static enum cog_status publish(struct draft *draft, const struct cog_put_info *i
             return cog_store_write_error(store, -rc, "syncing a file", err);
         }
     }
-    int rc = store->fs->stat(draft->fd, &stat);
+    uint64_t charge;
+    int rc = charge_of_temp(draft, &stat, &charge);
     if (rc < 0) {
         return cog_store_write_error(store, -rc, "fstat of a new file", err);
     }
-    uint64_t charge = cog_store_charge(store, &stat);
     if (store->index != NULL && charge > draft->reserved - COG_CHARGE_SLACK) {
         return cog_fail(err, COG_ERR_FULL, 0, "the file takes %llu bytes on disk, reserved %llu",
                         (unsigned long long)charge, (unsigned long long)draft->reserved);

@@ -84,7 +84,7 @@ struct cog_index *root_open(const struct root *root, const struct cog_index_opti
 
 /* --- entries --- */
 
-unsigned kit_patience = 20;
+unsigned kit_patience = 100;
 
 void key_digest(uint64_t key, struct cog_digest *out)
 {
@@ -122,6 +122,10 @@ static int write_range(const struct cog_fs *fs, int fd, size_t from, size_t to)
 {
     static const unsigned char filling[1 << 16] = {1};
     int failed = 0;
+#ifdef FALLOC_FL_KEEP_SIZE
+    /* what was reserved and no more: XFS takes room ahead of a file that grows write by write */
+    (void)fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from));
+#endif
     while (from < to && !failed) {
         size_t some = to - from < sizeof filling ? to - from : sizeof filling;
         failed = cog_fs_write_all(fs, fd, filling, some, from);
@@ -218,10 +222,11 @@ static enum cog_status put_once(struct cog_index *index, uint64_t key, size_t si
     if (status == COG_OK && !failed) {
         failed = write_stamps(fs, fd, key, size);
     }
-    if (status == COG_OK && !failed) {
-        failed = fs->stat(fd, &stat);
-    }
     fs->close(fd);
+    if (status == COG_OK && !failed) {
+        /* by name, after closing: XFS keeps room behind the end of a file that may still grow */
+        failed = fs->stat_at(index->options.root, temp, &stat);
+    }
     if (status == COG_OK) {
         status = failed ? COG_ERR_IO : publish(index, &reservation, temp, &stat, key, as);
     }
@@ -387,7 +392,8 @@ const char *root_audit(const struct root *root, struct cog_index *index)
         struct cog_index_lock lock;
         struct cog_error err = {0};
         enum cog_status status = cog_index_lock(index, s, NULL, &lock, &err);
-        if (status == COG_INDEX_MOVED) {
+        for (unsigned i = 0;
+             i < kit_patience && (status == COG_INDEX_MOVED || status == COG_ERR_BUSY); i++) {
             status = cog_index_lock(index, s, NULL, &lock, &err);
         }
         if (status != COG_OK) {

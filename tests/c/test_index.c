@@ -839,10 +839,11 @@ static void test_a_shard_held_by_another_process_answers_busy_until_it_dies(stru
     }
     char byte;
     REQUIRE(read(context.ints[0], &byte, 1) == 1);
+    unsigned patience = kit_patience;
     kit_patience = 0;
     CHECK_EQ(entry_put(index, key, 2000), COG_ERR_BUSY);
     CHECK_EQ(entry_delete(index, key), COG_ERR_BUSY);
-    kit_patience = 20;
+    kit_patience = patience;
     CHECK_EQ(entry_put(index, key_in_shard(0x43, 0), 2000), COG_OK); /* the others do not care */
     REQUIRE(kill(child, SIGKILL) == 0);
     int status;

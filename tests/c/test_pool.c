@@ -30,7 +30,7 @@ const char *__tsan_default_options(void)
 }
 #endif
 
-enum { HANG_MS = 20000 };
+enum { HANG_MS = 120000 };
 
 /* --- jobs whose end the test decides ------------------------------------------------------- */
 
@@ -539,7 +539,12 @@ static void test_no_thread_is_an_answer(void)
         setrlimit(RLIMIT_NPROC, &before);
         _exit(!(cog_pool_submit(&task.job, queue, &err) == COG_OK && await_next(queue) == &task));
     }
-    CHECK_EQ(exit_status_of(child), 0);
+    int status = exit_status_of(child);
+    if (status == 2) {
+        fprintf(stderr, "not run (this root may not become another user): %s\n", __func__);
+        return;
+    }
+    CHECK_EQ(status, 0);
 }
 
 /* --- fork ----------------------------------------------------------------------------------------
@@ -712,7 +717,7 @@ static void test_many_owners_at_once(void)
 
 int main(void)
 {
-    alarm(120);
+    alarm(600);
     RUN(test_no_thread_before_the_first_job);
     RUN(test_retired_threads_are_gone_and_come_back);
     RUN(test_many_completions_cost_one_wakeup);

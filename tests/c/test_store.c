@@ -236,6 +236,48 @@ static void test_a_refreshed_entry_survives_the_sweep(struct kit *kit)
     cog_store_close(store);
 }
 
+/* --- room taken ahead ---------------------------------------------------------------------- */
+
+/* A file system that keeps a megabyte behind the end of a new file until it is cut to its size. */
+static bool keeps_room;
+
+static int generous_stat(int fd, struct cog_stat *out)
+{
+    int rc = cog_fs_posix()->stat(fd, out);
+    if (rc == 0 && S_ISREG(out->mode) && keeps_room) {
+        out->blocks_bytes += 1 << 20;
+    }
+    return rc;
+}
+
+static int cutting_truncate(int fd, uint64_t size)
+{
+    keeps_room = false;
+    return cog_fs_posix()->truncate(fd, size);
+}
+
+static void test_room_taken_ahead_of_a_growing_file_is_given_back(struct kit *kit)
+{
+    struct cog_fs generous = *cog_fs_posix();
+    struct cog_store_options options = kit_options(kit);
+    struct cog_store_stats stats;
+    generous.stat = generous_stat;
+    generous.truncate = cutting_truncate;
+    options.fs = &generous;
+    struct cog_store *store = kit_open(kit, &options);
+    keeps_room = true;
+    CHECK_EQ(kit_put(store, "k", "value", 5), COG_OK);
+    CHECK(!keeps_room);
+    CHECK(kit_has(store, "k", "value", 5));
+    uint64_t removed;
+    cog_store_get_stats(store, &stats);
+    uint64_t used = stats.used_bytes;
+    CHECK_EQ(kit_sweep(store, true, &removed), COG_OK);
+    cog_store_get_stats(store, &stats);
+    CHECK_EQ(stats.used_bytes, used); /* counted as what it takes */
+    cog_store_close(store);
+}
+
 /* --- never blocking ------------------------------------------------------------------------ */
 
 static void test_a_warm_hit_never_blocks_and_a_large_one_is_verified_first(struct kit *kit)
@@ -473,6 +515,7 @@ int main(void)
     KIT_RUN(test_expiry_follows_the_clock);
     KIT_RUN(test_fifty_refreshes_change_no_byte_and_keep_the_original_ttl);
     KIT_RUN(test_a_refreshed_entry_survives_the_sweep);
+    KIT_RUN_ONCE(test_room_taken_ahead_of_a_growing_file_is_given_back);
     KIT_RUN(test_a_warm_hit_never_blocks_and_a_large_one_is_verified_first);
     KIT_RUN(test_index_only_verifies_part_by_part);
     KIT_RUN(test_stream_of_unknown_length);
