@@ -474,7 +474,15 @@ static void *fs_map(int fd, size_t size, bool writable_shared)
     flags |= MAP_NORESERVE;
 #endif
     void *where = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-    return where == MAP_FAILED ? NULL : where;
+    if (where == MAP_FAILED)
+        return NULL;
+#if defined(POSIX_MADV_RANDOM)
+    /* no reading ahead: a store into a page that came with its neighbours makes XFS allocate blocks
+     * for the holes among them, which nobody has counted */
+    if (writable_shared)
+        (void)posix_madvise(where, size, POSIX_MADV_RANDOM);
+#endif
+    return where;
 }
 
 static int fs_unmap(void *where, size_t size)

@@ -17,7 +17,7 @@ from support_cache import DictTier, a_video, manager_over
 
 from cogcache import CacheConfig, CacheManager, FilesystemCacheConfig, PipelineArtifactCache
 
-HANG = 20
+HANG = 200
 LOCK = type(threading.Lock())
 
 
@@ -30,10 +30,11 @@ def locks_of_the_package() -> Iterator[tuple[str, Any]]:
                     yield f"{name}.{attribute}", value
     for thing in gc.get_objects():
         kind = type(thing)
-        if kind.__module__.split(".")[0] == "cogcache" and hasattr(thing, "__dict__"):
+        module = str(kind.__module__)  # a property in the classes of some packages
+        if module.split(".")[0] == "cogcache" and hasattr(thing, "__dict__"):
             for attribute, value in vars(thing).items():
                 if isinstance(value, LOCK):
-                    yield f"{kind.__module__}.{kind.__qualname__}.{attribute}", value
+                    yield f"{module}.{kind.__qualname__}.{attribute}", value
 
 
 def use_everything(cache: PipelineArtifactCache, waiting: CacheManager, video: Path) -> None:

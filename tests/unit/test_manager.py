@@ -362,7 +362,9 @@ async def test_a_cancelled_leader_leaves_the_computation_to_its_followers(
     leader = asyncio.create_task(manager.get_or_compute("key", compute))
     await started.wait()
     follower = asyncio.create_task(manager.get_or_compute("key", compute))
-    await asyncio.sleep(0)
+    (flight,) = manager._computations.flights._flights.values()
+    while flight.waiters < 2:
+        await asyncio.sleep(0)
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leader
@@ -386,7 +388,7 @@ async def test_the_last_waiter_to_go_stops_the_computation(manager: CacheManager
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.wait_for(stopped.wait(), 30)
+    await asyncio.wait_for(stopped.wait(), 300)
     assert len(manager._computations.flights) == 0
     await manager.aclose()
 
@@ -419,7 +421,7 @@ async def test_computing_a_key_inside_itself_is_an_error(manager: CacheManager) 
         return await manager.get_or_compute("key", compute)
 
     with pytest.raises(RecursiveComputeError):
-        await asyncio.wait_for(manager.get_or_compute("key", compute), 30)
+        await asyncio.wait_for(manager.get_or_compute("key", compute), 300)
     await manager.aclose()
 
 
@@ -450,6 +452,9 @@ async def test_a_gate_is_entered_by_the_leader_alone_and_the_cache_asked_again(
         async def __aenter__(self) -> None:
             nonlocal entered
             entered += 1
+            (flight,) = manager._computations.flights._flights.values()
+            while flight.waiters < 5:  # who comes later would find another flight, or the value
+                await asyncio.sleep(0)
             await manager.set("key", "arrived meanwhile")
 
         async def __aexit__(self, *_: object) -> None:

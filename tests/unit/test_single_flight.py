@@ -27,7 +27,7 @@ from cogcache import (
     RecursiveComputeError,
 )
 
-HANG = 20  # seconds after which a test calls it a hang
+HANG = 200  # seconds after which a test calls it a hang
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_the_same_file_is_one_key_in_every_process(tmp_path):
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=300,
             env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
         )
         assert done.stdout.split() == here
@@ -271,7 +271,7 @@ def test_a_relative_path_without_a_working_directory_is_an_error(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
 
@@ -649,7 +649,7 @@ def test_a_source_without_permission_is_unavailable(tmp_path):
             [sys.executable, "-c", PROGRAM_UNPRIVILEGED, locked, unreadable],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )

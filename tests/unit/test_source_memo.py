@@ -345,7 +345,7 @@ def test_a_read_only_root_puts_the_memo_with_the_user(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "xdg")},
     )
 
