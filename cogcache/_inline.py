@@ -214,13 +214,11 @@ class _BackgroundLoop:
                 "cache.sync was called on its own event loop; await the method instead"
             )
         call = _Call(work, self._loop)
-        token = _caller.set(caller)
-        try:  # the call gets a copy of this context
-            outcome = asyncio.run_coroutine_threadsafe(call.run(), self._loop)
-        finally:
-            _caller.reset(token)
-        outcome.add_done_callback(caller.end)
-        try:
+        context = contextvars.copy_context()
+        context.run(_caller.set, caller)
+        try:  # from here on Ctrl-C may come at any moment
+            outcome = context.run(asyncio.run_coroutine_threadsafe, call.run(), self._loop)
+            outcome.add_done_callback(caller.end)
             caller.serve()
             return outcome.result()
         except BaseException:

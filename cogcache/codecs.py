@@ -117,12 +117,15 @@ def register_type(
     """
     if not isinstance(cls, type):
         raise TypeError(f"cls: a class is needed, not {cls!r}")
-    if not isinstance(name, str) or not name or len(name.encode()) > 255:
-        raise ValueError(f"name: {name!r}; a text of 1 to 255 bytes is needed")
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) < 256:
+        raise ValueError(f"name: {name!r}; a printable text of 1 to 255 bytes is needed")
     if type(version) is not int or not 1 <= version <= 0xFFFF:
         raise ValueError(f"version: {version!r}; an int from 1 to 65535 is needed")
     if (to_plain is None) != (from_plain is None):
         raise TypeError("to_plain and from_plain: give both or neither")
+    for label, function in (("to_plain", to_plain), ("from_plain", from_plain)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{label} must be a function, not {type(function).__name__}")
     if cls in _BUILT_IN:
         raise ValueError(f"{cls.__qualname__} is stored exactly without being registered")
     is_enum = to_plain is None and issubclass(cls, enum.Enum)

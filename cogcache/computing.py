@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from cogcache._arguments import flag
 from cogcache._inline import in_calling_thread, is_inline, is_sync, without_stop
 from cogcache._types import Lookup, StoreResult
 from cogcache.codecs import stored_form
@@ -95,6 +96,8 @@ class Recipe:
                 f"executor must be a concurrent.futures.Executor, "
                 f"not {type(self.executor).__name__}"
             )
+        flag(self.refresh, "refresh")
+        flag(self.strict, "strict")
         check_gate(self.gate)
 
 
@@ -103,11 +106,12 @@ def check_gate(gate: Any) -> None:
     if gate is None:
         return
     wanted, hint = ("__enter__", "threading") if is_sync() else ("__aenter__", "asyncio")
-    if not hasattr(gate, wanted):
+    if isinstance(gate, type) or not hasattr(gate, wanted):
         kind = "a context manager" if is_sync() else "an asynchronous context manager"
         where = "under .sync " if is_sync() else ""
         raise TypeError(
-            f"gate must be {kind} {where}such as {hint}.Semaphore(1), not {type(gate).__name__}"
+            f"gate must be {kind} {where}such as {hint}.Semaphore(1), "
+            f"not {gate.__qualname__ if isinstance(gate, type) else type(gate).__name__}"
         )
 
 

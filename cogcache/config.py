@@ -223,8 +223,19 @@ class FilesystemCacheConfig(BackendConfig):
 
     @property
     def expanded_path(self) -> str:
-        """``base_path`` with ``~`` and variables expanded."""
-        return os.path.expandvars(os.path.expanduser(os.fspath(self.base_path)))
+        """``base_path`` with ``~`` and variables expanded.
+
+        Raises:
+            ConfigError: It begins with a user or a variable that does not exist here.
+        """
+        path = os.path.expandvars(os.path.expanduser(os.fspath(self.base_path)))
+        if path.startswith(("~", "$")):
+            unknown = path.partition("/")[0]
+            raise ConfigError(
+                f"base_path {os.fspath(self.base_path)}: there is no {unknown} here; set it, or "
+                f"write ./{unknown} for a directory of that name"
+            )
+        return path
 
 
 @_strict

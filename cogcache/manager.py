@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
 from cogcache import _bridge, _core
-from cogcache._arguments import check_kept, checked_tags, load_options, milliseconds
+from cogcache._arguments import (
+    check_kept,
+    checked_content_type,
+    checked_keys,
+    checked_tags,
+    load_options,
+    milliseconds,
+)
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_ms, duration_seconds
 from cogcache.backends.base import (
@@ -245,8 +252,8 @@ class CacheManager:
         ttl_ms = duration_ms(ttl, self.default_ttl_ms)
         if metadata is not None and not isinstance(metadata, Mapping):
             raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
-        if content_type is not None and not isinstance(content_type, str):
-            raise TypeError(f"content_type must be a string, not {type(content_type).__name__}")
+        if content_type is not None:
+            content_type = checked_content_type(content_type)
         if encoded is None:
             return StoreResult(False, "bad-key")
         meta = dict(context.meta or {})
@@ -306,9 +313,7 @@ class CacheManager:
         """The values of those ``keys`` that are there, in their order; one call for a whole
         batch.
         """
-        if isinstance(keys, str | bytes | Key):
-            raise TypeError(f"keys must be several keys, not one {type(keys).__name__}")
-        wanted = list(dict.fromkeys(keys))
+        wanted = checked_keys(keys)
         encoded = {key: self._encoded(key) for key in wanted}
         batch = [e for key, e in encoded.items() if e is not None and not _needs_comparing(key)]
         answered: list[Any] = []

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, overload
 
+from cogcache._arguments import checked_times
 from cogcache._types import Duration
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import Source
@@ -526,13 +527,16 @@ class PipelineArtifactCache(ArtifactVerbs):
         Raises:
             ValueError: As many frames as timestamps are needed.
         """
-        if len(frames) != len(timestamps):
-            raise ValueError(f"timestamps: {len(timestamps)} of them for {len(frames)} frames")
+        times = checked_times(timestamps)
+        if isinstance(frames, str | bytes) or not isinstance(frames, Sequence):
+            raise TypeError(f"frames must be a list of pictures, not {type(frames).__name__}")
+        if len(frames) != len(times):
+            raise ValueError(f"timestamps: {len(times)} of them for {len(frames)} frames")
         metadata = {
             "segment_id": segment_id,
             "start_time": start_time,
             "end_time": end_time,
-            "timestamps": list(timestamps),
+            "timestamps": times,
             "num_frames": len(frames),
             "sampling_fps": sampling_fps,
             "max_frames": max_frames,

@@ -27,7 +27,7 @@ from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
 from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, key_params
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE
 from cogcache.computing import Gate, Recipe, own_copy
-from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig
+from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig, nearest
 from cogcache.exceptions import ConfigError
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
@@ -684,7 +684,13 @@ def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:
                 f"tier {scheme}://...: this kind of tier does not exist yet in this version of "
                 f"cogcache; known: a directory, file:///directory, or a configuration"
             )
-        tier = unquote(rest.removeprefix("localhost"))
+        path = rest.removeprefix("localhost")
+        if not path.startswith("/") or "?" in path or "#" in path:
+            raise ConfigError(
+                f"tier {tier}: a file URL is file:///directory with nothing behind it; give a "
+                f"FilesystemCacheConfig for options"
+            )
+        tier = unquote(path)
     if isinstance(tier, str | os.PathLike):
         return FilesystemCacheConfig(base_path=tier, priority=priority)
     if dataclasses.is_dataclass(tier) and isinstance(tier, BackendConfig):
@@ -700,8 +706,8 @@ def _lives(ttl: Duration | Mapping[str, Duration]) -> dict[str, Duration]:
         return {"*": ttl}
     lives: dict[str, Duration] = {"*": 604800}
     for name, life in ttl.items():
-        if name != "*":
-            artifact_of(name)
+        if name != "*" and name not in ARTIFACTS:
+            raise ConfigError(f"ttl: unknown artifact {name!r}{nearest(name, (*ARTIFACTS, '*'))}")
         duration_seconds(life, f"ttl[{name!r}]")
         lives[name] = life
     return lives

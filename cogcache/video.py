@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
+from cogcache.config import nearest
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import SourceRef
 
@@ -500,11 +501,13 @@ class VideoCache:
 
     async def get_all_artifacts(self, *, load: Iterable[str] | None = None) -> VideoArtifacts:
         """See ``PipelineArtifactCache.get_all_artifacts``."""
-        wanted = None if load is None else set(load)
-        unknown = (wanted or set()) - {artifact for _, artifact in _ENABLED_BY.values()}
-        if unknown:
-            known = ", ".join(artifact for _, artifact in _ENABLED_BY.values())
-            raise ValueError(f"load: unknown artifact {sorted(unknown)[0]!r}; known: {known}")
+        if isinstance(load, str | bytes) or not isinstance(load, Iterable | None):
+            raise TypeError(f"load must be several names of artifacts, not {load!r}")
+        known = [artifact for _, artifact in _ENABLED_BY.values()]
+        wanted = None if load is None else list(load)
+        for name in wanted or ():
+            if name not in known:
+                raise ValueError(f"load: unknown artifact {name!r}{nearest(name, known)}")
         enabled = [
             (field, artifact)
             for flag, (field, artifact) in _ENABLED_BY.items()

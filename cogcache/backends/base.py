@@ -69,6 +69,12 @@ class CacheBackend(ABC):
     is_remote: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
+        expected = self.CONFIG_CLASS
+        if expected is not None and not isinstance(config, expected):
+            raise ConfigError(
+                f"{type(self).__name__} is configured by {expected.__name__}, "
+                f"not {type(config).__name__}"
+            )
         self.config = config
         self.name: str = type(self).__name__
         self.priority: int = getattr(config, "priority", 0)
@@ -414,7 +420,7 @@ class KeyPattern:
         self._open_end = pattern.endswith("*")
         self._more = pattern.endswith(":*")  # what lies under the segments, not they themselves
         self._segments = body.removesuffix(":").split(":")
-        if any("*" in segment and segment != "*" for segment in self._segments):
+        if body.endswith("*") or any("*" in s and s != "*" for s in self._segments):
             raise ValueError(
                 f"pattern {pattern!r}: '*' stands for whole segments between colons, "
                 f"as in 'a:*' or 'a:*:c'; "
@@ -473,6 +479,8 @@ class CacheBackendRegistry:
     @classmethod
     def register(cls, name: str, backend: type[CacheBackend]) -> None:
         """Offer a kind of tier under ``name``, replacing an older one."""
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of a tier must be a non-empty string, not {name!r}")
         if not (isinstance(backend, type) and issubclass(backend, CacheBackend)):
             raise TypeError(f"a tier must be a subclass of CacheBackend, not {backend!r}")
         cls._classes[name] = backend
