@@ -144,14 +144,18 @@ struct cog_index {
     uint32_t block_size;
     _Atomic(struct cog_index_file *) file; /* NULL: lost, comes back by cog_index_attach */
     atomic_uint users;                     /* calls between enter and leave */
-    pthread_mutex_t moving;                /* guards attach and `retired` */
+    pthread_mutex_t moving;                /* guards attach, `retired` and the next one */
+    uint64_t broken_inode; /* of a file whose mapped pages could not be had: it is replaced, not
+                              attached again; 0: none */
     struct cog_index_file *retired[8]; /* given up, still to be released when no call is inside */
     atomic_uint retired_count;
     _Atomic uint64_t rebuilds, reopens, reaped, evicted_policy, evicted_expired, strangers;
     struct cog_index *next; /* of all in the process */
 };
 
-/* --- words. Mapped: atomics. Else system calls; a failing one breaks the file and reads as 0. ---
+/*
+ * --- words. Mapped: atomics. Else system calls. What cannot be had breaks the file and reads as 0,
+ * in tables too (guard.h): look at `broken` after the reading, before what was read decides. ---
  */
 
 uint64_t cog_word64(struct cog_index_file *file, size_t at);                 /* seq_cst */

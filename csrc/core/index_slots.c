@@ -682,31 +682,35 @@ void cog_index_bump_tag_counter(struct cog_index *index)
     cog_index_leave(index);
 }
 
+static void stats_of_file(struct cog_index_file *file, struct cog_index_stats *out)
+{
+    struct cog_sum sum;
+    cog_index_sum(file, &sum);
+    out->attached = true;
+    out->mapped = file->map != NULL;
+    out->used_bytes = sum.known + sum.fixed;
+    out->held_bytes = sum.held;
+    out->unknown_shards = sum.unknown;
+    out->fixed_bytes = sum.fixed;
+    out->limit = cog_word64(file, COG_AT_HEAD(limit));
+    out->free_floor = cog_word64(file, COG_AT_HEAD(free_floor));
+    out->max_files = cog_word64(file, COG_AT_HEAD(max_files));
+    for (unsigned s = 0; s < COG_SHARDS; s++)
+        out->entries += cog_word32(file, COG_AT_SHARD(rows, s));
+}
+
 void cog_index_get_stats(struct cog_index *index, struct cog_index_stats *out)
 {
+    struct cog_index_stats counted = {0};
     struct cog_index_file *file = cog_index_enter(index);
-    *out = (struct cog_index_stats){
-        .rebuilds = atomic_load(&index->rebuilds),
-        .reopens = atomic_load(&index->reopens),
-        .reaped = atomic_load(&index->reaped),
-        .evicted_policy = atomic_load(&index->evicted_policy),
-        .evicted_expired = atomic_load(&index->evicted_expired),
-        .strangers = atomic_load(&index->strangers),
-    };
-    if (file && (file->map || atomic_load(&file->fd) >= 0)) {
-        struct cog_sum sum;
-        cog_index_sum(file, &sum);
-        out->attached = true;
-        out->mapped = file->map != NULL;
-        out->used_bytes = sum.known + sum.fixed;
-        out->held_bytes = sum.held;
-        out->unknown_shards = sum.unknown;
-        out->fixed_bytes = sum.fixed;
-        out->limit = cog_word64(file, COG_AT_HEAD(limit));
-        out->free_floor = cog_word64(file, COG_AT_HEAD(free_floor));
-        out->max_files = cog_word64(file, COG_AT_HEAD(max_files));
-        for (unsigned s = 0; s < COG_SHARDS; s++)
-            out->entries += cog_word32(file, COG_AT_SHARD(rows, s));
-    }
+    if (file && (file->map || atomic_load(&file->fd) >= 0))
+        stats_of_file(file, &counted);
+    *out = file && !atomic_load(&file->broken) ? counted : (struct cog_index_stats){0};
     cog_index_leave(index);
+    out->rebuilds = atomic_load(&index->rebuilds);
+    out->reopens = atomic_load(&index->reopens);
+    out->reaped = atomic_load(&index->reaped);
+    out->evicted_policy = atomic_load(&index->evicted_policy);
+    out->evicted_expired = atomic_load(&index->evicted_expired);
+    out->strangers = atomic_load(&index->strangers);
 }

@@ -17,6 +17,16 @@
 
 #include "check.h"
 
+/*
+ * The zero pages that the guard of the index puts in place look like a race with everybody who
+ * reads there, as the cutting of the file did that made them necessary.
+ */
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void)
+{
+    return "race:put_zeroes\n";
+}
+
 /* --- roots --- */
 
 void root_make(struct root *root, const char *parent)
@@ -180,7 +190,8 @@ static enum cog_status publish(struct cog_index *index, const struct cog_reserva
             break;
         }
         cog_index_publish_cancel(&lock);
-        status = COG_ERR_IO;
+        /* ENOENT: the temp file went with all others when an index was made */
+        status = failed == -ENOENT ? COG_INDEX_MOVED : COG_ERR_IO;
         if (failed != -EEXIST || cog_index_rebuild(&lock, NULL) != COG_OK) {
             break;
         }

@@ -100,7 +100,8 @@ static void task_run(struct cog_job *job)
 
     task->order = atomic_fetch_add(&run_counter, 1) + 1;
     pthread_sigmask(SIG_SETMASK, NULL, &blocked);
-    task->signals_blocked = sigismember(&blocked, SIGINT) == 1;
+    task->signals_blocked = sigismember(&blocked, SIGINT) == 1 &&
+                            sigismember(&blocked, SIGBUS) == 0; /* its own faults are open */
     if (task->gate != NULL) {
         gate_pass(task->gate);
     }
