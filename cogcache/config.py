@@ -122,6 +122,9 @@ class BackendConfig:
         enabled: A disabled tier is skipped.
         priority: Lower numbers are asked first; equal ones keep the order of the list.
         enable_compression: ``None`` takes the manager's setting.
+        compress_arrays: Store arrays transposed by bytes and bits and compressed: smaller where
+            neighbours are alike (masks, positions, quantised values), hardly for embeddings. They
+            are then decompressed at every hit instead of mapped.
         serialization_format: Accepted for older configurations; there is one codec, so it has no
             effect.
     """
@@ -130,6 +133,7 @@ class BackendConfig:
     enabled: bool = True
     priority: int = 0
     enable_compression: Compression | None = None
+    compress_arrays: bool = False
     serialization_format: str | None = None
 
     def __post_init__(self) -> None:
@@ -139,6 +143,7 @@ class BackendConfig:
             raise ConfigError(f"priority must be a whole number, not {self.priority!r}")
         if self.enable_compression is not None:
             _compression(self.enable_compression)
+        _flag(self.compress_arrays, "compress_arrays")
         note_serialization_format(self.serialization_format)
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,6 +187,7 @@ class FilesystemCacheConfig(BackendConfig):
     priority: int = 0
     enabled: bool = field(default=True, kw_only=True)
     enable_compression: Compression | None = field(default=None, kw_only=True)
+    compress_arrays: bool = field(default=False, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
     shared: Literal[False, "group"] = field(default=False, kw_only=True)
     read_only: bool | Literal["auto"] = field(default=False, kw_only=True)
@@ -263,6 +269,7 @@ class MemoryCacheConfig(BackendConfig):
     priority: int = 0
     enabled: bool = field(default=True, kw_only=True)
     enable_compression: Compression | None = field(default=None, kw_only=True)
+    compress_arrays: bool = field(default=False, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -291,6 +298,7 @@ class S3CacheConfig(BackendConfig):
     lifecycle_expiration_days: int | None = None
     enabled: bool = field(default=True, kw_only=True)
     enable_compression: Compression | None = field(default=None, kw_only=True)
+    compress_arrays: bool = field(default=False, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ from cogcache.backends.base import (
     META_USER,
     CacheBackend,
     CacheBackendRegistry,
+    DraftKind,
     KeyPattern,
     describe_entry,
 )
@@ -59,7 +60,7 @@ INLINE_STREAK = 48
 BATCH_ITEMS = 64
 BATCH_BYTES = 64 << 20
 
-_Drafts = dict[tuple[int | None, bool], _core.Draft | _core.Image]
+_Drafts = dict[DraftKind, _core.Draft | _core.Image]
 
 _MISS: Any = type("_Miss", (), {"__repr__": lambda self: "<miss>"})()
 _SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()

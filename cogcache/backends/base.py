@@ -44,6 +44,9 @@ _META_NAMES = {
 }
 
 
+DraftKind = tuple[int | None, bool, bool]
+
+
 class CacheBackend(ABC):
     """One tier of a cache.
 
@@ -61,6 +64,7 @@ class CacheBackend(ABC):
             every document of the whole cache.
         enable_compression: Whether documents and blobs are compressed on the way in, see
             ``CacheConfig``; all entries stay readable.
+        compress_arrays: Whether arrays are compressed too.
         beside_remote: Whether this tier or another of its cache is remote; the manager sets it.
     """
 
@@ -80,6 +84,7 @@ class CacheBackend(ABC):
         self.priority: int = getattr(config, "priority", 0)
         wanted = getattr(config, "enable_compression", None)
         self.enable_compression: Compression = "auto" if wanted is None else wanted
+        self.compress_arrays: bool = getattr(config, "compress_arrays", False)
         self.beside_remote: bool = self.is_remote
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
@@ -89,11 +94,11 @@ class CacheBackend(ABC):
         )
 
     @property
-    def draft_kind(self) -> tuple[int | None, bool]:
+    def draft_kind(self) -> DraftKind:
         """Tiers of the same kind make the same draft of a value: what of it is compressed, and
         whether lives are kept.
         """
-        return self.compress_from, True
+        return self.compress_from, self.compress_arrays, True
 
     @property
     def compress_from(self) -> int | None:
@@ -289,6 +294,7 @@ class CacheBackend(ABC):
             ttl_ms=ttl_ms,
             compress=compress_from is not None,
             compress_from=compress_from or 0,
+            compress_arrays=self.compress_arrays,
         )
 
     async def clear(self, pattern: str | None = None) -> int:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 from cogcache import _bridge, _core
 from cogcache._inline import is_inline
 from cogcache._offload import offload
-from cogcache.backends.base import CacheBackend, KeyPattern
+from cogcache.backends.base import CacheBackend, DraftKind, KeyPattern
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
 from cogcache.exceptions import ClosedError, ConfigError
 from cogcache.keys import Key
@@ -124,8 +124,8 @@ class FilesystemCacheBackend(CacheBackend):
     # --- writing ----------------------------------------------------------------------------------
 
     @property
-    def draft_kind(self) -> tuple[int | None, bool]:
-        return self.compress_from, self._expires
+    def draft_kind(self) -> DraftKind:
+        return self.compress_from, self.compress_arrays, self._expires
 
     def draft(
         self,

@@ -18,6 +18,8 @@ from cogcache import (
     CacheManager,
     ClosedError,
     CogcacheWarning,
+    ConfigError,
+    FilesystemCacheConfig,
     MemoryCacheConfig,
     RecursiveComputeError,
     ValueTypeError,
@@ -574,6 +576,37 @@ def test_sync_over_a_tier_that_waits_uses_one_background_loop() -> None:
     manager = manager_over(Waiting())
     assert manager.sync.set("key", [1])
     assert manager.sync.get("key") == [1]
+
+
+# --- what is compressed ---------------------------------------------------------------------------
+
+
+async def test_arrays_are_compressed_where_a_tier_asks_for_it(tmp_path: Path) -> None:
+    positions = np.arange(100_000, dtype=np.int64).reshape(1000, 100)
+    manager = CacheManager(
+        CacheConfig(
+            [
+                MemoryCacheConfig(),
+                FilesystemCacheConfig(tmp_path, priority=1, compress_arrays=True),
+            ]
+        )
+    )
+    assert await manager.set("key", {"positions": positions, "text": "as it is"})
+    sizes = [
+        metadata["size_bytes"]
+        for tier in manager.backends
+        async for _, metadata in tier.iter_keys(include_metadata=True)
+        if metadata
+    ]
+    assert sizes[0] > positions.nbytes > 20 * sizes[1]
+    await manager.backends[0].clear()
+    for _ in range(2):  # from the files, then as promoted
+        value = await manager.get("key")
+        np.testing.assert_array_equal(value["positions"], positions)
+        value["positions"][0] = 0  # one's own
+    with pytest.raises(ConfigError, match="compress_arrays"):
+        MemoryCacheConfig(compress_arrays="yes")  # type: ignore[arg-type]
+    await manager.aclose()
 
 
 # --- reading parts --------------------------------------------------------------------------------
