@@ -154,6 +154,12 @@ static int write_stamps(const struct cog_fs *fs, int fd, uint64_t key, size_t si
     return failed ? failed : cog_fs_write_all(fs, fd, &stamp, sizeof stamp, size - sizeof stamp);
 }
 
+/* A temp file goes with all others when an index is made. */
+static enum cog_status gone_or_failed(int failed)
+{
+    return failed == -ENOENT ? COG_INDEX_MOVED : COG_ERR_IO;
+}
+
 static enum cog_status publish(struct cog_index *index, const struct cog_reservation *reservation,
                                const char *temp, const struct cog_stat *stat, uint64_t key,
                                const struct cog_index_record *as)
@@ -190,8 +196,7 @@ static enum cog_status publish(struct cog_index *index, const struct cog_reserva
             break;
         }
         cog_index_publish_cancel(&lock);
-        /* ENOENT: the temp file went with all others when an index was made */
-        status = failed == -ENOENT ? COG_INDEX_MOVED : COG_ERR_IO;
+        status = gone_or_failed(failed);
         if (failed != -EEXIST || cog_index_rebuild(&lock, NULL) != COG_OK) {
             break;
         }
@@ -219,7 +224,7 @@ static enum cog_status put_once(struct cog_index *index, uint64_t key, size_t si
     int fd = fs->open(index->options.root, temp, O_RDWR | O_CREAT | O_EXCL, 0600);
     if (fd < 0) {
         cog_index_release(&reservation);
-        return fd == -ENOENT ? COG_INDEX_MOVED : COG_ERR_IO;
+        return gone_or_failed(fd);
     }
     int failed = write_range(fs, fd, 0, granted < size ? granted : size);
     while (!failed && status == COG_OK && granted < rounded) {
@@ -239,7 +244,8 @@ static enum cog_status put_once(struct cog_index *index, uint64_t key, size_t si
         failed = fs->stat_at(index->options.root, temp, &stat);
     }
     if (status == COG_OK) {
-        status = failed ? COG_ERR_IO : publish(index, &reservation, temp, &stat, key, as);
+        status = failed ? gone_or_failed(failed)
+                        : publish(index, &reservation, temp, &stat, key, as);
     }
     if (status != COG_OK) {
         fs->unlink(index->options.root, temp);
