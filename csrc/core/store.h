@@ -119,6 +119,9 @@ const struct cog_source *cog_object_source(const struct cog_object *object);
 unsigned char *cog_object_image(const struct cog_object *object, size_t *size);
 bool cog_object_is_mapped(const struct cog_object *object);
 const struct cog_freshness *cog_object_freshness(const struct cog_object *object);
+/* The expanded and verified document where one was kept, so that nothing else was read; or NULL.
+ * The object's reference. */
+struct cog_document *cog_object_document(const struct cog_object *object);
 /* with COG_GET_ANY_AGE: why it would have been a miss */
 /* Which write of which file it is. */
 struct cog_write_id cog_object_write_id(const struct cog_object *object);

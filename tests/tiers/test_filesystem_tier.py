@@ -67,12 +67,52 @@ async def test_a_large_copy_is_left_to_the_pool(tmp_path: Path) -> None:
     await tier.aclose()
 
 
-async def test_a_long_document_is_left_to_the_pool(tmp_path: Path) -> None:
-    tier = tier_at(tmp_path)
-    value = [f"line {number}" for number in range(50_000)]
-    assert await tier.set("key", value)
+def lines(count: int, word: str = "line") -> list[str]:
+    return [f"{word} {number}" for number in range(count)]
+
+
+@needs_inline
+async def test_a_long_document_is_read_at_once_and_a_longer_one_left_to_the_pool(
+    tmp_path: Path,
+) -> None:
+    tier = tier_at(tmp_path, enable_compression=False)
+    long, longer = lines(100_000), lines(250_000)
+    assert await tier.set("long", long)
+    assert await tier.set("longer", longer)
+    jobs = _core.pool_stats()["jobs"]
+    for _ in range(4):  # verified, verified and kept, kept
+        assert tier.get_inline(_core.raw_key("long"), "miss", "slow") == long
+    assert _core.pool_stats()["jobs"] == jobs
+    assert tier.get_inline(_core.raw_key("longer"), "miss", "slow") == "slow"
+    assert await tier.get("longer") == longer
+    assert _core.pool_stats()["jobs"] > jobs
+    await tier.aclose()
+
+
+@needs_inline
+async def test_a_kept_document_is_that_of_the_newest_write(tmp_path: Path) -> None:
+    tier = tier_at(tmp_path, enable_compression=False)
+    key = _core.raw_key("key")
+    for word in ("first", "other"):
+        value = lines(100_000, word)
+        assert await tier.set("key", value)
+        for _ in range(4):
+            assert tier.get_inline(key, "miss", "slow") == value
+    assert await tier.delete("key")
+    assert await tier.get("key") is None
+    await tier.aclose()
+
+
+async def test_a_damaged_long_document_is_never_decoded(tmp_path: Path) -> None:
+    tier = tier_at(tmp_path, enable_compression=False)
+    assert await tier.set("key", lines(100_000))
+    (path,) = objects(tier)
+    with open(path, "r+b") as file:
+        file.seek(500_000)
+        file.write(b"LINE")
     assert tier.get_inline(_core.raw_key("key"), "miss", "slow") == "slow"
-    assert await tier.get("key") == value
+    assert await tier.get("key") is None
+    assert not path.exists()  # set aside
     await tier.aclose()
 
 
