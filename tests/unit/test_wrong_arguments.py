@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support_cache import a_video, filesystem_cache
+from support_user import place_for_others, stop_being_root
 
 from cogcache import (
     CacheBackendRegistry,
@@ -205,27 +205,21 @@ async def test_a_video_takes_its_arguments_by_position_as_the_cache_does(video: 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # 3.12: fork beside threads
 def test_a_directory_that_this_user_cannot_write_is_a_configuration_error() -> None:
-    above = tempfile.mkdtemp()  # the test's own directories lie under one that is private
-    root = Path(above, "theirs")
-    root.mkdir()
-    Path(above).chmod(0o755)
-    root.chmod(0o555)
-    child = os.fork()
-    if child == 0:
-        said = ""
-        with contextlib.suppress(BaseException):
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            try:
-                PipelineArtifactCache.open(root)
-            except ConfigError as error:
-                said = str(error)
-        os._exit(0 if "base_path" in said and "choose another directory" in said else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    root.rmdir()
-    os.rmdir(above)
+    with place_for_others() as place:
+        root = place / "theirs"
+        root.mkdir()
+        root.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            said = ""
+            with contextlib.suppress(BaseException):
+                stop_being_root()
+                try:
+                    PipelineArtifactCache.open(root)
+                except ConfigError as error:
+                    said = str(error)
+            os._exit(0 if "base_path" in said and "choose another directory" in said else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("tags", [["\ud800"], [["a"]], [5], "a", None, 5])
