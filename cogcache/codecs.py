@@ -272,7 +272,7 @@ def _hint(value: Any) -> str:
     if hasattr(value, "gi_frame") or hasattr(value, "cr_frame") or hasattr(value, "ag_frame"):
         return "; store list(...) of it" if hasattr(value, "gi_frame") else "; await it first"
     if callable(getattr(value, "read", None)):
-        return "; store what it reads, or use put_stream()"
+        return "; store what it reads"
     if isinstance(value, memoryview):
         return "; store bytes(value)"
     if hasattr(value, "__next__") or isinstance(value, range):

@@ -185,17 +185,28 @@ class Computations:
 
 @contextlib.asynccontextmanager
 async def _entered(gate: Any) -> AsyncIterator[None]:
+    """Within the gate, which is told of an error of the computation and cannot swallow it: there
+    would be no value.
+    """
+    error: BaseException | None = None
     if gate is None:
         yield
     elif not is_sync():
         async with gate:
-            yield
+            try:
+                yield
+            except BaseException as raised:
+                error = raised
+                raise
     elif is_inline():
         with gate:
-            yield
+            try:
+                yield
+            except BaseException as raised:
+                error = raised
+                raise
     else:
         await in_calling_thread(gate.__enter__)
-        error: BaseException | None = None
         try:
             yield
         except BaseException as raised:
@@ -208,6 +219,8 @@ async def _entered(gate: Any) -> AsyncIterator[None]:
             except asyncio.CancelledError:
                 gate.__exit__(*about)  # that thread was interrupted; a gate never stays shut
                 raise
+    if error is not None:
+        raise error
 
 
 def _is_async(compute: Callable[[], Any]) -> bool:

@@ -437,7 +437,7 @@ class ArtifactVerbs:
                     counts["hits"] += 1
                     counts["hit_bytes"] += found.stored_bytes
                     counts["seconds_saved"] += found.seconds_saved
-                return dataclasses.replace(found, value=value)
+                return found if value is found.value else dataclasses.replace(found, value=value)
             found = Lookup(False, reason="no-images")
         elif request.source.kind == "absent" and found.reason == "absent":
             found = Lookup(False, reason="source-missing")

@@ -23,6 +23,7 @@ from cogcache import (
     CacheConfig,
     CacheManager,
     CogcacheWarning,
+    MemoryCacheBackend,
     MemoryCacheConfig,
     RecursiveComputeError,
 )
@@ -527,6 +528,30 @@ def test_an_interrupt_of_the_computing_thread_opens_the_gate_and_leaves_the_foll
         leading.result(HANG)
         assert following.result(HANG) == "mine"
     assert gate.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("way", ["async", "inline", "waiting"])
+async def test_a_gate_that_swallows_errors_swallows_no_error_of_the_computation(way: str) -> None:
+    class Swallows:
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> bool:
+            return True
+
+        async def __aenter__(self) -> None: ...
+        async def __aexit__(self, *_: object) -> bool:
+            return True
+
+    def fails() -> int:
+        raise KeyError("mine")
+
+    manager = manager_over(
+        WaitingTier() if way == "waiting" else MemoryCacheBackend(MemoryCacheConfig())
+    )
+    with pytest.raises(KeyError, match="mine"):
+        if way == "async":
+            await manager.get_or_compute("key", fails, gate=Swallows())
+        else:
+            manager.sync.get_or_compute("key", fails, gate=Swallows())
 
 
 async def test_a_sync_call_on_the_leaders_loop_does_not_wait_for_it() -> None:
