@@ -424,6 +424,31 @@ def test_an_interrupted_wait_for_the_background_loop_cancels_the_call() -> None:
     assert cancelled.wait(HANG)
 
 
+def test_an_interrupt_before_the_wait_for_the_background_loop_cancels_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    class WaitingTier(DictTier):
+        async def read(self, key: bytes) -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+    def interrupted(*call: Any) -> None:
+        hand_over(*call)
+        assert begun.wait(HANG)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        manager_over(WaitingTier()).sync.get("key")
+    assert cancelled.wait(HANG)
+
+
 # --- sync over a tier that waits for a network: the loop is elsewhere, the caller's code is not ---
 
 
