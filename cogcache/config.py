@@ -165,8 +165,8 @@ class FilesystemCacheConfig(BackendConfig):
             byte and age).
         priority: See ``BackendConfig``.
         shared: ``"group"`` shares the directory with its group (modes 02770 and 0660).
-        read_only: ``True`` never writes, ``"auto"`` only reads where it cannot write, ``False``
-            refuses to start there.
+        read_only: ``True`` never writes, ``"auto"`` only reads where it cannot write and misses
+            where there is nothing to read until there is, ``False`` refuses to start there.
         min_free_mb: Free space that stays on the file system; ``None`` is the smaller of 5 % and 2
             GiB.
         max_files: Number of entries, soft by the writes in flight; ``None`` is no limit.

@@ -7,7 +7,9 @@ which works without the GIL.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -17,6 +19,7 @@ from typing import Any, ClassVar, Final
 from cogcache import _bridge, _core
 from cogcache._inline import is_inline
 from cogcache._offload import offload
+from cogcache.backends._missing import MissingStore
 from cogcache.backends.base import CacheBackend, DraftKind, KeyPattern
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
 from cogcache.exceptions import ClosedError, ConfigError
@@ -48,17 +51,39 @@ class FilesystemCacheBackend(CacheBackend):
 
     def __init__(self, config: FilesystemCacheConfig) -> None:
         super().__init__(config)
-        self._store = open_store(config)
+        self._store: _core.Store | MissingStore = open_store(config)
         self._expires = config.enable_ttl
         self._next_sweep = 0.0 if config.cleanup_on_startup else time.monotonic() + SWEEP_SECONDS
         self._unavailable = False
-        if self._expires:
-            self.get_inline = self._store.get_value  # type: ignore[assignment, method-assign]
+        self._adopt(self._store)
 
     @property
     def root(self) -> str:
         """The directory that holds everything: ``<base_path>/v1``, absolute."""
         return self._store.root
+
+    def _adopt(self, store: _core.Store | MissingStore) -> None:
+        self._store = store
+        if self._expires:
+            self.get_inline = store.get_value  # type: ignore[assignment, method-assign]
+
+    async def _look_again(self, missing: MissingStore) -> None:
+        """Is the directory there by now? Asked every few seconds by whoever comes along."""
+        if missing.closed or not missing.is_due():
+            return
+        missing.put_off()
+        found = (
+            find_store(self.config)
+            if is_inline()
+            else await asyncio.to_thread(find_store, self.config)
+        )
+        if found is None:
+            return
+        if missing.closed or self._store is not missing:  # somebody was faster
+            found.close()
+            return
+        self._adopt(found)
+        logger.info("%s: %s: is there now", self.name, self.root)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -81,6 +106,8 @@ class FilesystemCacheBackend(CacheBackend):
         return found
 
     async def _fetch(self, key: bytes, flags: int) -> _core.Entry | str:
+        if isinstance(self._store, MissingStore):
+            await self._look_again(self._store)
         found = self._store.fetch_now(key, flags)
         if found is None:
             try:
@@ -140,6 +167,8 @@ class FilesystemCacheBackend(CacheBackend):
     async def write(
         self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
     ) -> str | None:
+        if isinstance(self._store, MissingStore):
+            await self._look_again(self._store)
         try:
             reason: str | None = await _bridge.run(
                 self._store, "put", what, source=source, kind=kind
@@ -151,6 +180,8 @@ class FilesystemCacheBackend(CacheBackend):
         return reason
 
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
+        if isinstance(self._store, MissingStore):
+            await self._look_again(self._store)
         try:
             reasons: list[str | None] = await _bridge.run(self._store, "put_many", whats)
         except OSError as error:
@@ -269,20 +300,42 @@ class StructuredFilesystemBackend(FilesystemCacheBackend):
     CONFIG_CLASS: ClassVar[type[Any] | None] = StructuredFilesystemConfig
 
 
-def open_store(config: FilesystemCacheConfig) -> _core.Store:
-    """Open the directory that ``config`` names.
+_UNUSABLE: Final = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def open_store(config: FilesystemCacheConfig) -> _core.Store | MissingStore:
+    """Open the directory that ``config`` names, or stand in for it with ``read_only="auto"``.
 
     Raises:
         ConfigError: It cannot be used by this user as configured.
     """
     try:
         return _open_store(config)
-    except (FileNotFoundError, PermissionError) as error:
-        raise ConfigError(
-            f"base_path {config.expanded_path}: this user can neither write there nor find an "
-            f"older cache to read ({error.strerror or error}); choose another directory or change "
-            f"its owner or mode"
-        ) from error
+    except OSError as error:
+        if error.errno not in _UNUSABLE:
+            raise
+        reason = os.strerror(error.errno)
+        cause = error
+    path = config.expanded_path
+    if config.read_only == "auto":
+        logger.warning("%s can be neither read nor made (%s): every read is a miss", path, reason)
+        return MissingStore(os.path.join(os.path.abspath(path), "v1"))
+    remedy = (
+        "only an existing cache can be read; let something write there first"
+        if config.read_only
+        else "choose another directory or change its owner or mode"
+    )
+    raise ConfigError(
+        f'base_path {path}: {reason}: {remedy}, or start without one by read_only="auto"'
+    ) from cause
+
+
+def find_store(config: FilesystemCacheConfig) -> _core.Store | None:
+    """Open the directory if it can be used by now."""
+    try:
+        return _open_store(config)
+    except (OSError, ConfigError):
+        return None
 
 
 def _open_store(config: FilesystemCacheConfig) -> _core.Store:

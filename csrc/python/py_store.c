@@ -240,6 +240,9 @@ static PyObject *raise_open(enum cog_status status, const struct cog_error *erro
     const char *text = error->text[0] != '\0' ? error->text : cog_status_text(status);
     PyObject *args;
 
+    if (status == COG_ERR_READ_ONLY && error->sys_errno != 0) {
+        status = COG_ERR_IO; /* EACCES, EROFS ...: the caller says what would help */
+    }
     switch (status) {
     case COG_ERR_NOMEM: return PyErr_NoMemory();
     case COG_ERR_IO:
