@@ -173,6 +173,19 @@ async def test_touching_begins_a_life_anew_in_memory_too() -> None:
     assert not await manager.touch("absent")
 
 
+async def test_what_was_touched_goes_last() -> None:
+    manager = CacheManager(CacheConfig([MemoryCacheConfig(max_size_mb=0.05)]))
+    for name in ("first", "second", "third"):
+        assert await manager.set(name, b"\xff" * 15_000)
+    assert await manager.touch("first")
+    assert await manager.set("fourth", b"\xff" * 15_000)
+    assert [await manager.exists(name) for name in ("first", "second", "third")] == [
+        True,
+        False,
+        True,
+    ]
+
+
 async def test_many_cold_keys_need_few_descriptors(tmp_path: Path) -> None:
     writer = filesystem_manager(tmp_path)
     items: dict[str, Any] = {f"key:{number}": b"x" * 300_000 for number in range(300)}
