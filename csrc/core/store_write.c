@@ -208,8 +208,10 @@ static enum cog_status publish_locked(struct draft *draft, struct cog_index_lock
         }
         *held = hold_large(draft->store, &found, path);
         int rc = rename_into_place(draft, path, found.present);
-        if (rc == 0) {
-            draft->temp[0] = '\0';
+        if (rc >= 0) {
+            if (rc != COG_BOTH_NAMES) { /* else draft_drop has it to unlink, and to keep counted */
+                draft->temp[0] = '\0';
+            }
             cog_index_publish_end(lock, &draft->digest, record, &found);
             return COG_OK;
         }

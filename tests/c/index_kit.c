@@ -191,7 +191,7 @@ static enum cog_status publish(struct cog_index *index, const struct cog_reserva
         if (failed == -ENOENT && fs->mkdir(root, directory, 0700) == 0) {
             failed = rename(root, temp, root, path);
         }
-        if (!failed) {
+        if (failed >= 0) {
             cog_index_publish_end(&lock, &digest, &record, &found);
             break;
         }
