@@ -199,6 +199,8 @@ uint64_t cog_index_now_ms(const struct cog_index *index);
 uint64_t cog_index_time(const struct cog_index *index); /* as cog_shard_time of now */
 /* Allocate blocks for the first `bytes` of a region. 0 or -errno. */
 int cog_file_allocate(struct cog_index_file *file, uint64_t at, uint64_t bytes);
+/* Bugs that tests build in and that show for a moment only last so long; tests know them by it. */
+enum { COG_SEEDED_WINDOW_US = 2999 };
 /* Try to lock a byte for at most 200 ms. 0, -EAGAIN or -errno. */
 int cog_file_lock_patiently(struct cog_index_file *file, uint64_t byte);
 

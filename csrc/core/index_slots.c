@@ -57,7 +57,7 @@ void cog_index_sum(struct cog_index_file *file, struct cog_sum *sum)
         bound = uncounted_bound(file);
 #ifdef COG_SEED_BUG_TOTALS_FIRST
     cog_words64(file, COG_AT_SHARD(total, 0), sizeof total[0], COG_SHARDS, total);
-    file->fs->sleep_us(300); /* seeded bugs hold their window open, so that a short run meets it */
+    file->fs->sleep_us(300);
     sum->held = sum_held(file);
 #else
     sum->held = sum_held(file);
@@ -105,7 +105,7 @@ static void reap_slot(struct cog_index *index, struct cog_index_file *file, unsi
     reaping.length = (size_t)snprintf(reaping.prefix, sizeof reaping.prefix, "%u-", i);
 #ifdef COG_SEED_BUG_REAP_KEEP_TMP
     cog_word64_set(file, COG_AT_SLOT(held, i), 0);
-    file->fs->sleep_us(3000);
+    file->fs->sleep_us(COG_SEEDED_WINDOW_US);
 #endif
     int failed = index->options.fs->list(index->options.root, "tmp", unlink_of_slot, &reaping);
     if (failed && failed != -ENOENT)

@@ -470,7 +470,7 @@ void cog_index_publish_end(struct cog_index_lock *lock, const struct cog_digest 
     cog_row_set_digest(&row, digest);
     cog_row_set_stored(&row, now);
 #ifdef COG_SEED_BUG_TOTAL_LATE
-    lock->file->fs->sleep_us(300);
+    lock->file->fs->sleep_us(COG_SEEDED_WINDOW_US);
     total_raise(lock, record->charge + COG_ROW_SHARE + COG_DIRECTORY_SLACK);
 #endif
     bool recorded = cog_shard_add(&lock->table, &row, now) != COG_SHARD_NONE; /* P10 */
@@ -509,7 +509,7 @@ void cog_index_remove_begin(struct cog_index_lock *lock)
     cog_stamp_inside(lock);
 #ifdef COG_SEED_BUG_SUB_FIRST
     cog_word64_set(lock->file, COG_AT_SHARD(total, lock->shard), 0);
-    lock->file->fs->sleep_us(300);
+    lock->file->fs->sleep_us(COG_SEEDED_WINDOW_US);
 #endif
 }
 
