@@ -17,7 +17,6 @@ import pathlib
 import struct
 import sys
 import uuid
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,7 +26,7 @@ from typing import Any, Final
 from cogcache import _moments, images
 from cogcache._arrays import dtype_name, dtype_of, plain_array, scalar_of
 from cogcache._core import Draft, Entry, UnsupportedError
-from cogcache.exceptions import CogcacheWarning, MissingExtraError, ValueTypeError
+from cogcache.exceptions import MissingExtraError, ValueTypeError, warn
 
 __all__ = ["dtype_name", "dtype_of", "register_type", "stored_form"]
 
@@ -228,11 +227,7 @@ def _warn_once(cls: type, base: type) -> None:
     name = f"{cls.__module__}.{cls.__qualname__}"
     if name not in _warned:
         _warned.add(name)
-        warnings.warn(
-            f"{name} is stored as {base.__name__}; register_type() keeps the type",
-            CogcacheWarning,
-            stacklevel=2,
-        )
+        warn(f"{name} is stored as {base.__name__}; register_type() keeps the type")
 
 
 def _refuse_by_shape(value: Any) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import contextvars
 import inspect
 import time
-import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -21,7 +20,7 @@ from cogcache._arguments import flag
 from cogcache._inline import in_calling_thread, is_inline, is_sync, without_stop
 from cogcache._types import Lookup, StoreResult
 from cogcache.codecs import stored_form
-from cogcache.exceptions import CogcacheWarning
+from cogcache.exceptions import warn
 from cogcache.freshness import Flights
 
 Gate = AbstractAsyncContextManager[Any] | AbstractContextManager[Any]
@@ -175,11 +174,7 @@ class Computations:
             self.counters["unstorable"] += 1
             if recipe.strict:
                 raise
-            warnings.warn(
-                f"computed, but not kept: {doing}: {type(error).__name__}: {error}",
-                CogcacheWarning,
-                stacklevel=2,
-            )
+            warn(f"computed, but not kept: {doing}: {type(error).__name__}: {error}")
             return _Outcome(value)
 
 

@@ -11,13 +11,13 @@ import dataclasses
 import difflib
 import functools
 import os
-import warnings
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from cogcache._types import Duration, duration_seconds
-from cogcache.exceptions import CogcacheWarning, ConfigError
+from cogcache.exceptions import ConfigError, warn
 
 SMALLEST_SIZE_MB = 17
 LARGEST_SIZE_MB = 1e12  # an exabyte
@@ -33,9 +33,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """A hint for an unknown name: ``"; did you mean 'x'?"``, or the choices when nothing is
     near.
     """
-    choices = sorted(known)
-    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
+    choices = {choice.casefold(): choice for choice in sorted(known)}
+    close = difflib.get_close_matches(str(name).casefold(), choices, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {choices[close[0]]!r}?"
+    return f"; known: {', '.join(choices.values())}"
 
 
 def choice(value: object, field_name: str, known: Sequence[str]) -> None:
@@ -82,6 +84,20 @@ def _flag(value: object, field_name: str) -> None:
 def _compression(value: object) -> None:
     if not isinstance(value, bool) and value != "auto":
         raise ConfigError(f"enable_compression must be True, False or 'auto', not {value!r}")
+
+
+def _check_expansion(base_path: str) -> None:
+    """Raise ``ConfigError`` for a variable that is not set or a user who is not known: the
+    directory would be named after the mistake.
+    """
+    path = os.path.expanduser(base_path)
+    if base_path.startswith("~") and path == base_path:
+        raise ConfigError(
+            f"base_path {base_path!r}: no such user; write './~...' for a directory of that name"
+        )
+    for match in re.finditer(r"\$(\w+|\{[^}]*\})", path):
+        if match[1].strip("{}") not in os.environ:
+            raise ConfigError(f"base_path {base_path!r}: the variable {match[0]} is not set")
 
 
 def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
@@ -217,7 +233,8 @@ class FilesystemCacheConfig(BackendConfig):
         choice(self.eviction_policy, "eviction_policy", POLICIES)
         if self.shared is not False and self.shared != "group":
             raise ConfigError(f"shared must be False or 'group', not {self.shared!r}")
-        if self.read_only not in (True, False, "auto"):
+        _check_expansion(os.fspath(self.base_path))
+        if not isinstance(self.read_only, bool) and self.read_only != "auto":
             raise ConfigError(f"read_only must be True, False or 'auto', not {self.read_only!r}")
         number(self.min_free_mb, "min_free_mb", none=True)
         whole(self.max_files, "max_files", least=1)
@@ -370,11 +387,9 @@ def note_serialization_format(value: object) -> None:
     choice(value, "serialization_format", _FORMATS)
     if not _format_noted:
         _format_noted = True
-        warnings.warn(
+        warn(
             f"serialization_format={value!r} has no effect: cogcache stores every value with its "
-            f"one codec, without pickle",
-            CogcacheWarning,
-            stacklevel=5,
+            f"one codec, without pickle"
         )
 
 
@@ -390,9 +405,5 @@ def known_options(
         if name in names:
             kept[name] = value
         elif name not in ignored:
-            warnings.warn(
-                f"{cls.__name__}: unknown option {name!r} is ignored{nearest(name, names)}",
-                CogcacheWarning,
-                stacklevel=3,
-            )
+            warn(f"{cls.__name__}: unknown option {name!r} is ignored{nearest(name, names)}")
     return kept

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -41,10 +40,11 @@ from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFiles
 from cogcache.backends.memory import MemoryCacheBackend
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
 from cogcache.config import CacheConfig
-from cogcache.exceptions import ClosedError, CogcacheWarning, ConfigError
+from cogcache.exceptions import ClosedError, ConfigError, warn
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.reader import Reader
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
+from cogcache.usage import usage_of
 
 _T = TypeVar("_T")
 
@@ -605,6 +605,17 @@ class CacheManager:
             "backends": named,
         }
 
+    async def usage(self) -> dict[str, Any]:
+        """What is stored: ``{"entries", "stored_bytes", "raw_bytes", "profiles": {...},
+        "artifacts": {...}, "tags": {...}}``, each group with the same three numbers.
+
+        Keys of your own count as profile and artifact ``""``. An entry with several tags counts
+        under each, one in several tiers in each of them. Opens every entry, without reading its
+        value: for a look now and then.
+        """
+        self._check_open()
+        return await usage_of(self.backends)
+
     async def aclose(self, timeout: float = 10) -> None:
         """Finish what is under way (at most ``timeout`` seconds) and close every tier. May be
         called twice.
@@ -643,11 +654,7 @@ class CacheManager:
                 raise
         if not self._bad_key_noted:
             self._bad_key_noted = True
-            warnings.warn(
-                "a key with a NUL character is never stored (bad-key)",
-                CogcacheWarning,
-                stacklevel=3,
-            )
+            warn("a key with a NUL character is never stored (bad-key)")
         return None
 
     def _check_open(self) -> None:

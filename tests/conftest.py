@@ -1,9 +1,13 @@
 """What holds for every test."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asserts on times, so hypothesis must not either.
 settings.register_profile("cogcache", deadline=None, print_blob=True)

@@ -88,6 +88,7 @@ class CacheBackend(ABC):
         self.beside_remote: bool = self.is_remote
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
+        self._refusing: str | None = None  # why, when last said to keep nothing
         self._fault: str | None = None  # what failed when the tier was last said to be down
         self.counters: dict[str, int] = dict.fromkeys(
             ("hits", "misses", "sets", "deletes", "evictions", "damaged", "errors", "refused"), 0
@@ -368,6 +369,17 @@ class CacheBackend(ABC):
                 type(error).__name__,
                 error,
             )
+
+    def note_written(self, reason: str | None) -> None:
+        """Say when a tier begins to refuse every write for a fault of its own (``read-only``,
+        ``io-error``), and when it takes one again; not at every call.
+        """
+        if reason in ("read-only", "io-error") and self._refusing is None:
+            self._refusing = reason
+            logger.warning("%s: keeps nothing for now: %s", self.name, reason)
+        elif reason is None and self._refusing is not None:
+            self._refusing = None
+            logger.warning("%s: keeps values again", self.name)
 
     def note_works(self, what: str) -> None:
         """Say that a tier is back, once that works again which brought it down."""

@@ -176,7 +176,7 @@ class FilesystemCacheBackend(CacheBackend):
         except OSError as error:
             self._note_unavailable(error)
             return "busy"
-        self._sweep_now_and_then()
+        self._note_written([reason])
         return reason
 
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
@@ -187,8 +187,14 @@ class FilesystemCacheBackend(CacheBackend):
         except OSError as error:
             self._note_unavailable(error)
             return ["busy"] * len(whats)
-        self._sweep_now_and_then()
+        self._note_written(reasons)
         return reasons
+
+    def _note_written(self, reasons: Iterable[str | None]) -> None:
+        if self.config.read_only is not True:  # else it is no news
+            for reason in reasons:
+                self.note_written(reason)
+        self._sweep_now_and_then()
 
     async def discard(self, key: bytes) -> bool:
         removed: bool = await _bridge.run(self._store, "delete", key)
@@ -238,10 +244,14 @@ class FilesystemCacheBackend(CacheBackend):
     # --- the tier itself --------------------------------------------------------------------------
 
     async def usage(self) -> dict[str, Any]:
+        """``size_bytes`` is what the entries occupy, their share of directories and tables
+        included; ``used_bytes`` is what the limit counts: that and the ``fixed_bytes`` which are
+        set aside for tables, quarantine and the log of tags.
+        """
         stats = await _bridge.run(self._store, "stats")
         return {
             **stats,
-            "size_bytes": stats["used_bytes"],
+            "size_bytes": stats["used_bytes"] - stats["fixed_bytes"],
             "total_files": stats["entries"],
         }
 
@@ -301,6 +311,9 @@ class StructuredFilesystemBackend(FilesystemCacheBackend):
 
 
 _UNUSABLE: Final = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
+# What no waiting changes: a name that cannot be, something else in the place of a file, no room.
+_NO_PLACE: Final = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def open_store(config: FilesystemCacheConfig) -> _core.Store | MissingStore:
@@ -312,6 +325,11 @@ def open_store(config: FilesystemCacheConfig) -> _core.Store | MissingStore:
     try:
         return _open_store(config)
     except OSError as error:
+        if error.errno in _NO_PLACE or error.errno in _NO_ROOM:
+            raise ConfigError(
+                f"base_path {config.expanded_path}: {error.strerror} "
+                f"({os.strerror(error.errno)}); mend this directory or choose another one"
+            ) from error
         if error.errno not in _UNUSABLE:
             raise
         reason = os.strerror(error.errno)

@@ -509,6 +509,8 @@ static enum cog_status open_failed(int error, struct cog_error *err)
         return cog_fail(err, COG_ERR_FULL, -error, "no room on the disk for the index");
     if (error == -ENOLCK || error == -ENOSYS || error == -EOPNOTSUPP || error == -EINVAL)
         return cog_fail(err, COG_ERR_UNSUPPORTED, -error, "locks do not work on this file system");
+    if (error == -EISDIR)
+        return cog_fail(err, COG_ERR_IO, -error, "'index' is a directory there: remove it");
     return cog_fail(err, COG_ERR_IO, -error, "the index cannot be opened or made");
 }
 
@@ -640,6 +642,15 @@ int cog_file_lock_patiently(struct cog_index_file *file, uint64_t byte)
 
 /* --- the handle --- */
 
+/*
+ * A full disk, or a process that is making the index: hits need no index, so neither keeps anybody
+ * from opening. Every put tries again, and answers what it met.
+ */
+static bool is_passing(enum cog_status status)
+{
+    return status == COG_ERR_FULL || status == COG_ERR_BUSY;
+}
+
 enum cog_status cog_index_open(const struct cog_index_options *options, struct cog_index **out,
                                struct cog_error *err)
 {
@@ -664,11 +675,12 @@ enum cog_status cog_index_open(const struct cog_index_options *options, struct c
 
     struct cog_index_file *file;
     enum cog_status status = cog_index_attach(index, &file, err);
-    if (status != COG_OK) {
+    if (status == COG_OK)
+        cog_file_unref(file);
+    else if (!is_passing(status)) {
         cog_index_close(index);
         return status;
     }
-    cog_file_unref(file);
     atomic_store(&index->reopens, 0);
     *out = index;
     return COG_OK;

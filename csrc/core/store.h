@@ -225,6 +225,7 @@ struct cog_store_stats {
     uint64_t refused_full, refused_too_large, refused_busy, refused_read_only, io_errors;
     uint64_t evicted_policy, evicted_expired, quarantined, rebuilds, reopens, swept, reaped;
     /* the root now, all processes */
+    uint64_t fixed_bytes; /* of used_bytes, what is set aside once and for all */
     uint64_t used_bytes, held_bytes, limit_bytes, entries, quarantine_files, free_bytes;
     bool table_less, read_only, hard_limit, mapped;
 };

@@ -311,6 +311,7 @@ static void index_to_stats(struct cog_store *store, struct cog_store_stats *out)
     out->evicted_policy = index.evicted_policy;
     out->evicted_expired = index.evicted_expired;
     out->used_bytes = index.used_bytes;
+    out->fixed_bytes = index.fixed_bytes;
     out->held_bytes = index.held_bytes;
     out->limit_bytes = index.limit;
     out->entries = index.entries;
@@ -328,6 +329,7 @@ void cog_store_get_stats(struct cog_store *store, struct cog_store_stats *out)
     } else {
         unsigned unknown;
         out->used_bytes = cog_loose_used(store, &unknown);
+        out->fixed_bytes = store->fixed_bytes;
         for (unsigned shard = 0; shard < COG_SHARDS; shard++) {
             char path[COG_OBJECT_PATH_SIZE];
             cog_shard_path(shard, path);

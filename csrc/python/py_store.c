@@ -5,6 +5,8 @@
  */
 #include "python/py_store.h"
 
+#include <errno.h>
+
 #include "core/fs.h"
 #include "core/pool.h"
 
@@ -69,7 +71,11 @@ PyObject *cog_py_store_raise(const struct cog_py_store_job *job)
     case COG_ERR_INVALID:
     case COG_ERR_LIMIT: PyErr_SetString(PyExc_ValueError, text); return NULL;
     default:
-        args = Py_BuildValue("(isO)", error->sys_errno, text, job->store->root);
+        args = Py_BuildValue("(isO)",
+                             error->sys_errno == 0 && job->status == COG_ERR_READ_ONLY
+                                 ? EROFS
+                                 : error->sys_errno,
+                             text, job->store->root);
         if (args != NULL) {
             PyErr_SetObject(PyExc_OSError, args);
             Py_DECREF(args);

@@ -1,5 +1,6 @@
 /* The store through its public face, on both tables of calls and in every mode. */
 #define _POSIX_C_SOURCE 200809L
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -504,6 +505,36 @@ static void test_a_root_removed_by_hand_is_made_again(struct kit *kit)
     cog_store_close(store);
 }
 
+static int no_room(int fd, uint64_t offset, uint64_t size)
+{
+    (void)fd, (void)offset, (void)size;
+    return -ENOSPC;
+}
+
+/* After a restart of the machine the index has to be made anew: a full disk must not keep anybody
+ * from the entries that are there. */
+static void test_a_disk_too_full_for_an_index_still_gives_hits(struct kit *kit)
+{
+    char path[400];
+    struct cog_store *store = kit_open(kit, NULL);
+    CHECK_EQ(kit_put(store, "k", "value", 5), COG_OK);
+    cog_store_close(store);
+    kit_path(kit, "index", path);
+    REQUIRE(unlink(path) == 0);
+    struct cog_fs full = *kit->fs;
+    full.fallocate = no_room;
+    kit->fs = &full;
+    store = kit_open(kit, NULL);
+    CHECK(kit_has(store, "k", "value", 5));
+    CHECK_EQ(kit_put(store, "other", "value", 5), COG_ERR_FULL);
+    CHECK(kit_has(store, "k", "value", 5));
+    CHECK_EQ(kit_count(kit, "tmp"), 0);
+    full.fallocate = cog_fs_system()->fallocate; /* somebody made room */
+    CHECK_EQ(kit_put(store, "other", "value", 5), COG_OK);
+    CHECK(kit_has(store, "other", "value", 5));
+    cog_store_close(store);
+}
+
 int main(void)
 {
     KIT_RUN(test_what_is_put_is_got);
@@ -524,6 +555,7 @@ int main(void)
     KIT_RUN(test_durability_syncs_what_it_says);
     KIT_RUN(test_the_root_says_what_it_is);
     KIT_RUN(test_a_root_removed_by_hand_is_made_again);
+    KIT_RUN_INDEXED(test_a_disk_too_full_for_an_index_still_gives_hits);
     KIT_RUN(test_table_less_is_a_property_of_the_root);
     return check_done();
 }

@@ -379,6 +379,59 @@ def test_a_file_in_the_place_of_the_directory_is_a_clear_error(tmp_path: Path) -
         tier_at(tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "file/below", "loop"])
+def test_a_name_that_cannot_be_a_directory_is_a_configuration_error(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="base_path"):
+        tier_at(tmp_path / name)
+
+
+def test_a_directory_in_the_place_of_the_index_is_named_with_what_to_do(tmp_path: Path) -> None:
+    run_inline(tier_at(tmp_path).aclose())
+    (tmp_path / "v1" / "index").unlink()
+    (tmp_path / "v1" / "index").mkdir()
+    with pytest.raises(ConfigError, match="'index' is a directory there: remove it"):
+        tier_at(tmp_path)
+
+
+async def test_a_tier_that_keeps_nothing_says_so_once_and_when_it_does_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tier = tier_at(tmp_path / "cache")
+    index = tmp_path / "cache" / "v1" / "index"
+    assert await tier.set("key", 1)
+    index.unlink()
+    index.mkdir()
+    with caplog.at_level(logging.WARNING, logger="cogcache"):
+        for _ in range(3):
+            assert not await tier.set("other", 2)
+        assert await tier.get("key") == 1
+        assert [r.getMessage() for r in caplog.records] == [
+            f"{tier.name}: keeps nothing for now: io-error"
+        ]
+        index.rmdir()
+        for _ in range(3):
+            assert await tier.set("other", 2)
+        assert [r.getMessage() for r in caplog.records][1:] == [f"{tier.name}: keeps values again"]
+    await tier.aclose()
+
+
+async def test_the_size_of_a_cache_is_what_its_entries_occupy(tmp_path: Path) -> None:
+    tier = tier_at(tmp_path)
+    assert (await tier.get_stats())["size_bytes"] < 1_000_000  # nothing yet
+    for n in range(50):
+        assert await tier.set(f"key {n}", os.urandom(100_000))
+    objects = tmp_path / "v1" / "objects"
+    occupied = sum(p.lstat().st_blocks * 512 for p in objects.rglob("*"))
+    stats = await tier.get_stats()
+    assert occupied <= stats["size_bytes"] <= occupied + 50 * 1024 + 256 * 4096
+    assert stats["used_bytes"] == stats["size_bytes"] + stats["fixed_bytes"]
+    await tier.aclose()
+
+
 async def test_a_read_only_tier_reads_and_says_why_it_does_not_write(tmp_path: Path) -> None:
     writer = tier_at(tmp_path)
     assert await writer.set("key", 1)
