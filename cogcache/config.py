@@ -86,20 +86,6 @@ def _compression(value: object) -> None:
         raise ConfigError(f"enable_compression must be True, False or 'auto', not {value!r}")
 
 
-def _check_expansion(base_path: str) -> None:
-    """Raise ``ConfigError`` for a variable that is not set or a user who is not known: the
-    directory would be named after the mistake.
-    """
-    path = os.path.expanduser(base_path)
-    if base_path.startswith("~") and path == base_path:
-        raise ConfigError(
-            f"base_path {base_path!r}: no such user; write './~...' for a directory of that name"
-        )
-    for match in re.finditer(r"\$(\w+|\{[^}]*\})", path):
-        if match[1].strip("{}") not in os.environ:
-            raise ConfigError(f"base_path {base_path!r}: the variable {match[0]} is not set")
-
-
 def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
     """Turn the TypeError of an unknown keyword into a ConfigError that names the nearest one."""
     plain: Callable[..., None] = cls.__init__
@@ -233,7 +219,6 @@ class FilesystemCacheConfig(BackendConfig):
         choice(self.eviction_policy, "eviction_policy", POLICIES)
         if self.shared is not False and self.shared != "group":
             raise ConfigError(f"shared must be False or 'group', not {self.shared!r}")
-        _check_expansion(os.fspath(self.base_path))
         if not isinstance(self.read_only, bool) and self.read_only != "auto":
             raise ConfigError(f"read_only must be True, False or 'auto', not {self.read_only!r}")
         number(self.min_free_mb, "min_free_mb", none=True)
@@ -249,16 +234,22 @@ class FilesystemCacheConfig(BackendConfig):
         """``base_path`` with ``~`` and variables expanded.
 
         Raises:
-            ConfigError: It begins with a user or a variable that does not exist here.
+            ConfigError: It names a user or a variable that does not exist here.
         """
-        path = os.path.expandvars(os.path.expanduser(os.fspath(self.base_path)))
-        if path.startswith(("~", "$")):
-            unknown = path.partition("/")[0]
+        given = os.fspath(self.base_path)
+        path = os.path.expanduser(given)
+        unknown = [path.partition("/")[0]] if path.startswith("~") else []
+        unknown += [
+            variable[0]
+            for variable in re.finditer(r"\$(\w+|\{[^}]*\})", path)
+            if variable[1].strip("{}") not in os.environ
+        ]
+        if unknown:
             raise ConfigError(
-                f"base_path {os.fspath(self.base_path)}: there is no {unknown} here; set it, or "
-                f"write ./{unknown} for a directory of that name"
+                f"base_path {given}: there is no {unknown[0]} here; set it, or choose another "
+                f"directory"
             )
-        return path
+        return os.path.expandvars(path)
 
 
 @_strict

@@ -223,15 +223,9 @@ def test_compression_is_the_managers_unless_a_tier_says_otherwise() -> None:
         ({"eviction_policy": "LRU"}, "did you mean 'lru'"),
         ({"durability": "Full"}, "did you mean 'full'"),
         ({"read_only": 1}, "read_only must be True, False or 'auto', not 1"),
-        ({"base_path": "$COGCACHE_UNSET/cache"}, "the variable \\$COGCACHE_UNSET is not set"),
-        ({"base_path": "/tmp/${COGCACHE_UNSET}"}, "the variable .* is not set"),
-        ({"base_path": "~nobody-of-this-name/cache"}, "no such user"),
     ],
 )
-def test_a_slip_in_a_setting_is_named(
-    options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("COGCACHE_UNSET", raising=False)
+def test_a_slip_in_a_setting_is_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         FilesystemCacheConfig(**options)
 

@@ -285,7 +285,9 @@ async def test_wrong_ranges_of_a_reader_are_named() -> None:
         assert await reader.read(np.int64(1), np.int64(3)) == b"\1\2"  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/cache", "$COGCACHE_NOT_SET/cache"])
+@pytest.mark.parametrize(
+    "path", ["~nobody-of-this-name/cache", "$COGCACHE_NOT_SET/cache", "caches/${COGCACHE_NOT_SET}"]
+)
 def test_a_home_or_variable_that_is_not_there_makes_no_directory(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
