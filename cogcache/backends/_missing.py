@@ -123,7 +123,15 @@ _COUNTERS: Final = (
     *("puts", "put_bytes", "read_bytes", "deletes", "touches", "refreshes"),
     *("refused_full", "refused_too_large", "refused_busy", "refused_read_only", "io_errors"),
     *("evicted_policy", "evicted_expired", "quarantined", "rebuilds", "reopens", "swept"),
-    *("reaped", "used_bytes", "fixed_bytes", "held_bytes", "limit_bytes", "entries", "quarantine_files"),
+    *(
+        "reaped",
+        "used_bytes",
+        "fixed_bytes",
+        "held_bytes",
+        "limit_bytes",
+        "entries",
+        "quarantine_files",
+    ),
     *("free_bytes", "missed_absent", "missed_expired", "missed_tag_invalidated"),
     *("missed_damaged", "missed_foreign", "missed_unavailable"),
 )
