@@ -158,6 +158,21 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
                               const struct cog_image *image, const struct cog_put_info *info,
                               struct cog_error *err);
 
+/*
+ * The same of an entry that is made while it is written: `make` puts it into the sink, with the
+ * same bytes whenever it is called, since a put may have to begin anew. What it answers other than
+ * COG_OK ends the put, unless the sink had failed. `most`: bytes that it will not exceed.
+ * `*length`: those that it had.
+ */
+struct cog_maker {
+    void *context;
+    enum cog_status (*make)(void *context, struct cog_sink sink, struct cog_error *err);
+    uint64_t most;
+};
+enum cog_status cog_store_put_made(struct cog_store *store, const void *key, size_t key_size,
+                                   const struct cog_maker *maker, const struct cog_put_info *info,
+                                   uint64_t *length, struct cog_error *err);
+
 /* Put of unknown length: reserve in steps, write through the sink, then commit (publishes) or
  * abort. */
 struct cog_put_stream;

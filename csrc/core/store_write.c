@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "core/alloc.h"
+#include "core/gather.h"
 #include "core/store_internal.h"
 
 enum {
@@ -362,19 +363,53 @@ static uint64_t round_to_block(const struct cog_store *store, uint64_t size)
     return (size + block - 1) / block * block;
 }
 
-static enum cog_status put_once(struct draft *draft, const struct cog_image *image,
+/* What a put writes: a finished image, or one that is made meanwhile. */
+struct content {
+    const struct cog_image *image;
+    const struct cog_maker *maker;
+    uint64_t most;   /* bytes to reserve */
+    uint64_t length; /* bytes written */
+};
+
+static enum cog_status write_made(struct draft *draft, struct content *content,
+                                  struct cog_error *err)
+{
+    const struct cog_maker *maker = content->maker;
+    struct cog_store *store = draft->store;
+    struct cog_gather gather;
+    enum cog_status status = cog_gather_init(&gather, store->fs, draft->fd, maker->most);
+    if (status == COG_OK) {
+        status = maker->make(maker->context, cog_gather_sink(&gather), err);
+    }
+    if (status == COG_OK) {
+        status = cog_gather_finish(&gather, err);
+    }
+    if (status == COG_ERR_IO && err->sys_errno != 0) {
+        status = cog_store_write_error(store, err->sys_errno, "writing a file", err);
+    }
+    content->length = gather.written;
+    if (status == COG_OK && content->length < content->most) { /* the surplus goes back */
+        int rc = store->fs->truncate(draft->fd, content->length);
+        status = rc < 0 ? cog_store_write_error(store, -rc, "ending a file", err) : COG_OK;
+    }
+    cog_gather_release(&gather);
+    return status;
+}
+
+static enum cog_status put_once(struct draft *draft, struct content *content,
                                 const struct cog_put_info *info, struct cog_error *err)
 {
-    uint64_t bytes = round_to_block(draft->store, image->length) + COG_RESERVE_SLACK;
+    uint64_t bytes = round_to_block(draft->store, content->most) + COG_RESERVE_SLACK;
     enum cog_status status = reserve(draft, bytes, err);
     if (status == COG_OK) {
         status = create_temp(draft, err);
     }
-    if (status == COG_OK && image->length >= PREALLOCATE_FROM) {
-        status = preallocate(draft, 0, image->length, err);
+    if (status == COG_OK && content->most >= PREALLOCATE_FROM) {
+        status = preallocate(draft, 0, content->most, err);
     }
     if (status == COG_OK) {
-        status = write_pieces(draft, image, err);
+        status = content->image != NULL ? write_pieces(draft, content->image, err)
+                                        : write_made(draft, content, err);
     }
     if (status == COG_OK) {
         status = publish(draft, info, err);
@@ -404,6 +439,7 @@ static void count_refusal(struct cog_store *store, enum cog_status status)
 {
     struct cog_counters *counters = &store->counters;
     switch (status) {
+    case COG_ERR_CANCELLED: break;
     case COG_OK: atomic_store_explicit(&store->read_only, false, memory_order_relaxed); break;
     case COG_ERR_FULL: cog_count(&counters->refused_full, 1); break;
     case COG_ERR_TOO_LARGE: cog_count(&counters->refused_too_large, 1); break;
@@ -422,31 +458,26 @@ static enum cog_status refuse_read_only(struct cog_store *store, struct cog_erro
     return cog_fail(err, COG_ERR_READ_ONLY, 0, "%s is open read-only", store->root_path);
 }
 
-enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t key_size,
-                              const struct cog_image *image, const struct cog_put_info *info,
-                              struct cog_error *err)
+static enum cog_status put(struct cog_store *store, const void *key, size_t key_size,
+                           struct content *content, const struct cog_put_info *info,
+                           struct cog_error *err)
 {
     static const struct cog_put_info unknown;
-    struct cog_error own = {0};
-    err = err != NULL ? err : &own;
-    if (!image->sealed) {
-        return cog_fail(err, COG_ERR_INVALID, 0, "the image is not sealed");
-    }
     if (!store->writable) {
         return refuse_read_only(store, err);
     }
-    enum cog_status status = check_size(store, image->length, err);
+    enum cog_status status = check_size(store, content->most, err);
     struct draft draft;
     bool moved = false, made_room = false, mended = false;
     while (status == COG_OK) {
         draft_init(&draft, store, key, key_size);
         err->sys_errno = 0;
-        status = put_once(&draft, image, info != NULL ? info : &unknown, err);
+        status = put_once(&draft, content, info != NULL ? info : &unknown, err);
         if (status == COG_INDEX_MOVED && !moved) {
             moved = true;
             status = COG_OK;
         } else if (status == COG_ERR_FULL && err->sys_errno != 0 && !made_room &&
-                   make_room(store, image->length + COG_RESERVE_SLACK)) {
+                   make_room(store, content->most + COG_RESERVE_SLACK)) {
             made_room = true;
             status = COG_OK;
         } else if (status == COG_ERR_IO && err->sys_errno == ENOENT && !mended &&
@@ -461,6 +492,30 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
         status = cog_fail(err, COG_ERR_BUSY, 0, "the index was replaced twice during one put");
     }
     count_refusal(store, status);
+    return status;
+}
+
+enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t key_size,
+                              const struct cog_image *image, const struct cog_put_info *info,
+                              struct cog_error *err)
+{
+    struct cog_error own = {0};
+    struct content content = {.image = image, .most = image->length};
+    err = err != NULL ? err : &own;
+    if (!image->sealed) {
+        return cog_fail(err, COG_ERR_INVALID, 0, "the image is not sealed");
+    }
+    return put(store, key, key_size, &content, info, err);
+}
+
+enum cog_status cog_store_put_made(struct cog_store *store, const void *key, size_t key_size,
+                                   const struct cog_maker *maker, const struct cog_put_info *info,
+                                   uint64_t *length, struct cog_error *err)
+{
+    struct cog_error own = {0};
+    struct content content = {.maker = maker, .most = maker->most};
+    enum cog_status status = put(store, key, key_size, &content, info, err != NULL ? err : &own);
+    *length = content.length;
     return status;
 }
 

@@ -99,17 +99,35 @@ static enum cog_status compose_into(const struct cog_draft *draft, struct cog_en
                                                &draft->fresh, &length, err);
 }
 
-enum cog_status cog_draft_compose(const struct cog_draft *draft, struct cog_image *image,
-                                  struct cog_error *err)
+uint64_t cog_draft_most(const struct cog_draft *draft)
+{
+    /* The index has the key, the metadata, some 300 bytes a part, and 12 at most a chunk of 128 KiB
+     * and more. A later chunk of a part that was worth compressing may gain nothing. */
+    uint64_t chunks = draft->raw_bytes / (draft->compress ? 256 : 8192);
+
+    return draft->raw_bytes + chunks + draft->key_size + draft->meta.size +
+           (draft->part_count + 1) * 1024 + (16 << 10);
+}
+
+enum cog_status cog_draft_make(const struct cog_draft *draft, struct cog_sink sink,
+                               struct cog_error *err)
 {
     struct cog_entry_writer *writer = NULL;
-    enum cog_status status = cog_entry_writer_new(draft->key, draft->key_size, draft->token,
-                                                  cog_image_sink(image), &writer, err);
+    enum cog_status status = cog_entry_writer_new(draft->key, draft->key_size, draft->token, sink,
+                                                  &writer, err);
 
     if (status == COG_OK) {
         status = compose_into(draft, writer, err);
     }
     cog_entry_writer_free(writer);
+    return status;
+}
+
+enum cog_status cog_draft_compose(const struct cog_draft *draft, struct cog_image *image,
+                                  struct cog_error *err)
+{
+    enum cog_status status = cog_draft_make(draft, cog_image_sink(image), err);
+
     return status == COG_OK ? cog_image_seal(image) : status;
 }
 

@@ -106,6 +106,11 @@ struct cog_draft {
  */
 enum cog_status cog_draft_compose(const struct cog_draft *draft, struct cog_image *image,
                                   struct cog_error *err);
+/* The same into any sink: the store's, while it writes. */
+enum cog_status cog_draft_make(const struct cog_draft *draft, struct cog_sink sink,
+                               struct cog_error *err);
+/* Bytes that the container will not exceed. */
+uint64_t cog_draft_most(const struct cog_draft *draft);
 void cog_draft_release(struct cog_draft *draft); /* frees the C data; the draft is empty again */
 
 /* Python objects and buffer views that a draft borrows from; released under the GIL. */

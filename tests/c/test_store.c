@@ -390,6 +390,68 @@ static void test_stream_of_unknown_length(struct kit *kit)
 
 /* --- limits and options -------------------------------------------------------------------- */
 
+struct making {
+    const unsigned char *data;
+    size_t size;
+    enum cog_status answer; /* after everything was made */
+    unsigned calls;
+};
+
+static enum cog_status make_entry(void *context, struct cog_sink sink, struct cog_error *err)
+{
+    static const unsigned char no_meta[] = {0x80};
+    struct making *making = context;
+    struct cog_entry_writer *writer = NULL;
+    uint64_t length;
+    making->calls++;
+    REQUIRE(cog_entry_writer_new("made", 4, 0, sink, &writer, err) == COG_OK);
+    enum cog_status status = cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, making->data,
+                                                making->size, true, NULL, err);
+    if (status == COG_OK) {
+        status = cog_entry_finish(writer, no_meta, sizeof no_meta, NULL, &length, err);
+    }
+    cog_entry_writer_free(writer);
+    return status == COG_OK ? making->answer : status;
+}
+
+/* Made while it is written: whole under its name, or not at all and without a trace. */
+static void test_an_entry_is_made_while_it_is_written(struct kit *kit)
+{
+    static unsigned char large[9 << 20];
+    struct cog_store *store = kit_open(kit, NULL);
+    struct making making = {large, sizeof large, COG_OK, 0};
+    struct cog_maker maker = {&making, make_entry, sizeof large + (64 << 10)};
+    struct cog_object *object = NULL;
+    enum cog_status status = COG_ERR_BUSY;
+    enum cog_miss miss;
+    uint64_t length = 0;
+    kit_fill(large, sizeof large, 1, 1);
+    for (unsigned tries = 0; status == COG_ERR_BUSY && tries < KIT_PATIENCE; tries++) {
+        status = cog_store_put_made(store, "made", 4, &maker, NULL, &length, NULL);
+    }
+    CHECK_EQ(status, COG_OK);
+    CHECK(length > sizeof large && length < maker.most);
+    REQUIRE(cog_store_get(store, "made", 4, 0, &object, &miss, NULL) == COG_OK);
+    CHECK_EQ(cog_entry_length(cog_object_entry(object)), length);
+    unsigned char *back = malloc(sizeof large);
+    REQUIRE(back != NULL);
+    CHECK_EQ(cog_entry_read(cog_object_entry(object), cog_object_source(object), NULL, 0, 0,
+                            sizeof large, back, NULL),
+             COG_OK);
+    CHECK(memcmp(back, large, sizeof large) == 0);
+    free(back);
+    cog_object_free(object);
+
+    making.answer = COG_ERR_CANCELLED;
+    CHECK_EQ(cog_store_put_made(store, "made", 4, &maker, NULL, &length, NULL), COG_ERR_CANCELLED);
+    maker.most = sizeof large; /* less than it has */
+    making.answer = COG_OK;
+    CHECK_EQ(cog_store_put_made(store, "made", 4, &maker, NULL, &length, NULL), COG_ERR_LIMIT);
+    CHECK_EQ(kit_count(kit, "tmp"), 0);
+    CHECK_EQ(kit_miss(store, "made"), COG_MISS_NONE); /* the older one is untouched */
+    cog_store_close(store);
+}
+
 static void test_an_object_over_an_eighth_of_the_limit_is_refused(struct kit *kit)
 {
     enum { SIZE = 3 << 20 };
@@ -550,6 +612,7 @@ int main(void)
     KIT_RUN(test_a_warm_hit_never_blocks_and_a_large_one_is_verified_first);
     KIT_RUN(test_index_only_verifies_part_by_part);
     KIT_RUN(test_stream_of_unknown_length);
+    KIT_RUN(test_an_entry_is_made_while_it_is_written);
     KIT_RUN(test_an_object_over_an_eighth_of_the_limit_is_refused);
     KIT_RUN(test_options_are_checked);
     KIT_RUN(test_durability_syncs_what_it_says);
