@@ -83,21 +83,24 @@ struct reaping {
     struct cog_index *index;
     char prefix[16];
     size_t length;
+    bool left; /* one could not be unlinked */
 };
 
 static bool unlink_of_slot(void *context, const char *name)
 {
-    const struct reaping *reaping = context;
+    struct reaping *reaping = context;
     char path[300];
     if (strncmp(name, reaping->prefix, reaping->length) == 0 &&
-        snprintf(path, sizeof path, "tmp/%s", name) < (int)sizeof path)
-        reaping->index->options.fs->unlink(reaping->index->options.root, path);
+        snprintf(path, sizeof path, "tmp/%s", name) < (int)sizeof path) {
+        int failed = reaping->index->options.fs->unlink(reaping->index->options.root, path);
+        reaping->left = reaping->left || (failed && failed != -ENOENT);
+    }
     return true;
 }
 
 /*
  * [A1, A2] The lock of slot i is held, which proves its owner dead. Idempotent. What cannot be
- * listed is not given back.
+ * listed or unlinked is not given back.
  */
 static void reap_slot(struct cog_index *index, struct cog_index_file *file, unsigned i)
 {
@@ -108,7 +111,7 @@ static void reap_slot(struct cog_index *index, struct cog_index_file *file, unsi
     file->fs->sleep_us(COG_SEEDED_WINDOW_US);
 #endif
     int failed = index->options.fs->list(index->options.root, "tmp", unlink_of_slot, &reaping);
-    if (failed && failed != -ENOENT)
+    if ((failed && failed != -ENOENT) || reaping.left)
         return;
     if (cog_word64(file, COG_AT_SLOT(held, i)))
         atomic_fetch_add(&index->reaped, 1);
@@ -178,13 +181,13 @@ static enum cog_status claim_slot(struct cog_index *index, struct cog_index_file
         uint64_t nonce;
         failed = file->fs->random(&nonce, sizeof nonce);
         reap_slot(index, file, i);
-        if (failed ||
-            cog_word64(
-                file,
-                COG_AT_SLOT(held, i))) { /* its temp files could not be listed: leave it as it is */
+        bool kept = cog_word64(file, COG_AT_SLOT(held, i)) != 0;
+        if (failed || kept)
             file->fs->lock(fd, COG_LOCK_SLOT(i), COG_UNLOCK);
+        if (failed)
             return cog_fail(err, COG_ERR_IO, -failed, "cannot clear a writer slot");
-        }
+        if (kept) /* temp files of the dead are still there, and stay counted: leave it as it is */
+            continue;
         file->nonce = nonce | 1;
         atomic_store(&file->mine, 0);
         cog_word64_set(file, COG_AT_SLOT(nonce, i), file->nonce);
