@@ -61,7 +61,7 @@ class Cell:
         return low, middle, high
 
 
-OWN = ("cogcache", "not compressed")
+OWN = ("cogcache", "compressed")
 Results = dict[tuple[str, str, str], Cell]  # (operation, artifact, contender)
 
 
@@ -78,12 +78,19 @@ def touch_memory(size: int, scratch: Path) -> None:
     """Make the pages that a block will need resident, for whoever comes next.
 
     A virtual machine hands free memory back to its host; whoever touches it first pays several
-    times over. So as much memory and page cache is taken and let go before each block.
+    times over. So as much memory and page cache is taken and let go before each block, on each
+    processor, since each has free pages of its own and some contenders work in threads.
     """
-    memory = bytearray(size)  # zeroed, so every page is touched
-    with open(scratch, "wb", buffering=0) as file:
-        file.write(memory)
-        file.truncate(0)
+    everywhere = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
+    for processor in everywhere or {0}:
+        if everywhere:
+            os.sched_setaffinity(0, {processor})
+        memory = bytearray(size)  # zeroed, so every page is touched
+        with open(scratch, "wb", buffering=0) as file:
+            file.write(memory)
+            file.truncate(0)
+    if everywhere:
+        os.sched_setaffinity(0, everywhere)
 
 
 async def put_block(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cogcache._types import Duration, duration_ms
+from cogcache.keys import Key
 
 _MODES = ("cow", "view", "copy")
 
@@ -51,18 +52,73 @@ def check_kept(ttl: Duration | None, cost_seconds: float | None) -> None:
         milliseconds(cost_seconds)
 
 
+def flag(value: object, name: str) -> None:
+    """Raise ``TypeError`` unless it is True or False: ``"no"`` would mean yes."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def checked_times(timestamps: Any) -> list[float]:
+    """Times in seconds, as a list.
+
+    Raises:
+        TypeError: It is not several numbers.
+    """
+    if isinstance(timestamps, str | bytes | Mapping) or not isinstance(timestamps, Iterable):
+        raise TypeError(
+            f"timestamps must be several numbers of seconds, not {type(timestamps).__name__}"
+        )
+    times = list(timestamps)
+    for time in times:
+        if isinstance(time, bool) or not hasattr(time, "__float__"):
+            raise TypeError(f"timestamps must be numbers of seconds, not {time!r}")
+    return times
+
+
 def checked_tags(tags: Iterable[str]) -> list[str]:
     if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
         raise TypeError(
             f"tags must be several strings, not one {type(tags).__name__}; write [{tags!r}]"
         )
-    names = list(dict.fromkeys(tags))
+    names = list(tags)
     for name in names:
         if not isinstance(name, str) or not name:
             raise TypeError(f"a tag must be a non-empty string, not {name!r}")
-        if len(name.encode("utf-8", "surrogatepass")) > 512:
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:
+            raise ValueError(f"a tag must be text without lone surrogates, not {name!r}") from None
+        if size > 512:
             raise ValueError(f"a tag may have at most 512 UTF-8 bytes; {name[:40]!r}... has more")
-    return names
+    return list(dict.fromkeys(names))
+
+
+def checked_content_type(content_type: Any) -> str:
+    """A type such as ``video/mp4``; it may become a header of HTTP.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It is empty, over 255 characters, or holds others than printable ASCII.
+    """
+    if not isinstance(content_type, str):
+        raise TypeError(f"content_type must be a string, not {type(content_type).__name__}")
+    if not (0 < len(content_type) < 256 and content_type.isascii() and content_type.isprintable()):
+        raise ValueError(
+            f"content_type must be 1 to 255 printable ASCII characters such as 'video/mp4', "
+            f"not {content_type[:40]!r}"
+        )
+    return content_type
+
+
+def checked_keys(keys: Any) -> list[Any]:
+    """Several keys, each once, in their order. What each is worth is checked where it is used."""
+    if isinstance(keys, str | bytes | Key) or not isinstance(keys, Iterable):
+        raise TypeError(f"keys must be several keys, not one {type(keys).__name__}")
+    wanted = list(keys)
+    for key in wanted:
+        if not isinstance(key, str | Key):
+            raise TypeError(f"keys: a key is a str or a Key, not {type(key).__name__}")
+    return list(dict.fromkeys(wanted))
 
 
 def milliseconds(seconds: float) -> int:

@@ -46,6 +46,9 @@ class _Channels:
         channel = self._known.get(loop)
         return channel if channel is not None and not channel.closed else self._connect(loop)
 
+    def known(self, loop: asyncio.AbstractEventLoop) -> _core.Channel | None:
+        return self._known.get(loop)
+
     def _connect(self, loop: asyncio.AbstractEventLoop) -> _core.Channel:
         with self._lock:
             # What is still on the channel of a closed loop refers to that loop and keeps it alive.
@@ -103,6 +106,17 @@ async def to_bytes(image: _core.Image) -> bytes:
         return image.tobytes()
     data: bytes = await run(image, "tobytes")
     return data
+
+
+async def deliver() -> None:
+    """Hand out what the pool has finished for this loop, until nothing is left."""
+    channel = _channels.known(asyncio.get_running_loop())
+    if channel is None:
+        return
+    while True:
+        if channel.closed or not channel.drain():
+            return
+        await asyncio.sleep(0)
 
 
 def start(target: Submits, operation: str, *args: Any, **named: Any) -> None:

@@ -78,8 +78,9 @@ class Draft:
     the GIL. Buffers over 4 KiB are borrowed until then: they must not change before the put has
     ended.
 
-    ``compress`` is for documents and bytes; ``compress_arrays`` packs arrays too (bit-shuffle and
-    zstd), which then are no longer mapped. ``level`` is that of zstd, 1 to 19.
+    ``compress`` is for documents and bytes, each from ``compress_from`` bytes up;
+    ``compress_arrays`` packs arrays too (bit-shuffle and zstd), which then are no longer mapped.
+    ``level`` is that of zstd, 1 to 19.
     """
 
     @property
@@ -99,8 +100,9 @@ class Draft:
         stale_ms: int | None = 0,
         compress: bool = True,
         compress_arrays: bool = False,
-        level: int = 1,
+        level: int = 3,
         token: int = 0,
+        compress_from: int = 0,
     ) -> Draft: ...
     def compose(self) -> Image: ...
     def submit(
@@ -176,7 +178,7 @@ class EntryWriter:
         ttl_ms: int | None,  # None = never expires
         stale_ms: int | None = 0,
         compress: bool = True,
-        level: int = 1,
+        level: int = 3,
         token: int = 0,
         length: int | None = None,
         chunk_size: int = 5242880,
@@ -286,6 +288,8 @@ class Entry:
     def value_type(self) -> str: ...
     def is_expired(self, now_ms: int, /) -> bool: ...
     def verify(self) -> None: ...
+    def renewed(self, refreshed_ms: int, ttl_ms: int | None, /) -> Entry:
+        """The same bytes with another life, not copied; of an entry made from bytes."""
     def tobytes(self) -> bytes: ...
     def read_container(self, offset: int, size: int, /) -> bytes:
         """So many bytes of the container as they are stored, fewer at its end, without the rest of
@@ -331,7 +335,7 @@ class Store:
 
     root: str
     closed: bool
-    in_flight: int  # operations under way, without sweeps
+    in_flight: int  # operations that have begun and whose results were not yet taken
     def __new__(
         cls,
         base_path: str | bytes,
@@ -406,7 +410,11 @@ class Store:
         through ``channel``. Both ``None``: nobody waits.
         """
     def close(self) -> None:
-        """Refuse new operations; those under way end well. May be called twice."""
+        """Refuse new operations; those under way end well, sweeps soon. May be called twice."""
+    def wait(self, seconds: float, /) -> bool:
+        """Wait until no thread of the pool is or will be busy with this store, at most so long;
+        whether that is so.
+        """
 
 @final
 class Incoming:

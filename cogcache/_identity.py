@@ -51,7 +51,7 @@ class SourceRef:
     Attributes:
         uri: canonical URI, with symlinks followed and without secrets.
         kind: ``"stat"``, ``"content"``, ``"sampled"``, ``"sha256"``, ``"etag"``, ``"source_id"``,
-            ``"absent"`` or ``"opaque"``.
+            ``"absent"``, ``"opaque"`` or ``"unreadable"`` (nothing is looked up or stored).
         size: bytes, None when the file was not looked at.
         mtime_ns: modification time, nanoseconds since the epoch, None likewise.
         etag: the caller's ``etag=``, else None.
@@ -101,6 +101,8 @@ class SourceRef:
                 return [self.kind, self.source_id]
             case "absent" | "opaque":
                 return [self.kind, self.uri]
+            case "unreadable":  # with the time: it may be another file at the next look
+                return [self.kind, self.uri, self.captured_ns]
         raise ValueError(f"unknown kind of identity {self.kind!r}")
 
     @classmethod
@@ -172,7 +174,7 @@ class SourceRef:
         Raises:
             SourceUnavailableError: the system cannot say.
         """
-        if self.path is None or self.kind in ("etag", "source_id", "opaque"):
+        if self.path is None or self.kind in ("etag", "source_id", "opaque", "unreadable"):
             return False
         real, found = probe(system, self.path)
         if found is None or self.kind == "absent":

@@ -3,17 +3,21 @@
 While *inline* is on (a context variable), every awaitable of this package is ready at once: local
 tiers block in the calling thread instead of asking their workers. So a coroutine can be driven with
 one ``send`` and no event loop, which costs nothing beside the hit itself. Coroutines of tiers that
-must wait for a network run on one background loop instead.
+must wait for a network run on one background loop instead; what is the caller's own code (a
+computation, its gate) runs in the calling thread all the same, which waits and serves meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import os
+import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future, InvalidStateError
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
@@ -27,14 +31,49 @@ def is_inline() -> bool:
     return _inline.get()
 
 
-@contextlib.contextmanager
-def not_inline() -> Iterator[None]:
-    """Around the caller's own code: whatever it starts is not part of the inline call."""
+def is_sync() -> bool:
+    """Whether the current call came through ``cache.sync``, inline or by the background loop."""
+    return _inline.get() or _caller.get() is not None
+
+
+def waiting_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that stands still until the current ``sync`` call ends, if there is one."""
+    caller = _caller.get()
+    if caller is not None:
+        return caller.loop
+    return _running_loop() if _inline.get() else None
+
+
+async def in_calling_thread(function: Callable[..., _T], *args: Any) -> _T:
+    """Call the caller's own code: under ``sync`` in the thread that waits there, else here.
+
+    Whatever it starts is not part of the ``sync`` call.
+    """
+    caller = _caller.get()
+    if caller is not None:
+        return await caller.call(function, *args)
     token = _inline.set(False)
     try:
-        yield
+        return function(*args)
     finally:
         _inline.reset(token)
+
+
+def without_stop(function: Callable[..., _T], *args: Any) -> _T:
+    """Call ``function``; a ``StopIteration``, which no future can carry, becomes a ``RuntimeError``
+    as it would in a coroutine.
+    """
+    try:
+        return function(*args)
+    except StopIteration as error:
+        raise RuntimeError("the computation raised StopIteration") from error
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def run_inline(work: Coroutine[Any, Any, _T]) -> _T:
@@ -53,6 +92,78 @@ def run_inline(work: Coroutine[Any, Any, _T]) -> _T:
         _inline.reset(token)
     work.close()
     raise RuntimeError("an inline call tried to wait for an event loop")
+
+
+class _Caller:
+    """A thread that waits in ``sync`` for the background loop, and runs what is its own there.
+
+    Attributes:
+        loop: The event loop that runs in this thread, and stands still meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.loop = _running_loop()
+        self._lock = threading.Lock()
+        self._gone = False
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+        self._work = queue.SimpleQueue()
+
+    async def call(self, function: Callable[..., _T], *args: Any) -> _T:
+        """From the background loop: run ``function`` in the calling thread, with this context.
+
+        Raises:
+            CancelledError: The calling thread was interrupted, and waits no more.
+        """
+        outcome: Future[_T] = Future()
+        context = contextvars.copy_context()
+
+        def work() -> _T:
+            _caller.set(None)  # in this context alone
+            return without_stop(function, *args)
+
+        with self._lock:
+            if self._gone:
+                raise asyncio.CancelledError
+            self._work.put((outcome, lambda: context.run(work)))
+        return await asyncio.wrap_future(outcome)
+
+    def serve(self) -> None:
+        """In the calling thread: run what comes until ``end``."""
+        while (work := self._work.get()) is not None:
+            outcome, function = work
+            if outcome.cancelled():
+                continue
+            try:
+                result = function()
+            except Exception as error:
+                _tell(outcome.set_exception, error)
+            except BaseException:  # Ctrl-C and SystemExit are for this thread alone
+                outcome.cancel()
+                raise
+            else:
+                _tell(outcome.set_result, result)
+
+    def end(self, *_: object) -> None:
+        """The call has ended."""
+        self._work.put(None)
+
+    def leave(self) -> None:
+        """The calling thread waits no more: what still comes is cancelled."""
+        with self._lock:
+            self._gone = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                work = self._work.get_nowait()
+                if work is not None:
+                    work[0].cancel()
+
+
+def _tell(set_outcome: Callable[[Any], None], what: Any) -> None:
+    with contextlib.suppress(InvalidStateError):  # nobody waits for it any more
+        set_outcome(what)
+
+
+_caller: ContextVar[_Caller | None] = ContextVar("cogcache_caller", default=None)
 
 
 class _Call(Generic[_T]):
@@ -96,19 +207,22 @@ class _BackgroundLoop:
                 loop = asyncio.new_event_loop()
                 threading.Thread(target=loop.run_forever, name="cogcache-sync", daemon=True).start()
                 self._loop = loop
-        try:
-            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is self._loop:
+        caller = _Caller()
+        if caller.loop is self._loop:
             work.close()
             raise RuntimeError(
                 "cache.sync was called on its own event loop; await the method instead"
             )
         call = _Call(work, self._loop)
-        try:
-            return asyncio.run_coroutine_threadsafe(call.run(), self._loop).result()
+        context = contextvars.copy_context()
+        context.run(_caller.set, caller)
+        try:  # from here on Ctrl-C may come at any moment
+            outcome = context.run(asyncio.run_coroutine_threadsafe, call.run(), self._loop)
+            outcome.add_done_callback(caller.end)
+            caller.serve()
+            return outcome.result()
         except BaseException:
+            caller.leave()
             call.abandon()  # an interrupted wait; nothing if the exception is the call's own
             raise
 

@@ -46,12 +46,11 @@ def duration_seconds(value: Duration, field: str = "ttl") -> float:
             seconds = float(value)
         except OverflowError:
             seconds = math.inf
+    hint = "; use 0 for an entry that never expires" if "ttl" in field else ""
     if not math.isfinite(seconds):
-        raise ConfigError(f"{field} must be finite; use 0 for an entry that never expires")
+        raise ConfigError(f"{field} must be finite{hint}")
     if seconds < 0:
-        raise ConfigError(
-            f"{field} must not be negative (got {value!r}); use 0 for an entry that never expires"
-        )
+        raise ConfigError(f"{field} must not be negative (got {value!r}){hint}")
     return seconds
 
 

@@ -17,7 +17,6 @@ import pathlib
 import struct
 import sys
 import uuid
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,7 +26,7 @@ from typing import Any, Final
 from cogcache import _moments, images
 from cogcache._arrays import dtype_name, dtype_of, plain_array, scalar_of
 from cogcache._core import Draft, Entry, UnsupportedError
-from cogcache.exceptions import CogcacheWarning, MissingExtraError, ValueTypeError
+from cogcache.exceptions import MissingExtraError, ValueTypeError, warn
 
 __all__ = ["dtype_name", "dtype_of", "register_type", "stored_form"]
 
@@ -117,12 +116,15 @@ def register_type(
     """
     if not isinstance(cls, type):
         raise TypeError(f"cls: a class is needed, not {cls!r}")
-    if not isinstance(name, str) or not name or len(name.encode()) > 255:
-        raise ValueError(f"name: {name!r}; a text of 1 to 255 bytes is needed")
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) < 256:
+        raise ValueError(f"name: {name!r}; a printable text of 1 to 255 bytes is needed")
     if type(version) is not int or not 1 <= version <= 0xFFFF:
         raise ValueError(f"version: {version!r}; an int from 1 to 65535 is needed")
     if (to_plain is None) != (from_plain is None):
         raise TypeError("to_plain and from_plain: give both or neither")
+    for label, function in (("to_plain", to_plain), ("from_plain", from_plain)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{label} must be a function, not {type(function).__name__}")
     if cls in _BUILT_IN:
         raise ValueError(f"{cls.__qualname__} is stored exactly without being registered")
     is_enum = to_plain is None and issubclass(cls, enum.Enum)
@@ -225,11 +227,7 @@ def _warn_once(cls: type, base: type) -> None:
     name = f"{cls.__module__}.{cls.__qualname__}"
     if name not in _warned:
         _warned.add(name)
-        warnings.warn(
-            f"{name} is stored as {base.__name__}; register_type() keeps the type",
-            CogcacheWarning,
-            stacklevel=2,
-        )
+        warn(f"{name} is stored as {base.__name__}; register_type() keeps the type")
 
 
 def _refuse_by_shape(value: Any) -> None:
@@ -269,7 +267,7 @@ def _hint(value: Any) -> str:
     if hasattr(value, "gi_frame") or hasattr(value, "cr_frame") or hasattr(value, "ag_frame"):
         return "; store list(...) of it" if hasattr(value, "gi_frame") else "; await it first"
     if callable(getattr(value, "read", None)):
-        return "; store what it reads, or use put_stream()"
+        return "; store what it reads"
     if isinstance(value, memoryview):
         return "; store bytes(value)"
     if hasattr(value, "__next__") or isinstance(value, range):

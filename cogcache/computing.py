@@ -10,17 +10,17 @@ import contextlib
 import contextvars
 import inspect
 import time
-import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from cogcache._inline import is_inline, not_inline
+from cogcache._arguments import flag
+from cogcache._inline import in_calling_thread, is_inline, is_sync, without_stop
 from cogcache._types import Lookup, StoreResult
 from cogcache.codecs import stored_form
-from cogcache.exceptions import CogcacheWarning
+from cogcache.exceptions import warn
 from cogcache.freshness import Flights
 
 Gate = AbstractAsyncContextManager[Any] | AbstractContextManager[Any]
@@ -81,6 +81,11 @@ class Recipe:
             raise TypeError("compute must be a function, not a coroutine: leave out the ()")
         if not callable(self.compute):
             raise TypeError(f"compute must be a function, not {type(self.compute).__name__}")
+        if is_sync() and _is_async(self.compute):
+            raise TypeError(
+                "compute must be a plain function under .sync, not a coroutine function; await "
+                "get_or_compute() of the cache itself instead of .sync.get_or_compute()"
+            )
         if not callable(self.should_store):
             raise TypeError(
                 f"should_store must be a function, not {type(self.should_store).__name__}"
@@ -90,6 +95,8 @@ class Recipe:
                 f"executor must be a concurrent.futures.Executor, "
                 f"not {type(self.executor).__name__}"
             )
+        flag(self.refresh, "refresh")
+        flag(self.strict, "strict")
         check_gate(self.gate)
 
 
@@ -97,12 +104,13 @@ def check_gate(gate: Any) -> None:
     """Raise ``TypeError`` unless ``gate`` can be entered here."""
     if gate is None:
         return
-    wanted, hint = ("__enter__", "threading") if is_inline() else ("__aenter__", "asyncio")
-    if not hasattr(gate, wanted):
-        kind = "a context manager" if is_inline() else "an asynchronous context manager"
-        where = "under .sync " if is_inline() else ""
+    wanted, hint = ("__enter__", "threading") if is_sync() else ("__aenter__", "asyncio")
+    if isinstance(gate, type) or not hasattr(gate, wanted):
+        kind = "a context manager" if is_sync() else "an asynchronous context manager"
+        where = "under .sync " if is_sync() else ""
         raise TypeError(
-            f"gate must be {kind} {where}such as {hint}.Semaphore(1), not {type(gate).__name__}"
+            f"gate must be {kind} {where}such as {hint}.Semaphore(1), "
+            f"not {gate.__qualname__ if isinstance(gate, type) else type(gate).__name__}"
         )
 
 
@@ -156,7 +164,7 @@ class Computations:
         self.counters["computed"] += 1
         doing = "should_store"
         try:
-            if not recipe.should_store(value):
+            if not await in_calling_thread(recipe.should_store, value):
                 return _Outcome(value)
             doing = "value"
             if recipe.finish is not None:
@@ -166,71 +174,88 @@ class Computations:
             self.counters["unstorable"] += 1
             if recipe.strict:
                 raise
-            warnings.warn(
-                f"computed, but not kept: {doing}: {type(error).__name__}: {error}",
-                CogcacheWarning,
-                stacklevel=2,
-            )
+            warn(f"computed, but not kept: {doing}: {type(error).__name__}: {error}")
             return _Outcome(value)
 
 
 @contextlib.asynccontextmanager
 async def _entered(gate: Any) -> AsyncIterator[None]:
+    """Within the gate, which is told of an error of the computation and cannot swallow it: there
+    would be no value.
+    """
+    error: BaseException | None = None
     if gate is None:
         yield
+    elif not is_sync():
+        async with gate:
+            try:
+                yield
+            except BaseException as raised:
+                error = raised
+                raise
     elif is_inline():
         with gate:
-            yield
+            try:
+                yield
+            except BaseException as raised:
+                error = raised
+                raise
     else:
-        async with gate:
+        await in_calling_thread(gate.__enter__)
+        try:
             yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            about = (None if error is None else type(error), error, None)
+            try:
+                await in_calling_thread(gate.__exit__, *about)
+            except asyncio.CancelledError:
+                gate.__exit__(*about)  # that thread was interrupted; a gate never stays shut
+                raise
+    if error is not None:
+        raise error
+
+
+def _is_async(compute: Callable[[], Any]) -> bool:
+    """Whether it is a coroutine function, or an object with an asynchronous ``__call__``."""
+    return inspect.iscoroutinefunction(compute) or inspect.iscoroutinefunction(
+        getattr(compute, "__call__", None)  # noqa: B004
+    )
 
 
 async def call_compute(compute: Callable[[], Any], executor: Executor | None) -> Any:
     """Run the caller's computation: a coroutine function is awaited, a plain one runs in a thread
     with this context.
 
-    Under ``sync`` a plain one runs in the calling thread (CUDA contexts, signals and debuggers stay
-    where they are), unless an executor is given.
+    Under ``sync`` it runs in the calling thread (CUDA contexts, signals and debuggers stay where
+    they are), unless an executor is given.
 
     Raises:
-        TypeError: A coroutine function under ``sync``: what it awaits would belong to another loop.
+        TypeError: Under ``sync`` it returned an awaitable: that would belong to another loop.
     """
-    is_async = inspect.iscoroutinefunction(compute) or inspect.iscoroutinefunction(
-        getattr(compute, "__call__", None)  # noqa: B004  an object with an async __call__
-    )
-    if is_inline():
-        if is_async:
-            raise TypeError(
-                "under .sync the computation must be a plain function, not a coroutine function"
-            )
-        with not_inline():
-            result = compute() if executor is None else executor.submit(compute).result()
+    if is_sync():
+        result = await in_calling_thread(_call_plain, compute, executor)
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
-            raise TypeError("under .sync the computation must return its value, not an awaitable")
+            raise TypeError("compute must return its value under .sync, not an awaitable")
         return result
-    if is_async:
+    if _is_async(compute):
         return await compute()
     loop = asyncio.get_running_loop()
     if executor is None or isinstance(executor, concurrent.futures.ThreadPoolExecutor):
         context = contextvars.copy_context()
 
         def work() -> Any:
-            return context.run(_without_stop, compute)
+            return context.run(without_stop, compute)
 
         result = await loop.run_in_executor(executor, work)
     else:  # a context does not travel to another process
-        result = await loop.run_in_executor(executor, _without_stop, compute)
+        result = await loop.run_in_executor(executor, without_stop, compute)
     return await result if inspect.isawaitable(result) else result
 
 
-def _without_stop(compute: Callable[[], Any]) -> Any:
-    """Call ``compute``; a ``StopIteration``, which no future can carry, becomes a ``RuntimeError``
-    as it would in a coroutine.
-    """
-    try:
-        return compute()
-    except StopIteration as error:
-        raise RuntimeError("the computation raised StopIteration") from error
+def _call_plain(compute: Callable[[], Any], executor: Executor | None) -> Any:
+    return compute() if executor is None else executor.submit(compute).result()

@@ -11,14 +11,14 @@ import dataclasses
 import difflib
 import functools
 import os
-import warnings
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cogcache._types import Duration, duration_seconds
-from cogcache.exceptions import CogcacheWarning, ConfigError
+from cogcache.exceptions import ConfigError, warn
 
 SMALLEST_SIZE_MB = 17
 LARGEST_SIZE_MB = 1e12  # an exabyte
@@ -27,6 +27,8 @@ POLICIES = ("lru", "lfu", "fifo", "cost")
 WRITE_MODES = ("through", "behind", "off")
 _FORMATS = ("pickle", "json", "msgpack")
 
+Compression = bool | Literal["auto"]
+
 _ConfigType = TypeVar("_ConfigType")
 
 
@@ -34,9 +36,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """A hint for an unknown name: ``"; did you mean 'x'?"``, or the choices when nothing is
     near.
     """
-    choices = sorted(known)
-    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
+    choices = {choice.casefold(): choice for choice in sorted(known)}
+    close = difflib.get_close_matches(str(name).casefold(), choices, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {choices[close[0]]!r}?"
+    return f"; known: {', '.join(choices.values())}"
 
 
 def choice(value: object, field_name: str, known: Sequence[str]) -> None:
@@ -78,6 +82,11 @@ def whole(value: object, field_name: str, *, least: int = 0, most: int = 1 << 32
 def _flag(value: object, field_name: str) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"{field_name} must be True or False, not {value!r}")
+
+
+def _compression(value: object) -> None:
+    if not isinstance(value, bool) and value != "auto":
+        raise ConfigError(f"enable_compression must be True, False or 'auto', not {value!r}")
 
 
 def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
@@ -138,6 +147,9 @@ class BackendConfig:
         enabled: A disabled tier is skipped.
         priority: Lower numbers are asked first; equal ones keep the order of the list.
         enable_compression: ``None`` takes the manager's setting.
+        compress_arrays: Store arrays transposed by bytes and bits and compressed: smaller where
+            neighbours are alike (masks, positions, quantised values), hardly for embeddings. They
+            are then decompressed at every hit instead of mapped.
         serialization_format: Accepted for older configurations; there is one codec, so it has no
             effect.
         write_mode: ``"through"`` writes to the tier before a put is done, ``"behind"`` after it,
@@ -151,7 +163,8 @@ class BackendConfig:
     backend_type: str = ""
     enabled: bool = True
     priority: int = 0
-    enable_compression: bool | None = None
+    enable_compression: Compression | None = None
+    compress_arrays: bool = False
     serialization_format: str | None = None
     write_mode: str = "through"
     required: bool = False
@@ -165,7 +178,8 @@ class BackendConfig:
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise ConfigError(f"priority must be a whole number, not {self.priority!r}")
         if self.enable_compression is not None:
-            _flag(self.enable_compression, "enable_compression")
+            _compression(self.enable_compression)
+        _flag(self.compress_arrays, "compress_arrays")
         note_serialization_format(self.serialization_format)
         choice(self.write_mode, "write_mode", WRITE_MODES)
         _flag(self.required, "required")
@@ -210,8 +224,8 @@ class FilesystemCacheConfig(_WithPolicy):
             byte and age).
         priority: See ``BackendConfig``.
         shared: ``"group"`` shares the directory with its group (modes 02770 and 0660).
-        read_only: ``True`` never writes, ``"auto"`` only reads where it cannot write, ``False``
-            refuses to start there.
+        read_only: ``True`` never writes, ``"auto"`` only reads where it cannot write and misses
+            where there is nothing to read until there is, ``False`` refuses to start there.
         min_free_mb: Free space that stays on the file system; ``None`` is the smaller of 5 % and 2
             GiB.
         max_files: Number of entries, soft by the writes in flight; ``None`` is no limit.
@@ -231,7 +245,8 @@ class FilesystemCacheConfig(_WithPolicy):
     eviction_policy: str = "lru"
     priority: int = 0
     enabled: bool = field(default=True, kw_only=True)
-    enable_compression: bool | None = field(default=None, kw_only=True)
+    enable_compression: Compression | None = field(default=None, kw_only=True)
+    compress_arrays: bool = field(default=False, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
     shared: Literal[False, "group"] = field(default=False, kw_only=True)
     read_only: bool | Literal["auto"] = field(default=False, kw_only=True)
@@ -261,7 +276,7 @@ class FilesystemCacheConfig(_WithPolicy):
         choice(self.eviction_policy, "eviction_policy", POLICIES)
         if self.shared is not False and self.shared != "group":
             raise ConfigError(f"shared must be False or 'group', not {self.shared!r}")
-        if self.read_only not in (True, False, "auto"):
+        if not isinstance(self.read_only, bool) and self.read_only != "auto":
             raise ConfigError(f"read_only must be True, False or 'auto', not {self.read_only!r}")
         number(self.min_free_mb, "min_free_mb", none=True)
         whole(self.max_files, "max_files", least=1)
@@ -273,8 +288,25 @@ class FilesystemCacheConfig(_WithPolicy):
 
     @property
     def expanded_path(self) -> str:
-        """``base_path`` with ``~`` and variables expanded."""
-        return os.path.expandvars(os.path.expanduser(os.fspath(self.base_path)))
+        """``base_path`` with ``~`` and variables expanded.
+
+        Raises:
+            ConfigError: It names a user or a variable that does not exist here.
+        """
+        given = os.fspath(self.base_path)
+        path = os.path.expanduser(given)
+        unknown = [path.partition("/")[0]] if path.startswith("~") else []
+        unknown += [
+            variable[0]
+            for variable in re.finditer(r"\$(\w+|\{[^}]*\})", path)
+            if variable[1].strip("{}") not in os.environ
+        ]
+        if unknown:
+            raise ConfigError(
+                f"base_path {given}: there is no {unknown[0]} here; set it, or choose another "
+                f"directory"
+            )
+        return os.path.expandvars(path)
 
 
 @_strict
@@ -301,7 +333,8 @@ class MemoryCacheConfig(_WithPolicy):
     max_size_mb: float = 256
     priority: int = 0
     enabled: bool = field(default=True, kw_only=True)
-    enable_compression: bool | None = field(default=None, kw_only=True)
+    enable_compression: Compression | None = field(default=None, kw_only=True)
+    compress_arrays: bool = field(default=False, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -347,7 +380,8 @@ class S3CacheConfig(_WithPolicy):
     session_token: str | None = field(default=None, repr=False, kw_only=True)
     profile: str | None = field(default=None, kw_only=True)
     enabled: bool = field(default=True, kw_only=True)
-    enable_compression: bool | None = field(default=None, kw_only=True)
+    enable_compression: Compression | None = field(default=None, kw_only=True)
+    compress_arrays: bool = field(default=False, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -448,7 +482,12 @@ class CacheConfig:
         default_ttl: Life of an entry whose set names none; ``None`` and 0 mean that it never
             expires.
         enable_stats: Count hits, misses, sets and deletes.
-        enable_compression: For tiers that do not say otherwise.
+        enable_compression: For tiers that do not say otherwise. Whether documents (metadata,
+            transcripts, descriptions, text, bytes) are compressed when stored: ``False`` never,
+            ``True`` wherever that saves at least 5 %, ``"auto"`` wherever the bytes travel: in a
+            cache with a remote tier all documents, in a local one only those of 2 MiB and more.
+            Pictures and arrays are stored as they are. Entries of every kind stay readable,
+            whatever the setting.
         serialization_format: Accepted for older configurations; there is one codec, so it has no
             effect.
     """
@@ -456,7 +495,7 @@ class CacheConfig:
     backends: Sequence[BackendConfig | Mapping[str, Any]]
     default_ttl: Duration | None = 3600
     enable_stats: bool = True
-    enable_compression: bool = True
+    enable_compression: Compression = "auto"
     serialization_format: str | None = None
 
     def __post_init__(self) -> None:
@@ -470,7 +509,7 @@ class CacheConfig:
         if self.default_ttl is not None:
             duration_seconds(self.default_ttl, "default_ttl")
         _flag(self.enable_stats, "enable_stats")
-        _flag(self.enable_compression, "enable_compression")
+        _compression(self.enable_compression)
         note_serialization_format(self.serialization_format)
 
     @classmethod
@@ -492,11 +531,9 @@ def note_serialization_format(value: object) -> None:
     choice(value, "serialization_format", _FORMATS)
     if not _format_noted:
         _format_noted = True
-        warnings.warn(
+        warn(
             f"serialization_format={value!r} has no effect: cogcache stores every value with its "
-            f"one codec, without pickle",
-            CogcacheWarning,
-            stacklevel=5,
+            f"one codec, without pickle"
         )
 
 
@@ -513,9 +550,5 @@ def known_options(
             kept[name] = value
         elif name not in ignored:
             hint = nearest(name, {*names, *getattr(cls, "ALIASES", ())})
-            warnings.warn(
-                f"{cls.__name__}: unknown option {name!r} is ignored{hint}",
-                CogcacheWarning,
-                stacklevel=3,
-            )
+            warn(f"{cls.__name__}: unknown option {name!r} is ignored{hint}")
     return kept

@@ -25,6 +25,9 @@ with a reason, and is counted.
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 __all__ = [
     "ClosedError",
     "CogcacheError",
@@ -91,3 +94,15 @@ class IncompleteError(CogcacheError, OSError):
 
 class CogcacheWarning(UserWarning):
     """Something is probably not as meant, yet the call went on."""
+
+
+def warn(message: str) -> None:
+    """Give a ``CogcacheWarning`` that names the line which called into this package, however deep
+    inside it the reason was found.
+    """
+    level = 1
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("cogcache."):
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, CogcacheWarning, stacklevel=level)

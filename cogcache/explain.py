@@ -4,6 +4,7 @@ differ in.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 NEAREST_SHOWN = 3
 ENTRIES_COMPARED = 10_000  # of one source; beyond that "nearest" means nearest of these
+_KINDS_WITH_URI = ("stat", "absent", "etag", "opaque")  # others stand for content wherever it lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,27 +130,45 @@ async def _answer(tier: CacheBackend, key: Key) -> TierAnswer:
 async def _nearest(
     manager: CacheManager, key: Key, source: SourceRef, artifact: str
 ) -> tuple[NearEntry, ...]:
+    near = await _compared(
+        manager,
+        key,
+        source.uri_hash,
+        lambda entry, other: entry.meta.get(META_ARTIFACT) == artifact and _is_of(entry, source),
+    )
+    if not near and source.kind not in _KINDS_WITH_URI:
+        # The same content may be known by another name: the index finds names, so look at all.
+        near = await _compared(
+            manager,
+            key,
+            0,
+            lambda entry, other: other.artifact == artifact and other.source == key.source,
+        )
+    ranked = sorted(near, key=lambda one: (len(one.differences), -one.created))
+    return tuple(ranked[:NEAREST_SHOWN])
+
+
+async def _compared(
+    manager: CacheManager, key: Key, uri_hash: int, meant: Callable[[_core.Entry, Key], bool]
+) -> Collection[NearEntry]:
+    """What differs in the entries of a URI (0 = of all) that are ``meant``."""
     near: dict[bytes, NearEntry] = {}
     compared = 0
     for tier in manager.backends:
         try:
-            async for entry in tier.scan(source.uri_hash):
+            async for entry in tier.scan(uri_hash):
                 compared += 1
                 if compared > ENTRIES_COMPARED:
                     break
-                if entry.meta.get(META_ARTIFACT) == artifact and _is_of(entry, source):
-                    other = Key.from_encoded(entry.key)
-                    differences = tuple(key.diff(other))
-                    if differences:
-                        near[entry.key] = NearEntry(
-                            str(other), differences, entry.created_ms / 1000
-                        )
+                other = Key.from_encoded(entry.key)
+                differences = tuple(key.diff(other)) if meant(entry, other) else ()
+                if differences:
+                    near[entry.key] = NearEntry(str(other), differences, entry.created_ms / 1000)
         except Exception:  # noqa: S112
             continue  # the tier's own answer says that it is unavailable
-    ranked = sorted(near.values(), key=lambda one: (len(one.differences), -one.created))
-    return tuple(ranked[:NEAREST_SHOWN])
+    return near.values()
 
 
 def _is_of(entry: _core.Entry, source: SourceRef) -> bool:
     identity = entry.meta.get(META_SOURCE) or []
-    return source.uri in identity or source.kind not in ("stat", "absent", "etag")
+    return source.uri in identity or source.kind not in _KINDS_WITH_URI

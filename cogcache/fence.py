@@ -14,6 +14,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from cogcache._fork import renew_after_fork
+
 if TYPE_CHECKING:
     from cogcache._identity import SourceRef
 
@@ -41,6 +43,11 @@ class MissFence:
             raise ValueError(f"max_uris is at least 1, not {max_uris}")
         self.max_uris = max_uris
         self._missed: OrderedDict[str, _Missed] = OrderedDict()
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Another thread of the parent may have been inside."""
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cogcache import images as pictures
+from cogcache._arguments import checked_frame_ids
 from cogcache._core import Entry
 from cogcache.codecs import FramePart, FrameRef, stored_form
 from cogcache.exceptions import ValueTypeError
@@ -123,7 +124,7 @@ class Frames(Mapping[str, Any]):
     ) -> dict[str, Any]:
         """The same as ``decode``, for programs without an event loop: waits for the result."""
         _check_channels(channels)
-        frames = [self._find(frame_id) for frame_id in (self if ids is None else ids)]
+        frames = [self._find(one) for one in (self if ids is None else checked_frame_ids(ids))]
         found = _in_threads(lambda frame: self._picture(frame, channels), frames, threads)
         return {str(frame.id): picture for frame, picture in zip(frames, found, strict=True)}
 
@@ -268,14 +269,16 @@ class _Stored:
 def frame_ids(metadata: Any) -> list[FrameId] | None:
     """The ids that keyframe metadata gives its frames: frame_id, else frame_number, else the index.
 
-    ``None`` where the metadata has no list ``keyframes``.
+    The metadata is that list of mappings, or has it as ``keyframes``; else ``None``.
 
     Raises:
         ValueError: An id that is neither int nor text, or two of one text.
     """
-    listed = metadata.get("keyframes") if isinstance(metadata, Mapping) else None
+    listed = metadata.get("keyframes") if isinstance(metadata, Mapping) else metadata
     if not isinstance(listed, list | tuple):
         return None
+    if listed is metadata and not all(isinstance(frame, Mapping) for frame in listed):
+        return None  # no list of keyframes
     ids: list[FrameId] = []
     for index, frame in enumerate(listed):
         given = frame if isinstance(frame, Mapping) else {}
@@ -324,7 +327,8 @@ def make_bundle(
     """Bring frames into the form in which they are stored. Reads files, encodes: not for the loop.
 
     Args:
-        metadata: Any value; where it has a list ``keyframes``, the images must match its ids.
+        metadata: Any value; where it is a list of keyframes, or has one as ``keyframes``, the
+            images must match its ids.
         images: By id, or in the order of the metadata: bytes and paths are stored untouched,
             uint8 arrays of 1 or 3 channels and RGB or L PIL images by ``image_codec``, all others
             without loss. ``Frames`` are taken as they are stored.
@@ -423,13 +427,20 @@ def _file_bytes(frame_id: FrameId, path: str | os.PathLike[str]) -> bytes:
     except FileNotFoundError as error:
         text = f"frame {frame_id!r}: no such file"
         raise FileNotFoundError(error.errno, text, os.fspath(path)) from error
+    except OSError as error:  # a directory, no permission: the class follows from the number
+        text = f"frame {frame_id!r}: {error.strerror}"
+        raise OSError(error.errno, text, os.fspath(path)) from error
+    except ValueError as error:
+        raise ValueError(f"frame {frame_id!r}: {error}") from error
 
 
 def _in_threads(work: Callable[[T], R], items: Sequence[T], threads: int | None) -> list[R]:
     """``work`` on each item, in order; Pillow and file reads release the GIL."""
-    count = min(threads or THREADS, len(items))
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
+        raise TypeError(f"threads must be a whole number, not {threads!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: {threads}; at least 1 is needed")
+    count = min(threads or THREADS, len(items))
     if count <= 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(count, thread_name_prefix="cogcache-frames") as pool:

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 from cogcache._fork import renew_after_fork
-from cogcache._inline import is_inline
+from cogcache._inline import is_inline, waiting_loop
 from cogcache.exceptions import RecursiveComputeError
 
 _T = TypeVar("_T")
@@ -80,9 +80,9 @@ class Flights(Generic[_T]):
             flight, leads = self._join(key)
             try:
                 with _waiting(flight):
+                    if not leads and flight.loop is not None and flight.loop is waiting_loop():
+                        return await work(), True  # blocking this thread would block the leader
                     if is_inline():
-                        if not leads and flight.loop is not None and flight.loop is _running_loop():
-                            return await work(), True  # blocking this thread would block the leader
                         if leads:
                             outside = _computing.get()
                             try:
@@ -207,13 +207,6 @@ def _reaches(starts: Iterable[_Flight[Any]], goals: tuple[_Flight[Any], ...]) ->
             return True
         ahead += flight.waits_for
     return False
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _being_cancelled() -> bool:

@@ -152,7 +152,11 @@ class Key:
     ) -> None:
         origin = None
         if not isinstance(source, bytes):
+            if not isinstance(getattr(source, "fingerprint", None), bytes):
+                raise TypeError(f"source is a SourceRef or 16 bytes, not {type(source).__name__}")
             origin, source = source, source.fingerprint
+        if params is not None and not isinstance(params, Mapping):
+            raise TypeError(f"params is a mapping, not {type(params).__name__}")
         folded: dict[tuple[str | int, ...], bytes] = {}
         profile = "" if profile is None else profile
         encoded = _core.encode_key(

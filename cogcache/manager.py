@@ -6,14 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
 from cogcache import _bridge, _core
-from cogcache._arguments import check_kept, checked_tags, load_options, milliseconds
+from cogcache._arguments import (
+    check_kept,
+    checked_content_type,
+    checked_keys,
+    checked_tags,
+    load_options,
+    milliseconds,
+)
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_ms, duration_seconds
 from cogcache.backends.base import (
@@ -26,6 +32,7 @@ from cogcache.backends.base import (
     META_USER,
     CacheBackend,
     CacheBackendRegistry,
+    DraftKind,
     KeyPattern,
     describe_entry,
 )
@@ -34,10 +41,11 @@ from cogcache.backends.memory import MemoryCacheBackend
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
 from cogcache.config import CacheConfig
-from cogcache.exceptions import ClosedError, CogcacheWarning, ConfigError
+from cogcache.exceptions import ClosedError, ConfigError, warn
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.reader import Reader
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
+from cogcache.usage import usage_of
 
 _T = TypeVar("_T")
 
@@ -54,7 +62,7 @@ INLINE_STREAK = 48
 BATCH_ITEMS = 64
 BATCH_BYTES = 64 << 20
 
-_Drafts = dict[tuple[bool, bool], _core.Draft | _core.Image]
+_Drafts = dict[DraftKind, _core.Draft | _core.Image]
 
 _MISS: Any = type("_Miss", (), {"__repr__": lambda self: "<miss>"})()
 _SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()
@@ -247,8 +255,8 @@ class CacheManager:
         ttl_ms = duration_ms(ttl, self.default_ttl_ms)
         if metadata is not None and not isinstance(metadata, Mapping):
             raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
-        if content_type is not None and not isinstance(content_type, str):
-            raise TypeError(f"content_type must be a string, not {type(content_type).__name__}")
+        if content_type is not None:
+            content_type = checked_content_type(content_type)
         if encoded is None:
             return StoreResult(False, "bad-key")
         meta = dict(context.meta or {})
@@ -308,9 +316,7 @@ class CacheManager:
         """The values of those ``keys`` that are there, in their order; one call for a whole
         batch.
         """
-        if isinstance(keys, str | bytes | Key):
-            raise TypeError(f"keys must be several keys, not one {type(keys).__name__}")
-        wanted = list(dict.fromkeys(keys))
+        wanted = checked_keys(keys)
         encoded = {key: self._encoded(key) for key in wanted}
         batch = [e for key, e in encoded.items() if e is not None and not _needs_comparing(key)]
         answered: list[Any] = []
@@ -601,6 +607,17 @@ class CacheManager:
             "backends": named,
         }
 
+    async def usage(self) -> dict[str, Any]:
+        """What is stored: ``{"entries", "stored_bytes", "raw_bytes", "profiles": {...},
+        "artifacts": {...}, "tags": {...}}``, each group with the same three numbers.
+
+        Keys of your own count as profile and artifact ``""``. An entry with several tags counts
+        under each, one in several tiers in each of them. Opens every entry, without reading its
+        value: for a look now and then.
+        """
+        self._check_open()
+        return await usage_of(self.backends)
+
     async def aclose(self, timeout: float = 10) -> None:
         """Finish what is under way (at most ``timeout`` seconds) and close every tier. May be
         called twice.
@@ -639,11 +656,7 @@ class CacheManager:
                 raise
         if not self._bad_key_noted:
             self._bad_key_noted = True
-            warnings.warn(
-                "a key with a NUL character is never stored (bad-key)",
-                CogcacheWarning,
-                stacklevel=3,
-            )
+            warn("a key with a NUL character is never stored (bad-key)")
         return None
 
     def _check_open(self) -> None:

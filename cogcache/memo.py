@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from cogcache import _core
+from cogcache._fork import renew_after_fork
 
 __all__ = ["DigestMemo"]
 
@@ -42,8 +43,7 @@ class DigestMemo:
     """Content digests by file, kept in one file and in memory.
 
     Every fault of the file (missing, foreign, damaged, not writable) is a memo that knows less;
-    none
-    is ever raised. Safe from many threads and many processes; what one records, others find.
+    none is ever raised. Safe from many threads and many processes; what one records, others find.
 
     Args:
         path: the memo file; its directory must exist to be written to.
@@ -59,6 +59,12 @@ class DigestMemo:
         self._file: tuple[int, int] | None = None  # device and inode of what was read
         self._read = 0  # bytes of it that were read
         self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Another thread of the parent may have been inside: what it had half read is read anew."""
+        self._lock = threading.Lock()
+        self._file, self._read = None, 0
 
     @classmethod
     def for_root(cls, base_path: str | os.PathLike[str] | None) -> DigestMemo:

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, overload
 
+from cogcache._arguments import checked_times
 from cogcache._types import Duration
 from cogcache.keys import Key, Keyframes
-from cogcache.sources import Source, SourceUnavailableError
+from cogcache.sources import Source
 from cogcache.verbs import ArtifactVerbs
-from cogcache.video import VideoArtifacts, VideoCache, stem_of
+from cogcache.video import VideoArtifacts, VideoCache
 
 _T = TypeVar("_T")
 
@@ -65,8 +66,8 @@ class PipelineArtifactCache(ArtifactVerbs):
             missing: For a file that is gone: ``"latest"`` means the newest generation that the
                 cache knows.
 
-        Raises:
-            OSError: The source exists and cannot be looked at.
+        A source that exists and cannot be looked at raises nothing: whatever is asked of it is a
+        miss, and nothing is stored, with the reason ``source-unreadable``.
         """
         if missing not in ("uri", "latest"):
             raise ValueError(f"missing must be 'uri' or 'latest', not {missing!r}")
@@ -526,13 +527,16 @@ class PipelineArtifactCache(ArtifactVerbs):
         Raises:
             ValueError: As many frames as timestamps are needed.
         """
-        if len(frames) != len(timestamps):
-            raise ValueError(f"timestamps: {len(timestamps)} of them for {len(frames)} frames")
+        times = checked_times(timestamps)
+        if isinstance(frames, str | bytes) or not isinstance(frames, Sequence):
+            raise TypeError(f"frames must be a list of pictures, not {type(frames).__name__}")
+        if len(frames) != len(times):
+            raise ValueError(f"timestamps: {len(times)} of them for {len(frames)} frames")
         metadata = {
             "segment_id": segment_id,
             "start_time": start_time,
             "end_time": end_time,
-            "timestamps": list(timestamps),
+            "timestamps": times,
             "num_frames": len(frames),
             "sampling_fps": sampling_fps,
             "max_frames": max_frames,
@@ -666,9 +670,5 @@ class PipelineArtifactCache(ArtifactVerbs):
         Raises:
             ValueError: An unknown keyframe strategy, or embeddings without ``embedding_model``.
         """
-        try:
-            video = await self.video(video_path, pipeline_config)
-        except SourceUnavailableError as error:
-            self._note_unreadable(video_path, error)
-            return VideoArtifacts(stem_of(video_path))
+        video = await self.video(video_path, pipeline_config)
         return await video.get_all_artifacts(load=load)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,18 @@ class Reader:
             f"the value is not bytes, so a part must be named; it has: {', '.join(parts) or 'none'}"
         )
 
+    def _range(self, start: Any, stop: Any) -> tuple[int, int]:
+        ends: list[int] = []
+        for name, at in (("start", start), ("stop", self.size if stop is None else stop)):
+            if isinstance(at, bool) or not hasattr(at, "__index__"):
+                raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
+            ends.append(operator.index(at))
+        if not 0 <= ends[0] <= ends[1] <= self.size:
+            raise ValueError(
+                f"the range {ends[0]}..{ends[1]} does not lie within the part's {self.size} bytes"
+            )
+        return ends[0], ends[1]
+
     async def read(self, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes ``start`` to ``stop`` (half open, within the size); every chunk is verified before
         any byte is given out.
@@ -90,14 +103,7 @@ class Reader:
             ValueError: The range does not lie within ``size``.
             IncompleteError: The stored bytes are damaged or cannot be read now. (An ``OSError``.)
         """
-        end = self.size if stop is None else stop
-        for name, at in (("start", start), ("stop", end)):
-            if isinstance(at, bool) or not isinstance(at, int):
-                raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
-        if not 0 <= start <= end <= self.size:
-            raise ValueError(
-                f"the range {start}..{end} does not lie within the part's {self.size} bytes"
-            )
+        start, end = self._range(start, stop)
         if self._inline is not None:
             return self._inline[start:end]
         try:
@@ -108,10 +114,7 @@ class Reader:
 
     async def stream(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """The same range in pieces of at most 1 MiB, in order."""
-        end = self.size if stop is None else stop
-        if not 0 <= start <= end <= self.size:
-            await self.read(start, end)  # says what is wrong
-        at = start
+        at, end = self._range(start, stop)
         while at < end:
             piece = await self.read(at, min(at + STREAM_PIECE, end))
             at += len(piece)

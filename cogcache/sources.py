@@ -36,6 +36,7 @@ __all__ = [
     "changed_async",
     "file_digest",
     "settle_async",
+    "unreadable",
 ]
 
 T = TypeVar("T")
@@ -316,6 +317,18 @@ def file_digest(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> st
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{os.fsdecode(name)} is no regular file")
     return content_digest(SYSTEM, name, found, no_beat).hex()
+
+
+def unreadable(source: SourcePath, *, system: System = SYSTEM) -> SourceRef:
+    """What stands for a source that ``capture`` could not look at: its URI by name alone, and an
+    identity that no other look shares.
+    """
+    place = place_of(source)
+    uri = place.uri
+    if uri is None:
+        assert place.path is not None
+        uri = file_uri(os.path.normpath(place.path))
+    return SourceRef(uri, "unreadable", captured_ns=system.now_ns(), path=place.path)
 
 
 async def capture_async(

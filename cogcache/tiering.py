@@ -187,6 +187,9 @@ def make_tiers(config: CacheConfig) -> list[CacheBackend]:
             "backends: no enabled tier is configured; a cache without one would never hit"
         )
     made.sort(key=lambda tier: tier.priority)
+    remote = any(tier.is_remote for tier in made)
+    for tier in made:
+        tier.beside_remote = remote
     names: dict[str, int] = {}
     for tier in made:
         names[tier.name] = names.get(tier.name, 0) + 1

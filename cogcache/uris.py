@@ -128,6 +128,16 @@ def _absolute(path: bytes) -> bytes:
     return path if path.startswith(b"/") else os.path.join(os.getcwdb(), path)
 
 
+def _can_be_encoded(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def place_of(source: SourcePath) -> Place:
     """Tell what kind of place a source names.
 
@@ -141,6 +151,8 @@ def place_of(source: SourcePath) -> Place:
         FileNotFoundError: a relative path, and the working directory is gone.
     """
     if isinstance(source, str):
+        if not _can_be_encoded(source):
+            raise ValueError("the name of a source holds a lone surrogate that stands for no byte")
         if "://" not in source:
             return Place(None, _absolute(os.fsencode(source)))
         text = source
@@ -159,7 +171,6 @@ def place_of(source: SourcePath) -> Place:
     if scheme.lower() != "file" or authority.lower() not in ("", "localhost"):
         if "\0" in text:
             raise ValueError("the URI of a source holds a NUL character")
-        text.encode("utf-8", "surrogateescape")  # other lone surrogates: UnicodeEncodeError
         return Place(opaque_uri(scheme, authority, rest))
     literal = os.fsencode(rest)
     decoded = unquote_to_bytes(literal)

@@ -26,8 +26,14 @@ from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
 from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, key_params
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE
-from cogcache.computing import Gate, Recipe, call_compute, own_copy
-from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig, S3CacheConfig
+from cogcache.computing import Gate, Recipe, own_copy
+from cogcache.config import (
+    BackendConfig,
+    CacheConfig,
+    FilesystemCacheConfig,
+    S3CacheConfig,
+    nearest,
+)
 from cogcache.exceptions import ConfigError
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
@@ -44,6 +50,7 @@ from cogcache.sources import (
     changed_async,
     check_arguments,
     settle_async,
+    unreadable,
 )
 
 logger = logging.getLogger("cogcache")
@@ -54,7 +61,8 @@ Identity = Literal["stat", "content", "sampled", "sha256"]
 IDENTITIES = ("stat", "content", "sampled", "sha256")
 
 # Arguments of the generic verbs that say how to load or store, not what the artifact is.
-_FRAMED = ("keyframes", "segment_frames")
+Framed = Literal["keyframes", "segment_frames"]
+_FRAMED: tuple[Framed, ...] = ("keyframes", "segment_frames")
 _LOAD_OPTIONS = {
     "load_images": _FRAMED,
     "frames": _FRAMED,
@@ -80,11 +88,10 @@ class _Request:
         """What was asked for, whatever the source is by now."""
         return self.artifact.name, _core.encode_key_value(self.params)
 
-
-class _UnreadableError(SourceUnavailableError):
-    """The source exists but cannot be looked at now."""
-
-    reason = "source-unreadable"
+    @property
+    def is_readable(self) -> bool:
+        """Whether the source could be looked at; else nothing of it is looked up or stored."""
+        return self.source.kind != "unreadable"
 
 
 class ArtifactVerbs:
@@ -154,20 +161,14 @@ class ArtifactVerbs:
     async def key(self, artifact: str, video_path: Source, /, **named: Any) -> Key:
         """The key of an artifact; for use as ``keyframes=`` or ``inputs=``, or with the manager.
 
-        Raises:
-            OSError: The source exists and cannot be looked at.
+        The key of a source that cannot be looked at now matches nothing.
         """
         return (await self._request(artifact, video_path, named)).key
 
     async def lookup(self, artifact: str, video_path: Source, /, **named: Any) -> Lookup:
         """``get_<artifact>`` with everything that is known about the answer."""
         load = _taken_load_options(artifact, named)
-        try:
-            request = await self._request(artifact, video_path, named)
-        except _UnreadableError as error:
-            self._count(artifact, "misses")
-            return Lookup(False, reason=error.reason)
-        return await self._look(request, load)
+        return await self._look(await self._request(artifact, video_path, named), load)
 
     async def store(
         self, artifact: str, video_path: Source, value: Any, /, **named: Any
@@ -179,10 +180,9 @@ class ArtifactVerbs:
         options = {name: named.pop(name) for name in _STORE_OPTIONS if name in named}
         if "channels" in options and artifact not in _FRAMED:
             raise TypeError(f"{artifact}: channels is for {' and '.join(_FRAMED)} only")
-        try:
-            request = await self._request(artifact, video_path, named)
-        except _UnreadableError as error:
-            return StoreResult(False, error.reason)
+        request = await self._request(artifact, video_path, named)
+        if not request.is_readable:
+            return self._refused(artifact, "source-unreadable")
         if request.artifact.failed(_metadata_of(artifact, value)):
             return self._refused(artifact, "failed-result")
         if not request.pinned:
@@ -193,6 +193,26 @@ class ArtifactVerbs:
         channels = options.pop("channels", "bgr")
         bundle = await self._bundled(artifact, request.key.params, value, channels)
         return await self._keep(request, bundle, **options)
+
+    @overload  # frames come back in the form in which they are stored, not as they were computed
+    async def get_or_compute(
+        self,
+        artifact: Framed,
+        video_path: Source,
+        compute: Callable[[], Any],
+        /,
+        *,
+        gate: Gate | None = None,
+        refresh: bool = False,
+        strict: bool = False,
+        should_store: Callable[[Any], bool] | None = None,
+        executor: Executor | None = None,
+        ttl: Duration | None = None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str] = (),
+        channels: Literal["bgr", "rgb"] = "bgr",
+        **named: Any,
+    ) -> Any: ...
 
     @overload
     async def get_or_compute(
@@ -269,8 +289,9 @@ class ArtifactVerbs:
         stamp: int | None = None
 
         async def keep(value: Any, seconds: float) -> StoreResult:
-            if await self._changed_meanwhile(request):
-                return self._refused(artifact, "source-changed")
+            why_not = await self._why_not_filed(request)
+            if why_not is not None:
+                return self._refused(artifact, why_not)
             seconds = seconds if cost_seconds is None else cost_seconds
             return await self._keep(
                 request, value, ttl=ttl, cost_seconds=seconds, tags=tags, stamp=stamp
@@ -298,14 +319,7 @@ class ArtifactVerbs:
             share=lambda value: value if isinstance(value, Bundle) else own_copy(value),
             hand_out=lambda value: _handed_out(artifact, value, load),
         )
-        try:
-            request = await self._request(artifact, video_path, named)
-        except _UnreadableError:
-            self._count(artifact, "misses")
-            value = await call_compute(compute, executor)
-            return _handed_out(
-                artifact, await self._bundled(artifact, named, value, channels), load
-            )
+        request = await self._request(artifact, video_path, named)
         if not refresh:
             found = await self._look(request, load)
             if found.hit:
@@ -318,10 +332,9 @@ class ArtifactVerbs:
         differ in.
         """
         _taken_load_options(artifact, named)
-        try:
-            request = await self._request(artifact, video_path, named)
-        except _UnreadableError as error:
-            return Explanation(None, artifact, str(video_path), error.reason, (), ())
+        request = await self._request(artifact, video_path, named)
+        if not request.is_readable:
+            return Explanation(None, artifact, request.source.uri, "source-unreadable", (), ())
         return await explain_miss(self.cache, request.key, request.source, artifact)
 
     # --- all of a source, and about itself --------------------------------------------------------
@@ -377,9 +390,13 @@ class ArtifactVerbs:
             check_arguments(self.identity, source_id, etag, video_path)
             return video_path
         named: dict[str, Any] = {"source_id": source_id, "etag": etag, "memo": self._digest_memo()}
-        if is_inline():
-            return capture(video_path, self.identity, **named)
-        return await capture_async(video_path, self.identity, **named)
+        try:
+            if is_inline():
+                return capture(video_path, self.identity, **named)
+            return await capture_async(video_path, self.identity, **named)
+        except SourceUnavailableError as error:
+            self._note_unreadable(video_path, error)
+            return unreadable(video_path)
 
     def _digest_memo(self) -> DigestMemo | None:
         if not self.memo or self.identity == "stat":
@@ -395,13 +412,7 @@ class ArtifactVerbs:
 
     async def _request(self, name: str, video_path: Source, named: Mapping[str, Any]) -> _Request:
         artifact = artifact_of(name)
-        try:
-            source = await self._capture(video_path)
-        except FileNotFoundError:
-            raise  # the working directory is gone: nothing relative can be meant
-        except OSError as error:
-            self._note_unreadable(video_path, error)
-            raise _UnreadableError(str(error)) from error
+        source = await self._capture(video_path)
 
         def parent(arguments: Mapping[str, Any]) -> Key:
             return self._key(source, "keyframes", key_params("keyframes", arguments, parent))
@@ -416,6 +427,10 @@ class ArtifactVerbs:
     async def _look(
         self, request: _Request, load: Mapping[str, Any], *, again: bool = False
     ) -> Lookup:
+        if not request.is_readable:
+            if not again:
+                self._count(request.artifact.name, "misses")
+            return Lookup(False, reason="source-unreadable")
         options, pick = _load_options(request.artifact.name, load)
         ask = self.cache.look_again if again else self.cache.lookup
         found = await ask(request.key, **options)
@@ -428,7 +443,7 @@ class ArtifactVerbs:
                     counts["hits"] += 1
                     counts["hit_bytes"] += found.stored_bytes
                     counts["seconds_saved"] += found.seconds_saved
-                return dataclasses.replace(found, value=value)
+                return found if value is found.value else dataclasses.replace(found, value=value)
             found = Lookup(False, reason="no-images")
         elif request.source.kind == "absent" and found.reason == "absent":
             found = Lookup(False, reason="source-missing")
@@ -470,7 +485,11 @@ class ArtifactVerbs:
         stamp: int | None = None,
     ) -> StoreResult:
         source = request.source
-        if not (source.settle() if is_inline() else await settle_async(source)):
+        try:
+            settled = source.settle() if is_inline() else await settle_async(source)
+        except SourceUnavailableError:
+            return self._refused(request.artifact.name, "source-unreadable")
+        if not settled:
             return self._refused(request.artifact.name, "source-changed")
         stamp = self._stamp(request) if stamp is None else stamp
         tag = self._uri_tag(source)
@@ -503,9 +522,16 @@ class ArtifactVerbs:
         counts["stored_bytes"] += result.stored_bytes
         return result
 
-    async def _changed_meanwhile(self, request: _Request) -> bool:
+    async def _why_not_filed(self, request: _Request) -> str | None:
+        """Why what was computed of a source must not be filed under what it was, if so."""
         source = request.source
-        return source.changed() if is_inline() else await changed_async(source)
+        if not request.is_readable:
+            return "source-unreadable"
+        try:
+            changed = source.changed() if is_inline() else await changed_async(source)
+        except SourceUnavailableError:
+            return "source-unreadable"
+        return "source-changed" if changed else None
 
     async def _latest_generation(self, source: SourceRef) -> SourceRef:
         """The newest identity of a URI that the cache has entries of; the given one if there are
@@ -667,7 +693,13 @@ def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:
                 f"cogcache; known: a directory, file:///directory, s3://bucket/prefix, or a "
                 f"configuration"
             )
-        tier = unquote(rest.removeprefix("localhost"))
+        path = rest.removeprefix("localhost")
+        if not path.startswith("/") or "?" in path or "#" in path:
+            raise ConfigError(
+                f"tier {tier}: a file URL is file:///directory with nothing behind it; give a "
+                f"FilesystemCacheConfig for options"
+            )
+        tier = unquote(path)
     if isinstance(tier, str | os.PathLike):
         return FilesystemCacheConfig(base_path=tier, priority=priority)
     if dataclasses.is_dataclass(tier) and isinstance(tier, BackendConfig):
@@ -683,8 +715,8 @@ def _lives(ttl: Duration | Mapping[str, Duration]) -> dict[str, Duration]:
         return {"*": ttl}
     lives: dict[str, Duration] = {"*": 604800}
     for name, life in ttl.items():
-        if name != "*":
-            artifact_of(name)
+        if name != "*" and name not in ARTIFACTS:
+            raise ConfigError(f"ttl: unknown artifact {name!r}{nearest(name, (*ARTIFACTS, '*'))}")
         duration_seconds(life, f"ttl[{name!r}]")
         lives[name] = life
     return lives

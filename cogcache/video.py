@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
+from cogcache.config import nearest
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import SourceRef
 
 if TYPE_CHECKING:
     from cogcache.explain import Explanation
     from cogcache.pipeline import PipelineArtifactCache
+    from cogcache.verbs import Framed
 
 _T = TypeVar("_T")
 
@@ -167,6 +168,11 @@ class VideoCache:
     async def explain(self, artifact: str, /, **named: Any) -> Explanation:
         """See ``PipelineArtifactCache.explain``."""
         return await self.cache.explain(artifact, self.source, **self.arguments(artifact, named))
+
+    @overload
+    async def get_or_compute(
+        self, artifact: Framed, compute: Callable[[], Any], /, **named: Any
+    ) -> Any: ...
 
     @overload
     async def get_or_compute(
@@ -495,11 +501,13 @@ class VideoCache:
 
     async def get_all_artifacts(self, *, load: Iterable[str] | None = None) -> VideoArtifacts:
         """See ``PipelineArtifactCache.get_all_artifacts``."""
-        wanted = None if load is None else set(load)
-        unknown = (wanted or set()) - {artifact for _, artifact in _ENABLED_BY.values()}
-        if unknown:
-            known = ", ".join(artifact for _, artifact in _ENABLED_BY.values())
-            raise ValueError(f"load: unknown artifact {sorted(unknown)[0]!r}; known: {known}")
+        if isinstance(load, str | bytes) or not isinstance(load, Iterable | None):
+            raise TypeError(f"load must be several names of artifacts, not {load!r}")
+        known = [artifact for _, artifact in _ENABLED_BY.values()]
+        wanted = None if load is None else list(load)
+        for name in wanted or ():
+            if name not in known:
+                raise ValueError(f"load: unknown artifact {name!r}{nearest(name, known)}")
         enabled = [
             (field, artifact)
             for flag, (field, artifact) in _ENABLED_BY.items()
@@ -537,14 +545,6 @@ class VideoCache:
 
 def _given(named: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not FROM_CONFIG}
-
-
-def stem_of(path: object) -> str:
-    """The name of a file without its ending, whether or not it can be looked at."""
-    if isinstance(path, SourceRef):
-        return path.stem
-    name = os.path.basename(os.fsdecode(cast("str | bytes | os.PathLike[str]", path)))
-    return os.path.splitext(name)[0]
 
 
 async def _together(lookups: list[Any]) -> list[Lookup]:

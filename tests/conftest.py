@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -18,6 +19,9 @@ from support.servers.fixtures import (  # noqa: F401 - fixtures of every test
     start_s3,
     tls_place,
 )
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asserts on times, so hypothesis must not either.
 settings.register_profile("cogcache", deadline=None, print_blob=True)

@@ -17,7 +17,7 @@ from cogcache import _core
 from cogcache.backends.filesystem import FilesystemCacheBackend
 from cogcache.config import FilesystemCacheConfig
 
-HANG_SECONDS = 60.0
+HANG_SECONDS = 200.0
 POOL_THREADS = 4
 
 

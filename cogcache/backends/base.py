@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from cogcache import _bridge, _core
 from cogcache._types import Duration, duration_ms
-from cogcache.config import BackendConfig, known_options, nearest
+from cogcache.config import BackendConfig, Compression, known_options, nearest
 from cogcache.exceptions import ConfigError
 from cogcache.keys import Key, key_bytes
 
@@ -24,6 +24,7 @@ logger = logging.getLogger("cogcache")
 
 PRODUCER = "cogcache"
 COPY_BYTES = 8 << 20  # of one step of copying a container
+AUTO_COMPRESS_FROM = 2 << 20  # bytes of a document; docs/decisions/0008 has the measurements
 _SLOW = object()
 
 META_CREATED, META_COST, META_TAGS, META_CONTENT_TYPE, META_USER = 1, 2, 3, 4, 5
@@ -44,6 +45,9 @@ _META_NAMES = {
 }
 
 
+DraftKind = tuple[int | None, bool, bool]
+
+
 class CacheBackend(ABC):
     """One tier of a cache.
 
@@ -58,8 +62,12 @@ class CacheBackend(ABC):
         config: As given.
         name: Its name in statistics; the manager makes it unique.
         priority: Lower numbers are asked first.
-        enable_compression: Whether documents and blobs are compressed on the way in; all entries
-            stay readable.
+        is_remote: Its bytes travel over a network: ``enable_compression="auto"`` then compresses
+            every document of the whole cache.
+        enable_compression: Whether documents and blobs are compressed on the way in, see
+            ``CacheConfig``; all entries stay readable.
+        compress_arrays: Whether arrays are compressed too.
+        beside_remote: Whether this tier or another of its cache is remote; the manager sets it.
     """
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = None
@@ -67,24 +75,40 @@ class CacheBackend(ABC):
     is_remote: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
+        expected = self.CONFIG_CLASS
+        if expected is not None and not isinstance(config, expected):
+            raise ConfigError(
+                f"{type(self).__name__} is configured by {expected.__name__}, "
+                f"not {type(config).__name__}"
+            )
         self.config = config
         self.name: str = type(self).__name__
         self.priority: int = getattr(config, "priority", 0)
         wanted = getattr(config, "enable_compression", None)
-        self.enable_compression: bool = True if wanted is None else wanted
+        self.enable_compression: Compression = "auto" if wanted is None else wanted
+        self.compress_arrays: bool = getattr(config, "compress_arrays", False)
+        self.beside_remote: bool = self.is_remote
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
+        self._refusing: str | None = None  # why, when last said to keep nothing
         self._fault: str | None = None  # what failed when the tier was last said to be down
         self.counters: dict[str, int] = dict.fromkeys(
             ("hits", "misses", "sets", "deletes", "evictions", "damaged", "errors", "refused"), 0
         )
 
     @property
-    def draft_kind(self) -> tuple[bool, bool]:
-        """Tiers of the same kind make the same draft of a value: whether it is compressed, and
+    def draft_kind(self) -> DraftKind:
+        """Tiers of the same kind make the same draft of a value: what of it is compressed, and
         whether lives are kept.
         """
-        return self.enable_compression, True
+        return self.compress_from, self.compress_arrays, True
+
+    @property
+    def compress_from(self) -> int | None:
+        """Bytes from which documents and blobs are compressed; ``None`` is never."""
+        if self.enable_compression == "auto":
+            return 0 if self.beside_remote else AUTO_COMPRESS_FROM
+        return 0 if self.enable_compression else None
 
     # --- entry level: what a tier must do ---------------------------------------------------------
 
@@ -279,13 +303,16 @@ class CacheBackend(ABC):
     ) -> _core.Draft:
         """Make a draft of ``value`` with this tier's clock and compression."""
         now = self.now_ms()
+        compress_from = self.compress_from
         return _core.Draft(
             value,
             key,
             meta={META_CREATED: now, META_PRODUCER: PRODUCER, **(meta or {})},
             refreshed_ms=now,
             ttl_ms=ttl_ms,
-            compress=self.enable_compression,
+            compress=compress_from is not None,
+            compress_from=compress_from or 0,
+            compress_arrays=self.compress_arrays,
         )
 
     async def clear(self, pattern: str | None = None) -> int:
@@ -359,6 +386,17 @@ class CacheBackend(ABC):
                 type(error).__name__,
                 error,
             )
+
+    def note_written(self, reason: str | None) -> None:
+        """Say when a tier begins to refuse every write for a fault of its own (``read-only``,
+        ``io-error``), and when it takes one again; not at every call.
+        """
+        if reason in ("read-only", "io-error") and self._refusing is None:
+            self._refusing = reason
+            logger.warning("%s: keeps nothing for now: %s", self.name, reason)
+        elif reason is None and self._refusing is not None:
+            self._refusing = None
+            logger.warning("%s: keeps values again", self.name)
 
     def note_works(self, what: str) -> None:
         """Say that a tier is back, once that works again which brought it down."""
@@ -443,7 +481,7 @@ class KeyPattern:
         self._open_end = pattern.endswith("*")
         self._more = pattern.endswith(":*")  # what lies under the segments, not they themselves
         self._segments = body.removesuffix(":").split(":")
-        if any("*" in segment and segment != "*" for segment in self._segments):
+        if body.endswith("*") or any("*" in s and s != "*" for s in self._segments):
             raise ValueError(
                 f"pattern {pattern!r}: '*' stands for whole segments between colons, "
                 f"as in 'a:*' or 'a:*:c'; "
@@ -520,6 +558,8 @@ class CacheBackendRegistry:
     @classmethod
     def register(cls, name: str, backend: type[CacheBackend]) -> None:
         """Offer a kind of tier under ``name``, replacing an older one."""
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of a tier must be a non-empty string, not {name!r}")
         if not (isinstance(backend, type) and issubclass(backend, CacheBackend)):
             raise TypeError(f"a tier must be a subclass of CacheBackend, not {backend!r}")
         cls._classes[name] = backend

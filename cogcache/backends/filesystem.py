@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -17,7 +18,9 @@ from typing import Any, ClassVar, Final
 
 from cogcache import _bridge, _core
 from cogcache._inline import is_inline
-from cogcache.backends.base import CacheBackend, KeyPattern
+from cogcache._offload import offload
+from cogcache.backends._missing import MissingStore
+from cogcache.backends.base import CacheBackend, DraftKind, KeyPattern
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
 from cogcache.exceptions import ClosedError, ConfigError
 from cogcache.keys import Key
@@ -48,17 +51,39 @@ class FilesystemCacheBackend(CacheBackend):
 
     def __init__(self, config: FilesystemCacheConfig) -> None:
         super().__init__(config)
-        self._store = open_store(config)
+        self._store: _core.Store | MissingStore = open_store(config)
         self._expires = config.enable_ttl
         self._next_sweep = 0.0 if config.cleanup_on_startup else time.monotonic() + SWEEP_SECONDS
         self._unavailable = False
-        if self._expires:
-            self.get_inline = self._store.get_value  # type: ignore[assignment, method-assign]
+        self._adopt(self._store)
 
     @property
     def root(self) -> str:
         """The directory that holds everything: ``<base_path>/v1``, absolute."""
         return self._store.root
+
+    def _adopt(self, store: _core.Store | MissingStore) -> None:
+        self._store = store
+        if self._expires:
+            self.get_inline = store.get_value  # type: ignore[assignment, method-assign]
+
+    async def _look_again(self, missing: MissingStore) -> None:
+        """Is the directory there by now? Asked every few seconds by whoever comes along."""
+        if missing.closed or not missing.is_due():
+            return
+        missing.put_off()
+        found = (
+            find_store(self.config)
+            if is_inline()
+            else await asyncio.to_thread(find_store, self.config)
+        )
+        if found is None:
+            return
+        if missing.closed or self._store is not missing:  # somebody was faster
+            found.close()
+            return
+        self._adopt(found)
+        logger.info("%s: %s: is there now", self.name, self.root)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -81,6 +106,8 @@ class FilesystemCacheBackend(CacheBackend):
         return found
 
     async def _fetch(self, key: bytes, flags: int) -> _core.Entry | str:
+        if isinstance(self._store, MissingStore):
+            await self._look_again(self._store)
         found = self._store.fetch_now(key, flags)
         if found is None:
             try:
@@ -124,8 +151,8 @@ class FilesystemCacheBackend(CacheBackend):
     # --- writing ----------------------------------------------------------------------------------
 
     @property
-    def draft_kind(self) -> tuple[bool, bool]:
-        return self.enable_compression, self._expires
+    def draft_kind(self) -> DraftKind:
+        return self.compress_from, self.compress_arrays, self._expires
 
     def draft(
         self,
@@ -140,6 +167,8 @@ class FilesystemCacheBackend(CacheBackend):
     async def write(
         self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
     ) -> str | None:
+        if isinstance(self._store, MissingStore):
+            await self._look_again(self._store)
         try:
             reason: str | None = await _bridge.run(
                 self._store, "put", what, source=source, kind=kind
@@ -147,17 +176,25 @@ class FilesystemCacheBackend(CacheBackend):
         except OSError as error:
             self._note_unavailable(error)
             return "busy"
-        self._sweep_now_and_then()
+        self._note_written([reason])
         return reason
 
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
+        if isinstance(self._store, MissingStore):
+            await self._look_again(self._store)
         try:
             reasons: list[str | None] = await _bridge.run(self._store, "put_many", whats)
         except OSError as error:
             self._note_unavailable(error)
             return ["busy"] * len(whats)
-        self._sweep_now_and_then()
+        self._note_written(reasons)
         return reasons
+
+    def _note_written(self, reasons: Iterable[str | None]) -> None:
+        if self.config.read_only is not True:  # else it is no news
+            for reason in reasons:
+                self.note_written(reason)
+        self._sweep_now_and_then()
 
     async def discard(self, key: bytes) -> bool:
         removed: bool = await _bridge.run(self._store, "delete", key)
@@ -207,10 +244,14 @@ class FilesystemCacheBackend(CacheBackend):
     # --- the tier itself --------------------------------------------------------------------------
 
     async def usage(self) -> dict[str, Any]:
+        """``size_bytes`` is what the entries occupy, their share of directories and tables
+        included; ``used_bytes`` is what the limit counts: that and the ``fixed_bytes`` which are
+        set aside for tables, quarantine and the log of tags.
+        """
         stats = await _bridge.run(self._store, "stats")
         return {
             **stats,
-            "size_bytes": stats["used_bytes"],
+            "size_bytes": stats["used_bytes"] - stats["fixed_bytes"],
             "total_files": stats["entries"],
         }
 
@@ -228,15 +269,18 @@ class FilesystemCacheBackend(CacheBackend):
         self._store.set_clock_offset(offset_ms)
 
     async def aclose(self) -> None:
+        """Let everything that is under way end, of whatever loop, in at most ten seconds. Then no
+        thread works for this tier any more.
+        """
         self._store.close()
         if is_inline():
-            _core.drain_pool(CLOSE_SECONDS)
+            self._store.wait(CLOSE_SECONDS)
             return
-        until = time.monotonic() + CLOSE_SECONDS
-        # Operations of other event loops end in those loops, so there is nothing here to await.
-        while self._store.in_flight and time.monotonic() < until:
-            _core.drain_pool(0)  # lets go of what ended and nobody waits for
-            await asyncio.sleep(0.002)
+        if not self._store.wait(0):
+            await offload(
+                lambda beat: self._store.wait(CLOSE_SECONDS), timeout_seconds=2 * CLOSE_SECONDS
+            )
+        await _bridge.deliver()
 
     def _note_unavailable(self, error: OSError | None) -> str:
         self.counters["errors"] += 1
@@ -249,7 +293,11 @@ class FilesystemCacheBackend(CacheBackend):
 
     def __reduce__(self) -> Any:
         """Only the configuration travels; the other process opens the directory itself."""
-        kept = {"name": self.name, "enable_compression": self.enable_compression}
+        kept = {
+            "name": self.name,
+            "enable_compression": self.enable_compression,
+            "beside_remote": self.beside_remote,
+        }
         return type(self), (self.config,), kept
 
     def __repr__(self) -> str:
@@ -262,20 +310,50 @@ class StructuredFilesystemBackend(FilesystemCacheBackend):
     CONFIG_CLASS: ClassVar[type[Any] | None] = StructuredFilesystemConfig
 
 
-def open_store(config: FilesystemCacheConfig) -> _core.Store:
-    """Open the directory that ``config`` names.
+_UNUSABLE: Final = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
+# What no waiting changes: a name that cannot be, something else in the place of a file, no room.
+_NO_PLACE: Final = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+def open_store(config: FilesystemCacheConfig) -> _core.Store | MissingStore:
+    """Open the directory that ``config`` names, or stand in for it with ``read_only="auto"``.
 
     Raises:
         ConfigError: It cannot be used by this user as configured.
     """
     try:
         return _open_store(config)
-    except (FileNotFoundError, PermissionError) as error:
-        raise ConfigError(
-            f"base_path {config.expanded_path}: this user can neither write there nor find an "
-            f"older cache to read ({error.strerror or error}); choose another directory or change "
-            f"its owner or mode"
-        ) from error
+    except OSError as error:
+        if error.errno in _NO_PLACE or error.errno in _NO_ROOM:
+            raise ConfigError(
+                f"base_path {config.expanded_path}: {error.strerror} "
+                f"({os.strerror(error.errno)}); mend this directory or choose another one"
+            ) from error
+        if error.errno not in _UNUSABLE:
+            raise
+        reason = os.strerror(error.errno)
+        cause = error
+    path = config.expanded_path
+    if config.read_only == "auto":
+        logger.warning("%s can be neither read nor made (%s): every read is a miss", path, reason)
+        return MissingStore(os.path.join(os.path.abspath(path), "v1"))
+    remedy = (
+        "only an existing cache can be read; let something write there first"
+        if config.read_only
+        else "choose another directory or change its owner or mode"
+    )
+    raise ConfigError(
+        f'base_path {path}: {reason}: {remedy}, or start without one by read_only="auto"'
+    ) from cause
+
+
+def find_store(config: FilesystemCacheConfig) -> _core.Store | None:
+    """Open the directory if it can be used by now."""
+    try:
+        return _open_store(config)
+    except (OSError, ConfigError):
+        return None
 
 
 def _open_store(config: FilesystemCacheConfig) -> _core.Store:

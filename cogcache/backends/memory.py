@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from cogcache import _bridge, _core
 from cogcache._fork import renew_after_fork
-from cogcache._types import NEVER_MS
 from cogcache.backends.base import CacheBackend
 from cogcache.config import MemoryCacheConfig
 
 ENTRY_OVERHEAD = (
     512  # bytes charged for the objects around an entry: measured at about 430 on CPython 3.11
 )
-
-_SLOT_SEED: Final = 0xEB44ACCAB455D165  # docs/format.md, "Checksums"
-_SLOTS: Final = (112, 80)  # of slot A and B, from the end
 
 
 class MemoryCacheBackend(CacheBackend):
@@ -72,11 +67,11 @@ class MemoryCacheBackend(CacheBackend):
             entry = self._entries.get(key)
             if entry is None or self._why_dead(entry) is not None:
                 return False
+            self._entries.move_to_end(key)
             now = self.now_ms()
             if ttl_ms is not None and (entry.expires_ms is None or now + ttl_ms < entry.expires_ms):
                 return True  # it lives longer as it is
-            image = refreshed(entry, now, ttl_ms)
-            self._entries[key] = _core.Entry.from_bytes(image, key)
+            self._entries[key] = entry.renewed(now, ttl_ms)
             return True
 
     async def discard(self, key: bytes) -> bool:
@@ -135,38 +130,3 @@ class MemoryCacheBackend(CacheBackend):
     def __reduce__(self) -> Any:
         """A copy in another process begins empty: only the configuration travels."""
         return type(self), (self.config,)
-
-
-def refreshed(entry: _core.Entry, now_ms: int, ttl_ms: int | None) -> bytes:
-    """The bytes of an entry whose life begins ``now_ms``: in the freshness slot that is not
-    current, as ``docs/format.md`` says.
-    """
-    image = bytearray(entry.tobytes())
-    seqs: list[int | None] = []
-    for at in _SLOTS:
-        words = bytes(image[-at : -at + 24])
-        valid = _slot_sum(words, entry.token) == image[-at + 24 : -at + 32]
-        seqs.append(struct.unpack_from("<Q", words)[0] >> 48 if valid else None)
-    first, second = seqs
-    if first is None or second is None:
-        current = 0 if second is None else 1
-    else:
-        current = 1 if 1 <= (second - first) % (1 << 16) <= (1 << 15) - 1 else 0
-    at = _SLOTS[current]
-    _, life, stale = struct.unpack_from("<3Q", image, len(image) - at)
-    seq = ((seqs[current] or 0) + 1) % (1 << 16)
-    flags = life >> 48
-    words = struct.pack(
-        "<3Q",
-        seq << 48 | now_ms,
-        flags << 48 | (NEVER_MS if ttl_ms is None else ttl_ms),
-        stale & NEVER_MS,
-    )
-    target = _SLOTS[1 - current]
-    end = len(image) - target + 32
-    image[end - 32 : end] = words + _slot_sum(words, entry.token)
-    return bytes(image)
-
-
-def _slot_sum(words: bytes, token: int) -> bytes:
-    return _core.hash64(words, token ^ _SLOT_SEED).to_bytes(8, "little")

@@ -80,6 +80,11 @@ size_t cog_document_size(const struct cog_document *document)
     return document->size;
 }
 
+void cog_document_ref(struct cog_document *document)
+{
+    atomic_fetch_add_explicit(&document->references, 1, memory_order_relaxed);
+}
+
 void cog_document_unref(struct cog_document *document)
 {
     if (document != NULL &&
@@ -112,7 +117,7 @@ struct cog_document *cog_documents_find(const struct cog_write_id *id)
     if (slot != NULL) {
         slot->used = ++turn;
         found = slot->document;
-        atomic_fetch_add_explicit(&found->references, 1, memory_order_relaxed);
+        cog_document_ref(found);
     }
     leave();
     return found;
@@ -189,7 +194,7 @@ void cog_documents_keep(const struct cog_write_id *id, struct cog_document *docu
         if (slot->document != NULL) {
             gone[gone_count++] = take_out(slot);
         }
-        atomic_fetch_add_explicit(&document->references, 1, memory_order_relaxed);
+        cog_document_ref(document);
         *slot = (struct slot){*id, document, ++turn};
         kept_bytes += document->size;
     }

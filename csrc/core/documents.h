@@ -35,6 +35,7 @@ struct cog_document;
 struct cog_document *cog_document_new(size_t size);
 unsigned char *cog_document_bytes(struct cog_document *document);
 size_t cog_document_size(const struct cog_document *document);
+void cog_document_ref(struct cog_document *document);
 void cog_document_unref(struct cog_document *document); /* accepts NULL */
 
 /* The kept document of this write with a reference for the caller, or NULL. */

@@ -96,7 +96,7 @@ struct cog_part_options { /* zeroes are the defaults of the kind */
     uint32_t chunk_size;  /* raw bytes; 0 = default: 5 MiB, arrays: whole rows up to 256 KiB (see
                              row_size) */
     uint64_t row_size;    /* arrays: bytes of one row (first axis), 0 = unknown */
-    int level;            /* zstd level, 0 = 1 */
+    int level;            /* zstd level, 0 = COG_LEVEL_DEFAULT */
 };
 
 struct cog_entry_writer; /* opaque */

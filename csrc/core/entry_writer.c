@@ -1,6 +1,7 @@
 /* Writing an entry: one forward pass into a sink (entry.h; docs/format.md is the specification). */
 #include <string.h>
 
+#include "core/ahead.h"
 #include "core/alloc.h"
 #include "core/entry.h"
 #include "core/entry_layout.h"
@@ -26,6 +27,8 @@ struct open_part {
     size_t whole_size;
     uint32_t chunk_size;
     uint64_t raw, stored;
+    struct cog_ahead *ahead; /* takes the sums of a long part that is stored as it lies */
+    uint32_t ahead_first;    /* number of the chunk with which it began */
 };
 
 struct cog_entry_writer {
@@ -289,7 +292,7 @@ enum cog_status cog_entry_part_begin(struct cog_entry_writer *writer, uint8_t ki
     if (part->options.element_size == 0)
         part->options.element_size = 1;
     if (part->options.level == 0)
-        part->options.level = 1;
+        part->options.level = COG_LEVEL_DEFAULT;
     writer->has_doc = kind == COG_PART_DOC;
     if (number)
         *number = row_count(writer) - 1;
@@ -455,8 +458,10 @@ static enum cog_status record_chunk(struct cog_entry_writer *writer, const struc
     if (writer->chunks >= COG_CHUNKS_LIMIT || !index_fits(writer, 0, 0, 1))
         return cog_fail(err, COG_ERR_LIMIT, 0, "over %u chunks in one entry; choose larger chunks",
                         (unsigned)writer->chunks);
-    status = cog_buf_append_u64(&writer->sums, cog_chunk_sum(chunk->data, chunk->size,
-                                                             writer->token, writer->chunks));
+    uint64_t sum = part->ahead != NULL
+                       ? cog_ahead_sum(part->ahead, writer->chunks - part->ahead_first)
+                       : cog_chunk_sum(chunk->data, chunk->size, writer->token, writer->chunks);
+    status = cog_buf_append_u64(&writer->sums, sum);
     if (status == COG_OK && part->options.codec != COG_CODEC_STORED) {
         uint32_t size = (uint32_t)chunk->size;
         status = cog_buf_append(&writer->stored, &size, sizeof size);
@@ -546,6 +551,19 @@ enum cog_status cog_entry_part_end(struct cog_entry_writer *writer, struct cog_e
     return COG_OK;
 }
 
+/* What is left of a long part that is stored as it lies is hashed by a second thread. */
+static void hash_ahead(struct cog_entry_writer *writer, const unsigned char *rest, size_t size,
+                       bool stable)
+{
+    struct open_part *part = &writer->part;
+
+    if (stable && size >= COG_AHEAD_FROM && part->options.codec == COG_CODEC_STORED &&
+        part->options.filter == COG_FILTER_NONE) {
+        part->ahead_first = writer->chunks;
+        part->ahead = cog_ahead_begin(rest, size, part->chunk_size, writer->token, writer->chunks);
+    }
+}
+
 enum cog_status cog_entry_part_put(struct cog_entry_writer *writer, uint8_t kind, const void *name,
                                    size_t name_size, const struct cog_part_options *options,
                                    const void *data, size_t size, bool stable, uint32_t *number,
@@ -563,11 +581,15 @@ enum cog_status cog_entry_part_put(struct cog_entry_writer *writer, uint8_t kind
         size_t now = size < writer->part.chunk_size ? size : writer->part.chunk_size;
         status = put_chunk(writer, at, now, stable, err);
         if (status != COG_OK)
-            return break_off(writer, status);
+            break;
         at += now;
         size -= now;
+        if (at == (const unsigned char *)data + now) /* the first chunk has settled the codec */
+            hash_ahead(writer, at, size, stable);
     }
-    return cog_entry_part_end(writer, err);
+    cog_ahead_end(writer->part.ahead);
+    writer->part.ahead = NULL;
+    return status != COG_OK ? break_off(writer, status) : cog_entry_part_end(writer, err);
 }
 
 /* --- index --------------------------------------------------------------------------------- */

@@ -303,10 +303,8 @@ static int fs_rename(int from_dir, const char *from, int to_dir, const char *to)
  */
 static int plain_rename_new(int from_dir, const char *from, int to_dir, const char *to)
 {
-    if (linkat(from_dir, from, to_dir, to, 0) == 0) {
-        (void)unlinkat(from_dir, from, 0);
-        return 0;
-    }
+    if (linkat(from_dir, from, to_dir, to, 0) == 0)
+        return unlinkat(from_dir, from, 0) == 0 || errno == ENOENT ? 0 : COG_BOTH_NAMES;
     if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EMLINK)
         return -errno;
     struct stat
@@ -332,7 +330,7 @@ static int fs_rename_new(int from_dir, const char *from, int to_dir, const char 
         if (!is_refusal_of_the_call(errno))
             return -errno;
         int plain = plain_rename_new(from_dir, from, to_dir, to);
-        if (plain == 0) /* so it was the call, not the directory, that was refused */
+        if (plain >= 0) /* so it was the call, not the directory, that was refused */
             atomic_store_explicit(&no_renameat2, true, memory_order_relaxed);
         return plain;
     }
@@ -474,7 +472,15 @@ static void *fs_map(int fd, size_t size, bool writable_shared)
     flags |= MAP_NORESERVE;
 #endif
     void *where = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
-    return where == MAP_FAILED ? NULL : where;
+    if (where == MAP_FAILED)
+        return NULL;
+#if defined(POSIX_MADV_RANDOM)
+    /* no reading ahead: a store into a page that came with its neighbours makes XFS allocate blocks
+     * for the holes among them, which nobody has counted */
+    if (writable_shared)
+        (void)posix_madvise(where, size, POSIX_MADV_RANDOM);
+#endif
+    return where;
 }
 
 static int fs_unmap(void *where, size_t size)

@@ -35,6 +35,7 @@ struct cog_fs_space {
     uint64_t type; /* f_type where the system tells it, else 0 */
 };
 
+enum { COG_BOTH_NAMES = 1 };
 enum cog_lock_mode { COG_LOCK_EXCLUSIVE, COG_UNLOCK };
 
 /* One name of a directory; return false to stop. */
@@ -68,8 +69,8 @@ struct cog_fs {
     int (*chmod)(int fd, unsigned mode);
     /* names */
     int (*rename)(int from_dir, const char *from, int to_dir, const char *to);
-    int (*rename_new)(int from_dir, const char *from, int to_dir,
-                      const char *to); /* -EEXIST; never replaces */
+    /* never replaces: -EEXIST; COG_BOTH_NAMES: done, but the old name could not be taken away */
+    int (*rename_new)(int from_dir, const char *from, int to_dir, const char *to);
     int (*link)(int from_dir, const char *from, int to_dir, const char *to);
     int (*unlink)(int dir, const char *path);
     int (*mkdir)(int dir, const char *path, unsigned mode);

@@ -104,7 +104,8 @@ struct cog_index_options {
 
 /*
  * Attach to the root's index, creating it where there is none that fits [O3-O6]. Costs no count:
- * that is left to the first put. COG_ERR_READ_ONLY: the root takes no writes (gets need no index:
+ * that is left to the first put. Where the disk has no room for it, or another process is making
+ * it, the first put tries again. COG_ERR_READ_ONLY: the root takes no writes (gets need no index:
  * go on without). COG_ERR_UNSUPPORTED: no working locks here, so no hard limit (the store's
  * table-less mode). COG_ERR_IO, COG_ERR_NOMEM.
  */

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "core/alloc.h"
+#include "core/guard.h"
 
 /* --- everything open in this process, for fork --- */
 
@@ -100,8 +101,10 @@ static void file_free(struct cog_index_file *file)
     int fd = atomic_exchange(&file->fd, -1);
     if (fd >= 0)
         file->fs->close(fd);
-    if (file->map)
+    if (file->map) {
+        cog_guard_forget(file->map);
         file->fs->unmap(file->map, (size_t)file->size);
+    }
     for (unsigned s = 0; s < COG_SHARDS; s++)
         pthread_mutex_destroy(&file->shard_mutex[s]);
     pthread_mutex_destroy(&file->slot_mutex);
@@ -160,6 +163,8 @@ enum cog_status cog_index_lose(struct cog_index *index, struct cog_index_file *f
     unsigned count = atomic_load(&index->retired_count);
     const unsigned room = sizeof index->retired / sizeof index->retired[0];
     if (atomic_load(&index->file) == file && count < room) {
+        if (file->map && atomic_load(&file->broken))
+            index->broken_inode = file->inode;
         atomic_store(&index->file, NULL);
         index->retired[count] = file;
         atomic_store(&index->retired_count, count + 1);
@@ -243,6 +248,18 @@ static int look_at_index(struct cog_index *index, struct candidate *found)
     return 0;
 }
 
+/* A map that nobody guards is not used: cut short by somebody, it would be a death. */
+static void map_file(struct cog_index_file *file)
+{
+    size_t size = (size_t)file->size;
+    unsigned char *map = file->fs->map(atomic_load(&file->fd), size, true);
+    if (map && !cog_guard_watch(map, size, &file->fd, &file->broken)) {
+        file->fs->unmap(map, size);
+        map = NULL;
+    }
+    file->map = map;
+}
+
 static struct cog_index_file *file_new(struct cog_index *index, const struct candidate *from)
 {
     struct cog_index_file *file = cog_alloc_zeroed(1, sizeof *file);
@@ -261,7 +278,7 @@ static struct cog_index_file *file_new(struct cog_index *index, const struct can
     atomic_init(&file->refs, 1);
     file_mutexes_init(file);
     if (!index->options.no_map)
-        file->map = fs->map(from->fd, (size_t)file->size, true);
+        map_file(file);
     file->next = all_files;
     all_files = file;
     return file;
@@ -420,7 +437,7 @@ static int make_index(struct cog_index *index, const struct candidate *old)
 
 static bool needs_another(const struct cog_index *index, const struct candidate *found)
 {
-    return !found->whole || !found->this_boot ||
+    return !found->whole || !found->this_boot || found->stat.inode == index->broken_inode ||
            (index->options.limit &&
             cog_shard_capacity_in(found->head.region_bytes) < slots_for(index));
 }
@@ -492,6 +509,8 @@ static enum cog_status open_failed(int error, struct cog_error *err)
         return cog_fail(err, COG_ERR_FULL, -error, "no room on the disk for the index");
     if (error == -ENOLCK || error == -ENOSYS || error == -EOPNOTSUPP || error == -EINVAL)
         return cog_fail(err, COG_ERR_UNSUPPORTED, -error, "locks do not work on this file system");
+    if (error == -EISDIR)
+        return cog_fail(err, COG_ERR_IO, -error, "'index' is a directory there: remove it");
     return cog_fail(err, COG_ERR_IO, -error, "the index cannot be opened or made");
 }
 
@@ -531,6 +550,7 @@ static enum cog_status attach_locked(struct cog_index *index, struct cog_error *
         return cog_fail(err, COG_ERR_NOMEM, 0, NULL);
     }
     store_limits(index, file);
+    index->broken_inode = 0;
     atomic_store(&index->file, file);
     return COG_OK;
 }
@@ -622,6 +642,15 @@ int cog_file_lock_patiently(struct cog_index_file *file, uint64_t byte)
 
 /* --- the handle --- */
 
+/*
+ * A full disk, or a process that is making the index: hits need no index, so neither keeps anybody
+ * from opening. Every put tries again, and answers what it met.
+ */
+static bool is_passing(enum cog_status status)
+{
+    return status == COG_ERR_FULL || status == COG_ERR_BUSY;
+}
+
 enum cog_status cog_index_open(const struct cog_index_options *options, struct cog_index **out,
                                struct cog_error *err)
 {
@@ -646,11 +675,12 @@ enum cog_status cog_index_open(const struct cog_index_options *options, struct c
 
     struct cog_index_file *file;
     enum cog_status status = cog_index_attach(index, &file, err);
-    if (status != COG_OK) {
+    if (status == COG_OK)
+        cog_file_unref(file);
+    else if (!is_passing(status)) {
         cog_index_close(index);
         return status;
     }
-    cog_file_unref(file);
     atomic_store(&index->reopens, 0);
     *out = index;
     return COG_OK;

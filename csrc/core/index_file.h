@@ -144,14 +144,18 @@ struct cog_index {
     uint32_t block_size;
     _Atomic(struct cog_index_file *) file; /* NULL: lost, comes back by cog_index_attach */
     atomic_uint users;                     /* calls between enter and leave */
-    pthread_mutex_t moving;                /* guards attach and `retired` */
+    pthread_mutex_t moving;                /* guards attach, `retired` and the next one */
+    uint64_t broken_inode; /* of a file whose mapped pages could not be had: it is replaced, not
+                              attached again; 0: none */
     struct cog_index_file *retired[8]; /* given up, still to be released when no call is inside */
     atomic_uint retired_count;
     _Atomic uint64_t rebuilds, reopens, reaped, evicted_policy, evicted_expired, strangers;
     struct cog_index *next; /* of all in the process */
 };
 
-/* --- words. Mapped: atomics. Else system calls; a failing one breaks the file and reads as 0. ---
+/*
+ * --- words. Mapped: atomics. Else system calls. What cannot be had breaks the file and reads as 0,
+ * in tables too (guard.h): look at `broken` after the reading, before what was read decides. ---
  */
 
 uint64_t cog_word64(struct cog_index_file *file, size_t at);                 /* seq_cst */
@@ -195,6 +199,8 @@ uint64_t cog_index_now_ms(const struct cog_index *index);
 uint64_t cog_index_time(const struct cog_index *index); /* as cog_shard_time of now */
 /* Allocate blocks for the first `bytes` of a region. 0 or -errno. */
 int cog_file_allocate(struct cog_index_file *file, uint64_t at, uint64_t bytes);
+/* Bugs that tests build in and that show for a moment only last so long; tests know them by it. */
+enum { COG_SEEDED_WINDOW_US = 2999 };
 /* Try to lock a byte for at most 200 ms. 0, -EAGAIN or -errno. */
 int cog_file_lock_patiently(struct cog_index_file *file, uint64_t byte);
 

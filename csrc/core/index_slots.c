@@ -57,7 +57,7 @@ void cog_index_sum(struct cog_index_file *file, struct cog_sum *sum)
         bound = uncounted_bound(file);
 #ifdef COG_SEED_BUG_TOTALS_FIRST
     cog_words64(file, COG_AT_SHARD(total, 0), sizeof total[0], COG_SHARDS, total);
-    file->fs->sleep_us(300); /* seeded bugs hold their window open, so that a short run meets it */
+    file->fs->sleep_us(300);
     sum->held = sum_held(file);
 #else
     sum->held = sum_held(file);
@@ -83,21 +83,24 @@ struct reaping {
     struct cog_index *index;
     char prefix[16];
     size_t length;
+    bool left; /* one could not be unlinked */
 };
 
 static bool unlink_of_slot(void *context, const char *name)
 {
-    const struct reaping *reaping = context;
+    struct reaping *reaping = context;
     char path[300];
     if (strncmp(name, reaping->prefix, reaping->length) == 0 &&
-        snprintf(path, sizeof path, "tmp/%s", name) < (int)sizeof path)
-        reaping->index->options.fs->unlink(reaping->index->options.root, path);
+        snprintf(path, sizeof path, "tmp/%s", name) < (int)sizeof path) {
+        int failed = reaping->index->options.fs->unlink(reaping->index->options.root, path);
+        reaping->left = reaping->left || (failed && failed != -ENOENT);
+    }
     return true;
 }
 
 /*
  * [A1, A2] The lock of slot i is held, which proves its owner dead. Idempotent. What cannot be
- * listed is not given back.
+ * listed or unlinked is not given back.
  */
 static void reap_slot(struct cog_index *index, struct cog_index_file *file, unsigned i)
 {
@@ -105,10 +108,10 @@ static void reap_slot(struct cog_index *index, struct cog_index_file *file, unsi
     reaping.length = (size_t)snprintf(reaping.prefix, sizeof reaping.prefix, "%u-", i);
 #ifdef COG_SEED_BUG_REAP_KEEP_TMP
     cog_word64_set(file, COG_AT_SLOT(held, i), 0);
-    file->fs->sleep_us(3000);
+    file->fs->sleep_us(COG_SEEDED_WINDOW_US);
 #endif
     int failed = index->options.fs->list(index->options.root, "tmp", unlink_of_slot, &reaping);
-    if (failed && failed != -ENOENT)
+    if ((failed && failed != -ENOENT) || reaping.left)
         return;
     if (cog_word64(file, COG_AT_SLOT(held, i)))
         atomic_fetch_add(&index->reaped, 1);
@@ -178,13 +181,13 @@ static enum cog_status claim_slot(struct cog_index *index, struct cog_index_file
         uint64_t nonce;
         failed = file->fs->random(&nonce, sizeof nonce);
         reap_slot(index, file, i);
-        if (failed ||
-            cog_word64(
-                file,
-                COG_AT_SLOT(held, i))) { /* its temp files could not be listed: leave it as it is */
+        bool kept = cog_word64(file, COG_AT_SLOT(held, i)) != 0;
+        if (failed || kept)
             file->fs->lock(fd, COG_LOCK_SLOT(i), COG_UNLOCK);
+        if (failed)
             return cog_fail(err, COG_ERR_IO, -failed, "cannot clear a writer slot");
-        }
+        if (kept) /* temp files of the dead are still there, and stay counted: leave it as it is */
+            continue;
         file->nonce = nonce | 1;
         atomic_store(&file->mine, 0);
         cog_word64_set(file, COG_AT_SLOT(nonce, i), file->nonce);
@@ -682,31 +685,35 @@ void cog_index_bump_tag_counter(struct cog_index *index)
     cog_index_leave(index);
 }
 
+static void stats_of_file(struct cog_index_file *file, struct cog_index_stats *out)
+{
+    struct cog_sum sum;
+    cog_index_sum(file, &sum);
+    out->attached = true;
+    out->mapped = file->map != NULL;
+    out->used_bytes = sum.known + sum.fixed;
+    out->held_bytes = sum.held;
+    out->unknown_shards = sum.unknown;
+    out->fixed_bytes = sum.fixed;
+    out->limit = cog_word64(file, COG_AT_HEAD(limit));
+    out->free_floor = cog_word64(file, COG_AT_HEAD(free_floor));
+    out->max_files = cog_word64(file, COG_AT_HEAD(max_files));
+    for (unsigned s = 0; s < COG_SHARDS; s++)
+        out->entries += cog_word32(file, COG_AT_SHARD(rows, s));
+}
+
 void cog_index_get_stats(struct cog_index *index, struct cog_index_stats *out)
 {
+    struct cog_index_stats counted = {0};
     struct cog_index_file *file = cog_index_enter(index);
-    *out = (struct cog_index_stats){
-        .rebuilds = atomic_load(&index->rebuilds),
-        .reopens = atomic_load(&index->reopens),
-        .reaped = atomic_load(&index->reaped),
-        .evicted_policy = atomic_load(&index->evicted_policy),
-        .evicted_expired = atomic_load(&index->evicted_expired),
-        .strangers = atomic_load(&index->strangers),
-    };
-    if (file && (file->map || atomic_load(&file->fd) >= 0)) {
-        struct cog_sum sum;
-        cog_index_sum(file, &sum);
-        out->attached = true;
-        out->mapped = file->map != NULL;
-        out->used_bytes = sum.known + sum.fixed;
-        out->held_bytes = sum.held;
-        out->unknown_shards = sum.unknown;
-        out->fixed_bytes = sum.fixed;
-        out->limit = cog_word64(file, COG_AT_HEAD(limit));
-        out->free_floor = cog_word64(file, COG_AT_HEAD(free_floor));
-        out->max_files = cog_word64(file, COG_AT_HEAD(max_files));
-        for (unsigned s = 0; s < COG_SHARDS; s++)
-            out->entries += cog_word32(file, COG_AT_SHARD(rows, s));
-    }
+    if (file && (file->map || atomic_load(&file->fd) >= 0))
+        stats_of_file(file, &counted);
+    *out = file && !atomic_load(&file->broken) ? counted : (struct cog_index_stats){0};
     cog_index_leave(index);
+    out->rebuilds = atomic_load(&index->rebuilds);
+    out->reopens = atomic_load(&index->reopens);
+    out->reaped = atomic_load(&index->reaped);
+    out->evicted_policy = atomic_load(&index->evicted_policy);
+    out->evicted_expired = atomic_load(&index->evicted_expired);
+    out->strangers = atomic_load(&index->strangers);
 }

@@ -251,7 +251,8 @@ static bool in_doubt(struct cog_index_lock *lock)
     unsigned s = lock->shard;
     uint32_t capacity = cog_word32(file, COG_AT_SHARD(capacity, s)),
              rows = cog_word32(file, COG_AT_SHARD(rows, s));
-    if (cog_word32(file, COG_AT_SHARD(stamp, s)) & 1)
+    uint32_t stamp = cog_word32(file, COG_AT_SHARD(stamp, s));
+    if (stamp & 1 || stamp == 0) /* 0: never counted; a file cut off and filled up again */
         return true;
     if (capacity != cog_table_capacity(file, s) || rows > capacity)
         return true;
@@ -469,7 +470,7 @@ void cog_index_publish_end(struct cog_index_lock *lock, const struct cog_digest 
     cog_row_set_digest(&row, digest);
     cog_row_set_stored(&row, now);
 #ifdef COG_SEED_BUG_TOTAL_LATE
-    lock->file->fs->sleep_us(300);
+    lock->file->fs->sleep_us(COG_SEEDED_WINDOW_US);
     total_raise(lock, record->charge + COG_ROW_SHARE + COG_DIRECTORY_SLACK);
 #endif
     bool recorded = cog_shard_add(&lock->table, &row, now) != COG_SHARD_NONE; /* P10 */
@@ -508,7 +509,7 @@ void cog_index_remove_begin(struct cog_index_lock *lock)
     cog_stamp_inside(lock);
 #ifdef COG_SEED_BUG_SUB_FIRST
     cog_word64_set(lock->file, COG_AT_SHARD(total, lock->shard), 0);
-    lock->file->fs->sleep_us(300);
+    lock->file->fs->sleep_us(COG_SEEDED_WINDOW_US);
 #endif
 }
 
@@ -604,7 +605,10 @@ void cog_index_touch(struct cog_index *index, const struct cog_digest *digest)
     cog_index_leave(index);
 }
 
-/* Is the file that we map the one that everybody writes? */
+/*
+ * Is the file that we map the one that everybody writes? Asked last: then it was so, and no page
+ * was missing, when whatever was read before was read.
+ */
 static bool is_linked(struct cog_index_file *file)
 {
     struct cog_stat stat;
@@ -619,16 +623,16 @@ bool cog_index_is_absent(struct cog_index *index, const struct cog_digest *diges
     struct cog_index_file *file = cog_index_enter(index);
     unsigned s = digest->bytes[0];
     bool absent = false;
-    if (file && file->map && is_linked(file)) {
+    if (file && file->map) {
         struct cog_shard table;
         uint32_t stamp = cog_word32(file, COG_AT_SHARD(stamp, s));
         uint32_t capacity = cog_word32(file, COG_AT_SHARD(capacity, s));
         cog_table_view(file, s, &table);
-        absent = (stamp & 1) == 0 && table.capacity == capacity &&
+        absent = (stamp & 1) == 0 && stamp != 0 && table.capacity == capacity &&
                  cog_word64(file, COG_AT_SHARD(total, s)) < COG_UNKNOWN &&
                  cog_shard_find(&table, digest) == COG_SHARD_NONE;
         atomic_thread_fence(memory_order_acquire);
-        absent = absent && cog_word32(file, COG_AT_SHARD(stamp, s)) == stamp;
+        absent = absent && cog_word32(file, COG_AT_SHARD(stamp, s)) == stamp && is_linked(file);
     }
     cog_index_leave(index);
     return absent;

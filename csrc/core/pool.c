@@ -318,16 +318,23 @@ static unsigned count_workers(enum worker_state state)
     return count;
 }
 
-/* Start one more thread; it takes no signals, which belong to the program. */
+/*
+ * Start one more thread; it takes no signals, which belong to the program. What it brings about
+ * itself stays open: a fault while blocked is a death that no handler sees (guard.h).
+ */
 static int start_worker(struct worker *worker)
 {
     pthread_attr_t attributes;
     sigset_t all, before;
+    static const int own[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP};
     int failed;
 
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        sigdelset(&all, own[i]);
+    }
     pthread_sigmask(SIG_SETMASK, &all, &before);
     worker->state = WORKER_BUSY; /* until it has looked for work itself */
     failed = pthread_create(&worker->thread, &attributes, worker_main, worker);
@@ -448,6 +455,37 @@ bool cog_pool_drain(uint32_t milliseconds)
     while (!is_quiet() && pthread_cond_timedwait(&pool.quiet, &pool.lock, &until) != ETIMEDOUT) {
     }
     quiet = is_quiet();
+    pool_unlock();
+    return quiet;
+}
+
+static bool is_quiet_for(const void *owner)
+{
+    for (unsigned lane = 0; lane < COG_LANE_COUNT; lane++) {
+        for (const struct cog_job *job = pool.waiting[lane].first; job != NULL; job = job->next) {
+            if (job->owner == owner) {
+                return false;
+            }
+        }
+    }
+    for (unsigned i = 0; i < COG_POOL_THREADS; i++) {
+        if (pool.workers[i].job != NULL && pool.workers[i].job->owner == owner) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool cog_pool_wait_for(const void *owner, uint32_t milliseconds)
+{
+    struct timespec until = deadline_in(milliseconds);
+    bool quiet;
+
+    pool_lock();
+    while (!is_quiet_for(owner) &&
+           pthread_cond_timedwait(&pool.quiet, &pool.lock, &until) != ETIMEDOUT) {
+    }
+    quiet = is_quiet_for(owner);
     pool_unlock();
     return quiet;
 }

@@ -46,6 +46,7 @@ struct cog_job {
     void (*run)(struct cog_job *job);  /* on a thread of the pool */
     void (*drop)(struct cog_job *job); /* nobody waits for it any more; by cog_pool_reap() */
     enum cog_lane lane;
+    const void *owner; /* what it works on, for cog_pool_wait_for(); may be NULL */
     /* The pool's own from here on. */
     enum cog_job_state state;
     atomic_bool cancelled;
@@ -75,6 +76,9 @@ unsigned cog_pool_reap(void);
 
 /* Wait until no read or write waits or runs, at most `milliseconds`; whether that is so. */
 bool cog_pool_drain(uint32_t milliseconds);
+
+/* Wait until no job of `owner` waits or runs, at most `milliseconds`; whether that is so. */
+bool cog_pool_wait_for(const void *owner, uint32_t milliseconds);
 
 /* Send idle threads home and see them gone. They come back with the next job. */
 void cog_pool_retire(void);

@@ -119,6 +119,9 @@ const struct cog_source *cog_object_source(const struct cog_object *object);
 unsigned char *cog_object_image(const struct cog_object *object, size_t *size);
 bool cog_object_is_mapped(const struct cog_object *object);
 const struct cog_freshness *cog_object_freshness(const struct cog_object *object);
+/* The expanded and verified document where one was kept, so that nothing else was read; or NULL.
+ * The object's reference. */
+struct cog_document *cog_object_document(const struct cog_object *object);
 /* with COG_GET_ANY_AGE: why it would have been a miss */
 /* Which write of which file it is. */
 struct cog_write_id cog_object_write_id(const struct cog_object *object);
@@ -154,6 +157,21 @@ struct cog_put_info { /* what the row records; zeroes = unknown */
 enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t key_size,
                               const struct cog_image *image, const struct cog_put_info *info,
                               struct cog_error *err);
+
+/*
+ * The same of an entry that is made while it is written: `make` puts it into the sink, with the
+ * same bytes whenever it is called, since a put may have to begin anew. What it answers other than
+ * COG_OK ends the put, unless the sink had failed. `most`: bytes that it will not exceed.
+ * `*length`: those that it had.
+ */
+struct cog_maker {
+    void *context;
+    enum cog_status (*make)(void *context, struct cog_sink sink, struct cog_error *err);
+    uint64_t most;
+};
+enum cog_status cog_store_put_made(struct cog_store *store, const void *key, size_t key_size,
+                                   const struct cog_maker *maker, const struct cog_put_info *info,
+                                   uint64_t *length, struct cog_error *err);
 
 /*
  * A container that arrives in pieces, of any size and in any order, by several threads at once:
@@ -282,6 +300,9 @@ enum cog_status cog_store_list_shard(struct cog_store *store, unsigned shard, ui
 enum cog_status cog_store_sweep(struct cog_store *store, bool force, uint64_t *removed,
                                 struct cog_error *err);
 
+/* The store is about to be closed: sweeps under way end soon, later ones do nothing. Any thread. */
+void cog_store_end_sweeps(struct cog_store *store);
+
 struct cog_store_stats {
     /* counters of this process since open */
     uint64_t hits, misses[COG_MISS_COUNT], inline_hits, would_block;
@@ -289,6 +310,7 @@ struct cog_store_stats {
     uint64_t refused_full, refused_too_large, refused_busy, refused_read_only, io_errors;
     uint64_t evicted_policy, evicted_expired, quarantined, rebuilds, reopens, swept, reaped;
     /* the root now, all processes */
+    uint64_t fixed_bytes; /* of used_bytes, what is set aside once and for all */
     uint64_t used_bytes, held_bytes, limit_bytes, entries, quarantine_files, free_bytes;
     bool table_less, read_only, hard_limit, mapped;
 };

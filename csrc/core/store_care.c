@@ -171,7 +171,7 @@ static void reclaim_shard(struct cog_store *store, unsigned shard, uint64_t *rem
     if (cog_store_list_shard(store, shard, 0, &listed, &count, NULL) != COG_OK) {
         return;
     }
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count && !atomic_load(&store->sweeps_end); i++) {
         struct cog_object *object;
         if (cog_store_get_digest(store, &listed[i].digest, flags, &object, NULL, NULL) != COG_OK) {
             continue;
@@ -192,7 +192,7 @@ static void sweep_loose(struct cog_store *store, bool force, uint64_t *removed)
 {
     cog_loose_clean_temp(store);
     unsigned shards = force ? COG_SHARDS : LOOSE_SHARDS_A_SWEEP;
-    for (unsigned i = 0; i < shards; i++) {
+    for (unsigned i = 0; i < shards && !atomic_load(&store->sweeps_end); i++) {
         unsigned shard = atomic_fetch_add(&store->loose.cursor, 1) % COG_SHARDS;
         reclaim_shard(store, shard, removed);
     }
@@ -205,7 +205,7 @@ static enum cog_status sweep_shards(struct cog_store *store, bool force, uint64_
     enum cog_status result = COG_OK;
     uint64_t newest = cog_tags_newest(store->tags);
     bool tags_moved = newest != atomic_load(&store->tags_swept);
-    for (unsigned i = 0; i < COG_SHARDS; i++) {
+    for (unsigned i = 0; i < COG_SHARDS && !atomic_load(&store->sweeps_end); i++) {
         unsigned shard = cog_index_next_shard(store->index) % COG_SHARDS;
         enum cog_status status = cog_index_sweep_shard(store->index, shard, force, removed,
                                                        result == COG_OK ? err : NULL);
@@ -214,8 +214,15 @@ static enum cog_status sweep_shards(struct cog_store *store, bool force, uint64_
             reclaim_shard(store, shard, removed);
         }
     }
-    atomic_store(&store->tags_swept, newest);
+    if (!atomic_load(&store->sweeps_end)) {
+        atomic_store(&store->tags_swept, newest);
+    }
     return result;
+}
+
+void cog_store_end_sweeps(struct cog_store *store)
+{
+    atomic_store(&store->sweeps_end, true);
 }
 
 enum cog_status cog_store_sweep(struct cog_store *store, bool force, uint64_t *removed,
@@ -227,6 +234,9 @@ enum cog_status cog_store_sweep(struct cog_store *store, bool force, uint64_t *r
     *removed = 0;
     if (!store->writable) {
         return cog_fail(err, COG_ERR_READ_ONLY, 0, "%s is open read-only", store->root_path);
+    }
+    if (atomic_load(&store->sweeps_end)) {
+        return COG_OK;
     }
     (void)cog_tags_refresh(store->tags, true, NULL);
     cog_store_adjust_limit(store);
@@ -301,6 +311,7 @@ static void index_to_stats(struct cog_store *store, struct cog_store_stats *out)
     out->evicted_policy = index.evicted_policy;
     out->evicted_expired = index.evicted_expired;
     out->used_bytes = index.used_bytes;
+    out->fixed_bytes = index.fixed_bytes;
     out->held_bytes = index.held_bytes;
     out->limit_bytes = index.limit;
     out->entries = index.entries;
@@ -318,6 +329,7 @@ void cog_store_get_stats(struct cog_store *store, struct cog_store_stats *out)
     } else {
         unsigned unknown;
         out->used_bytes = cog_loose_used(store, &unknown);
+        out->fixed_bytes = store->fixed_bytes;
         for (unsigned shard = 0; shard < COG_SHARDS; shard++) {
             char path[COG_OBJECT_PATH_SIZE];
             cog_shard_path(shard, path);

@@ -169,11 +169,13 @@ static int remove_path(struct cog_store *store, const char *path, uint64_t inode
     rc = store->fs->stat_at(store->root, trash, &stat);
     if (rc < 0 || stat.inode != inode) {
         int back = store->fs->rename_new(store->root, trash, store->root, path);
-        if (back == 0 && rc < 0) {
-            return rc;
+        if (back != 0) {
+            (void)store->fs->unlink(store->root, trash);
         }
-        (void)store->fs->unlink(store->root, trash);
-        return rc < 0 ? 0 : -ESTALE;
+        if (rc < 0) {
+            return back < 0 ? 0 : rc;
+        }
+        return -ESTALE;
     }
     /* The name is gone, so the entry is; a file that stays in tmp/ is cleaned up by its age. */
     if (how == COG_REMOVE_QUARANTINE) {

@@ -50,18 +50,26 @@ static void remember_print(struct cog_verified *verified, uint64_t print)
 
 /* --- memory of small objects --------------------------------------------------------------- */
 
-static const size_t block_sizes[COG_RECYCLED_CLASSES] = {64 << 10, COG_SMALL_OBJECT};
+static const struct {
+    size_t size;
+    unsigned most; /* blocks kept */
+} block_classes[COG_RECYCLED_CLASSES] = {{64 << 10, COG_RECYCLED_BLOCKS},
+                                         {COG_SMALL_OBJECT, COG_RECYCLED_BLOCKS},
+                                         {COG_MEDIUM_DOCUMENT, 1}};
 enum { COG_PLAIN_BLOCK = 8 << 10 }; /* up to here the allocator is as fast */
 
 static unsigned char *take_block(struct cog_store *store, size_t size, size_t *capacity)
 {
     *capacity = size;
-    if (size <= COG_PLAIN_BLOCK || size > COG_SMALL_OBJECT) {
+    if (size <= COG_PLAIN_BLOCK || size > COG_MEDIUM_DOCUMENT) {
         return cog_alloc(size);
     }
-    unsigned class = size <= block_sizes[0] ? 0 : 1;
-    *capacity = block_sizes[class];
-    for (unsigned i = 0; i < COG_RECYCLED_BLOCKS; i++) {
+    unsigned class = 0;
+    while (size > block_classes[class].size) {
+        class ++;
+    }
+    *capacity = block_classes[class].size;
+    for (unsigned i = 0; i < block_classes[class].most; i++) {
         unsigned char *block = atomic_exchange(&store->recycler.blocks[class][i], NULL);
         if (block != NULL) {
             return block;
@@ -73,8 +81,9 @@ static unsigned char *take_block(struct cog_store *store, size_t size, size_t *c
 static void give_block(struct cog_store *store, unsigned char *block, size_t capacity)
 {
     for (unsigned class = 0; class < COG_RECYCLED_CLASSES; class ++) {
-        for (unsigned i = 0;
-             block != NULL && capacity == block_sizes[class] && i < COG_RECYCLED_BLOCKS; i++) {
+        for (unsigned i = 0; block != NULL && capacity == block_classes[class].size &&
+                             i < block_classes[class].most;
+             i++) {
             unsigned char *none = NULL;
             if (atomic_compare_exchange_strong(&store->recycler.blocks[class][i], &none, block)) {
                 return;
@@ -165,6 +174,7 @@ void cog_object_free(struct cog_object *object)
     }
     struct cog_store *store = object->store;
     cog_entry_free(object->entry);
+    cog_document_unref(object->document);
     if (object->mapped) {
         (void)store->fs->unmap(object->image, (size_t)object->stat.size);
     } else if (object->image != NULL) {
@@ -217,6 +227,11 @@ bool cog_object_is_mapped(const struct cog_object *object)
 const struct cog_freshness *cog_object_freshness(const struct cog_object *object)
 {
     return &object->fresh;
+}
+
+struct cog_document *cog_object_document(const struct cog_object *object)
+{
+    return object->document;
 }
 
 struct cog_write_id cog_object_write_id(const struct cog_object *object)
@@ -282,7 +297,10 @@ static enum cog_status verify_all(struct cog_object *object, bool nowait, struct
         object->verified = true;
         return COG_OK;
     }
-    if (large && nowait) {
+    if (object->document != NULL) {
+        return COG_OK; /* verified when it was kept; what else is read is checked then */
+    }
+    if (large && nowait && (object->mapped || object->image == NULL)) {
         return COG_ERR_WOULD_BLOCK;
     }
     enum cog_status status = cog_entry_verify(object->entry, &object->source, err);
@@ -376,6 +394,36 @@ static enum cog_status load_small(struct request *request, struct cog_object *ob
                           request->err);
 }
 
+/* Nothing but a document, and not long? */
+static bool is_medium_document(const struct request *request, const struct cog_object *object)
+{
+    struct cog_part part;
+    return (request->flags & COG_GET_INDEX_ONLY) == 0 && object->stat.size <= COG_MEDIUM_DOCUMENT &&
+           cog_entry_part_count(object->entry) == 1 &&
+           cog_entry_part(object->entry, 0, &part) == COG_OK && part.kind == COG_PART_DOC;
+}
+
+/* The rest of a document whose tail has been read; nothing, where an inline hit finds it kept. */
+static enum cog_status load_document(struct request *request, struct cog_object *object,
+                                     const struct tail *tail)
+{
+    size_t size = (size_t)object->stat.size;
+    if (nowait(request)) {
+        struct cog_write_id id = cog_object_write_id(object);
+        object->document = cog_documents_find(&id);
+        if (object->document != NULL) {
+            return COG_OK;
+        }
+    }
+    object->image = take_block(request->store, size, &object->capacity);
+    if (object->image == NULL) {
+        return COG_ERR_NOMEM;
+    }
+    memcpy(object->image + tail->start, tail->bytes, sizeof tail->bytes);
+    return read_cached(object, object->image, (size_t)tail->start, 0, nowait(request),
+                       request->err);
+}
+
 /*
  * Large: the end is read first, which parses the entry and tells whether it is in memory; then the
  * file is mapped, privately and writable, with huge pages where it has to come from the disk.
@@ -400,6 +448,9 @@ static enum cog_status load_large(struct request *request, struct cog_object *ob
     struct cog_source source = {.context = &tail, .size = object->stat.size, .read = tail_read};
     status = cog_entry_open(&source, request->key, request->key_size, COG_TAIL_PROBE,
                             &object->entry, request->err);
+    if (status == COG_OK && is_medium_document(request, object)) {
+        return load_document(request, object, &tail);
+    }
     if (status != COG_OK || !store->maps) {
         return status;
     }

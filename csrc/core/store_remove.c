@@ -34,6 +34,9 @@ int cog_store_set_aside(struct cog_store *store, const char *path, uint64_t char
             cog_count(&store->counters.quarantined, 1);
             return 0;
         }
+        if (rc == COG_BOTH_NAMES) { /* the entry is where it was, and will be told as such below */
+            (void)store->fs->unlink(store->root, to);
+        }
         if (rc != -EEXIST) {
             break;
         }

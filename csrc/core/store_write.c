@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "core/alloc.h"
+#include "core/gather.h"
 #include "core/store_internal.h"
 
 enum { PREALLOCATE_FROM = 64 << 10, PUBLISH_TRIES = 8 };
@@ -192,8 +193,11 @@ static enum cog_status publish_locked(struct cog_put *put, struct cog_index_lock
         }
         *held = hold_large(put->store, &found, path);
         int rc = rename_into_place(put, path, found.present);
-        if (rc == 0) {
-            put->temp[0] = '\0';
+        if (rc >= 0) {
+            if (rc !=
+                COG_BOTH_NAMES) { /* else cog_put_drop has it to unlink, and to keep counted */
+                put->temp[0] = '\0';
+            }
             cog_index_publish_end(lock, &put->digest, record, &found);
             return COG_OK;
         }
@@ -264,6 +268,23 @@ static enum cog_status sync_name(struct cog_put *put, struct cog_error *err)
     return COG_OK;
 }
 
+/*
+ * What the complete temp file takes on disk. A file system may have taken room ahead of a file that
+ * grew (XFS, where nothing was preallocated): more than was reserved is given back first.
+ */
+static int charge_of_temp(const struct cog_put *put, struct cog_stat *stat, uint64_t *charge)
+{
+    const struct cog_store *store = put->store;
+    int rc = store->fs->stat(put->fd, stat);
+    *charge = rc < 0 ? 0 : cog_store_charge(store, stat);
+    if (rc == 0 && store->index != NULL && *charge > put->reserved - COG_CHARGE_SLACK &&
+        store->fs->truncate(put->fd, stat->size) == 0) {
+        rc = store->fs->stat(put->fd, stat);
+        *charge = rc < 0 ? 0 : cog_store_charge(store, stat);
+    }
+    return rc;
+}
+
 enum cog_status cog_put_publish(struct cog_put *put, const struct cog_put_info *info,
                                 struct cog_error *err)
 {
@@ -275,11 +296,11 @@ enum cog_status cog_put_publish(struct cog_put *put, const struct cog_put_info *
             return cog_store_write_error(store, -rc, "syncing a file", err);
         }
     }
-    int rc = store->fs->stat(put->fd, &stat);
+    uint64_t charge;
+    int rc = charge_of_temp(put, &stat, &charge);
     if (rc < 0) {
         return cog_store_write_error(store, -rc, "fstat of a new file", err);
     }
-    uint64_t charge = cog_store_charge(store, &stat);
     if (store->index != NULL && charge > put->reserved - COG_CHARGE_SLACK) {
         return cog_fail(err, COG_ERR_FULL, 0, "the file takes %llu bytes on disk, reserved %llu",
                         (unsigned long long)charge, (unsigned long long)put->reserved);
@@ -326,19 +347,53 @@ uint64_t cog_put_round(const struct cog_store *store, uint64_t size)
     return (size + block - 1) / block * block;
 }
 
-static enum cog_status put_once(struct cog_put *put, const struct cog_image *image,
+/* What a put writes: a finished image, or one that is made meanwhile. */
+struct content {
+    const struct cog_image *image;
+    const struct cog_maker *maker;
+    uint64_t most;   /* bytes to reserve */
+    uint64_t length; /* bytes written */
+};
+
+static enum cog_status write_made(struct cog_put *put, struct content *content,
+                                  struct cog_error *err)
+{
+    const struct cog_maker *maker = content->maker;
+    struct cog_store *store = put->store;
+    struct cog_gather gather;
+    enum cog_status status = cog_gather_init(&gather, store->fs, put->fd, maker->most);
+    if (status == COG_OK) {
+        status = maker->make(maker->context, cog_gather_sink(&gather), err);
+    }
+    if (status == COG_OK) {
+        status = cog_gather_finish(&gather, err);
+    }
+    if (status == COG_ERR_IO && err->sys_errno != 0) {
+        status = cog_store_write_error(store, err->sys_errno, "writing a file", err);
+    }
+    content->length = gather.written;
+    if (status == COG_OK && content->length < content->most) { /* the surplus goes back */
+        int rc = store->fs->truncate(put->fd, content->length);
+        status = rc < 0 ? cog_store_write_error(store, -rc, "ending a file", err) : COG_OK;
+    }
+    cog_gather_release(&gather);
+    return status;
+}
+
+static enum cog_status put_once(struct cog_put *put, struct content *content,
                                 const struct cog_put_info *info, struct cog_error *err)
 {
-    uint64_t bytes = cog_put_round(put->store, image->length) + COG_RESERVE_SLACK;
+    uint64_t bytes = cog_put_round(put->store, content->most) + COG_RESERVE_SLACK;
     enum cog_status status = cog_put_reserve(put, bytes, err);
     if (status == COG_OK) {
         status = cog_put_create(put, err);
     }
-    if (status == COG_OK && image->length >= PREALLOCATE_FROM) {
-        status = cog_put_allocate(put, 0, image->length, err);
+    if (status == COG_OK && content->most >= PREALLOCATE_FROM) {
+        status = cog_put_allocate(put, 0, content->most, err);
     }
     if (status == COG_OK) {
-        status = write_pieces(put, image, err);
+        status = content->image != NULL ? write_pieces(put, content->image, err)
+                                        : write_made(put, content, err);
     }
     if (status == COG_OK) {
         status = cog_put_publish(put, info, err);
@@ -367,6 +422,7 @@ void cog_put_count(struct cog_store *store, enum cog_status status)
 {
     struct cog_counters *counters = &store->counters;
     switch (status) {
+    case COG_ERR_CANCELLED: break;
     case COG_OK: atomic_store_explicit(&store->read_only, false, memory_order_relaxed); break;
     case COG_ERR_FULL: cog_count(&counters->refused_full, 1); break;
     case COG_ERR_TOO_LARGE: cog_count(&counters->refused_too_large, 1); break;
@@ -385,31 +441,26 @@ enum cog_status cog_put_refuse_read_only(struct cog_store *store, struct cog_err
     return cog_fail(err, COG_ERR_READ_ONLY, 0, "%s is open read-only", store->root_path);
 }
 
-enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t key_size,
-                              const struct cog_image *image, const struct cog_put_info *info,
-                              struct cog_error *err)
+static enum cog_status put_content(struct cog_store *store, const void *key, size_t key_size,
+                                   struct content *content, const struct cog_put_info *info,
+                                   struct cog_error *err)
 {
     static const struct cog_put_info unknown;
-    struct cog_error own = {0};
-    err = err != NULL ? err : &own;
-    if (!image->sealed) {
-        return cog_fail(err, COG_ERR_INVALID, 0, "the image is not sealed");
-    }
     if (!store->writable) {
         return cog_put_refuse_read_only(store, err);
     }
-    enum cog_status status = cog_put_check_size(store, image->length, err);
+    enum cog_status status = cog_put_check_size(store, content->most, err);
     struct cog_put put;
     bool moved = false, made_room = false, mended = false;
     while (status == COG_OK) {
         cog_put_init(&put, store, key, key_size);
         err->sys_errno = 0;
-        status = put_once(&put, image, info != NULL ? info : &unknown, err);
+        status = put_once(&put, content, info != NULL ? info : &unknown, err);
         if (status == COG_INDEX_MOVED && !moved) {
             moved = true;
             status = COG_OK;
         } else if (status == COG_ERR_FULL && err->sys_errno != 0 && !made_room &&
-                   cog_put_make_room(store, image->length + COG_RESERVE_SLACK)) {
+                   cog_put_make_room(store, content->most + COG_RESERVE_SLACK)) {
             made_room = true;
             status = COG_OK;
         } else if (status == COG_ERR_IO && err->sys_errno == ENOENT && !mended &&
@@ -424,5 +475,30 @@ enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t k
         status = cog_fail(err, COG_ERR_BUSY, 0, "the index was replaced twice during one put");
     }
     cog_put_count(store, status);
+    return status;
+}
+
+enum cog_status cog_store_put(struct cog_store *store, const void *key, size_t key_size,
+                              const struct cog_image *image, const struct cog_put_info *info,
+                              struct cog_error *err)
+{
+    struct cog_error own = {0};
+    struct content content = {.image = image, .most = image->length};
+    err = err != NULL ? err : &own;
+    if (!image->sealed) {
+        return cog_fail(err, COG_ERR_INVALID, 0, "the image is not sealed");
+    }
+    return put_content(store, key, key_size, &content, info, err);
+}
+
+enum cog_status cog_store_put_made(struct cog_store *store, const void *key, size_t key_size,
+                                   const struct cog_maker *maker, const struct cog_put_info *info,
+                                   uint64_t *length, struct cog_error *err)
+{
+    struct cog_error own = {0};
+    struct content content = {.maker = maker, .most = maker->most};
+    enum cog_status status = put_content(store, key, key_size, &content, info,
+                                         err != NULL ? err : &own);
+    *length = content.length;
     return status;
 }

@@ -87,6 +87,7 @@ static struct cog_py_job *job_new(const struct cog_py_operation *operation, PyOb
     job->job.run = job_run;
     job->job.drop = job_drop;
     job->job.lane = operation->lane;
+    job->job.owner = self;
     job->operation = operation;
     job->self = Py_NewRef(self);
     if (operation->parse(job, args, kwargs) < 0) {
@@ -488,7 +489,7 @@ static PyType_Spec channel_spec = {
 /* --- the pool, as Python sees it ----------------------------------------------------------------
  */
 
-static PyObject *py_drain_pool(PyObject *Py_UNUSED(module), PyObject *argument)
+PyObject *cog_py_await_quiet(PyObject *owner, PyObject *argument)
 {
     double seconds = PyFloat_AsDouble(argument);
     int64_t until;
@@ -500,9 +501,10 @@ static PyObject *py_drain_pool(PyObject *Py_UNUSED(module), PyObject *argument)
     until = monotonic_ns() + (int64_t)(seconds * 1e9);
     do { /* in short waits, so that Ctrl-C ends it at once */
         int64_t left = (until - monotonic_ns()) / 1000000;
+        uint32_t wait = left > 50 ? 50 : left > 0 ? (uint32_t)left : 0;
 
         Py_BEGIN_ALLOW_THREADS;
-        quiet = cog_pool_drain(left > 50 ? 50 : left > 0 ? (uint32_t)left : 0);
+        quiet = owner != NULL ? cog_pool_wait_for(owner, wait) : cog_pool_drain(wait);
         Py_END_ALLOW_THREADS;
         if (PyErr_CheckSignals() < 0) {
             return NULL;
@@ -510,6 +512,11 @@ static PyObject *py_drain_pool(PyObject *Py_UNUSED(module), PyObject *argument)
     } while (!quiet && monotonic_ns() < until);
     cog_pool_reap();
     return PyBool_FromLong(quiet);
+}
+
+static PyObject *py_drain_pool(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    return cog_py_await_quiet(NULL, argument);
 }
 
 static PyObject *py_pool_stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))

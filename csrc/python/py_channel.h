@@ -61,6 +61,12 @@ int cog_py_submit(const struct cog_py_operation *operation, PyObject *self, PyOb
 PyObject *cog_py_submit_named(const struct cog_py_operation *const *operations, PyObject *self,
                               PyObject *args, PyObject *kwargs);
 
+/*
+ * Wait until no job that works on `owner` waits or runs (NULL: no read or write at all), at most so
+ * many seconds; True if that is so. Signals end it: NULL with the exception set.
+ */
+PyObject *cog_py_await_quiet(PyObject *owner, PyObject *seconds);
+
 /* Set an exception of the class `name` of cogcache.exceptions; returns NULL. */
 PyObject *cog_py_raise_ours(const char *name, const char *format, ...);
 

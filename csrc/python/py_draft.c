@@ -29,6 +29,12 @@ struct py_image {
 
 /* --- composing: no Python here ---------------------------------------------------------------- */
 
+/* Of a document or blob of this size. */
+static uint8_t text_codec(const struct cog_draft *draft, size_t size)
+{
+    return draft->compress && size >= draft->compress_from ? COG_CODEC_ZSTD : COG_CODEC_STORED;
+}
+
 static enum cog_status compose_part(const struct cog_draft *draft,
                                     const struct cog_draft_part *part, uint32_t index,
                                     struct cog_entry_writer *writer, struct cog_error *err)
@@ -49,8 +55,8 @@ static enum cog_status compose_part(const struct cog_draft *draft,
         name_size = (size_t)(digits + sizeof digits - at);
     }
     options.level = draft->level;
-    if (part->kind == COG_PART_BLOB && draft->compress) {
-        options.codec = COG_CODEC_ZSTD;
+    if (part->kind == COG_PART_BLOB) {
+        options.codec = text_codec(draft, part->size);
     }
     if (part->kind == COG_PART_FRAME && !draft->compress) {
         options.codec = COG_CODEC_STORED;
@@ -82,7 +88,7 @@ static enum cog_status compose_into(const struct cog_draft *draft, struct cog_en
             }
         }
     }
-    struct cog_part_options options = {.codec = draft->compress ? COG_CODEC_ZSTD : COG_CODEC_STORED,
+    struct cog_part_options options = {.codec = text_codec(draft, draft->doc.size),
                                        .level = draft->level};
     enum cog_status status = cog_entry_part_put(writer, COG_PART_DOC, NULL, 0, &options,
                                                 draft->doc.data, draft->doc.size, true, NULL, err);
@@ -93,17 +99,35 @@ static enum cog_status compose_into(const struct cog_draft *draft, struct cog_en
                                                &draft->fresh, &length, err);
 }
 
-enum cog_status cog_draft_compose(const struct cog_draft *draft, struct cog_image *image,
-                                  struct cog_error *err)
+uint64_t cog_draft_most(const struct cog_draft *draft)
+{
+    /* The index has the key, the metadata, some 300 bytes a part, and 12 at most a chunk of 128 KiB
+     * and more. A later chunk of a part that was worth compressing may gain nothing. */
+    uint64_t chunks = draft->raw_bytes / (draft->compress ? 256 : 8192);
+
+    return draft->raw_bytes + chunks + draft->key_size + draft->meta.size +
+           (draft->part_count + 1) * 1024 + (16 << 10);
+}
+
+enum cog_status cog_draft_make(const struct cog_draft *draft, struct cog_sink sink,
+                               struct cog_error *err)
 {
     struct cog_entry_writer *writer = NULL;
-    enum cog_status status = cog_entry_writer_new(draft->key, draft->key_size, draft->token,
-                                                  cog_image_sink(image), &writer, err);
+    enum cog_status status = cog_entry_writer_new(draft->key, draft->key_size, draft->token, sink,
+                                                  &writer, err);
 
     if (status == COG_OK) {
         status = compose_into(draft, writer, err);
     }
     cog_entry_writer_free(writer);
+    return status;
+}
+
+enum cog_status cog_draft_compose(const struct cog_draft *draft, struct cog_image *image,
+                                  struct cog_error *err)
+{
+    enum cog_status status = cog_draft_make(draft, cog_image_sink(image), err);
+
     return status == COG_OK ? cog_image_seal(image) : status;
 }
 
@@ -210,15 +234,15 @@ static struct cog_py_put describe(const struct cog_draft *draft)
 
 static int parse_draft(PyObject *args, PyObject *kwargs, struct cog_py_draft_arguments *out)
 {
-    static char *names[] = {"value",  "key",      "meta",     "refreshed_ms",
-                            "ttl_ms", "stale_ms", "compress", "compress_arrays",
-                            "level",  "token",    NULL};
+    static char *names[] = {"value",  "key",      "meta",          "refreshed_ms",
+                            "ttl_ms", "stale_ms", "compress",      "compress_arrays",
+                            "level",  "token",    "compress_from", NULL};
 
-    *out = (struct cog_py_draft_arguments){.compress = 1, .level = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*|$OOOOppiO:Draft", names, &out->value,
+    *out = (struct cog_py_draft_arguments){.compress = 1, .level = COG_LEVEL_DEFAULT};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy*|$OOOOppiOO:Draft", names, &out->value,
                                      &out->key, &out->meta, &out->refreshed, &out->ttl, &out->stale,
                                      &out->compress, &out->compress_arrays, &out->level,
-                                     &out->token)) {
+                                     &out->token, &out->compress_from)) {
         return -1;
     }
     if (out->meta == NULL || out->refreshed == NULL || out->ttl == NULL) {
@@ -247,6 +271,8 @@ int cog_py_draft_fill(struct cog_py_state *state, const struct cog_py_draft_argu
          read_span(arguments->stale, "stale_ms", &draft->fresh.stale_ms) < 0) ||
         (arguments->token != NULL &&
          read_number(arguments->token, "token", UINT64_MAX, &draft->token) < 0) ||
+        (arguments->compress_from != NULL && read_number(arguments->compress_from, "compress_from",
+                                                         UINT64_MAX, &draft->compress_from) < 0) ||
         cog_py_take_meta(state, arguments->meta, &draft->meta) < 0) {
         return -1;
     }

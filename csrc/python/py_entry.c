@@ -22,6 +22,8 @@ struct py_entry {
     unsigned char *image;      /* the whole container in memory, or NULL */
     struct cog_freshness fresh;
     bool has_fresh;
+    bool renewed; /* `slots` stand for those in the image */
+    unsigned char slots[2 * COG_SLOT_SIZE];
     bool lent;      /* the value has our private map: these bytes are no longer ours */
     bool pinned;    /* an Image or a view borrows our bytes: they must not be lent */
     PyObject *keep; /* bytes, a read function, or the store */
@@ -101,6 +103,67 @@ static PyObject *entry_from_bytes(PyObject *Py_UNUSED(cls), PyTypeObject *defini
     self->own_source = cog_memory_source(self->image, (uint64_t)PyBytes_GET_SIZE(bytes));
     self->source = &self->own_source;
     return open_entry(state, self, count > 1 ? args[1] : Py_None);
+}
+
+/* Where the freshness slots of a container in memory are. */
+static unsigned char *slots_of(const struct py_entry *self)
+{
+    return self->image + (size_t)cog_entry_length(self->entry) - COG_ENTRY_TAIL_SIZE;
+}
+
+/* A new life in the slot that is not current, as a file gets it. */
+static void renew(struct py_entry *self, const struct py_entry *from, uint64_t now_ms, uint64_t ttl)
+{
+    uint64_t token = cog_entry_token(self->entry);
+    unsigned which = 1;
+
+    memcpy(self->slots, from->renewed ? from->slots : slots_of(self), sizeof self->slots);
+    (void)cog_slots_current(self->slots, token, &self->fresh, &which);
+    self->fresh.seq++;
+    self->fresh.refreshed_ms = now_ms;
+    self->fresh.ttl_ms = ttl;
+    cog_slot_encode(&self->fresh, token, self->slots + (1 - which) * COG_SLOT_SIZE);
+    self->renewed = self->has_fresh = true;
+}
+
+static PyObject *entry_renewed(PyObject *object, PyObject *args)
+{
+    struct py_entry *self = entry_of(object);
+    struct cog_py_state *state = state_of(object);
+    unsigned long long now_ms, ttl_ms = COG_NEVER;
+    PyObject *ttl;
+
+    if (!PyArg_ParseTuple(args, "KO:renewed", &now_ms, &ttl)) {
+        return NULL;
+    }
+    if (ttl != Py_None) {
+        ttl_ms = PyLong_AsUnsignedLongLong(ttl);
+        if (PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    if (now_ms >= COG_NEVER || ttl_ms > COG_NEVER) {
+        PyErr_SetString(PyExc_ValueError, "refreshed_ms and ttl_ms have at most 48 bits");
+        return NULL;
+    }
+    if (self->image == NULL || !PyBytes_CheckExact(self->keep)) {
+        PyErr_SetString(PyExc_ValueError, "only an entry made from bytes can be renewed");
+        return NULL;
+    }
+    struct py_entry *renewed = new_entry(state);
+
+    if (renewed == NULL) {
+        return NULL;
+    }
+    renewed->keep = Py_NewRef(self->keep);
+    renewed->image = self->image;
+    renewed->own_source = cog_memory_source(self->image, (uint64_t)PyBytes_GET_SIZE(self->keep));
+    renewed->source = &renewed->own_source;
+    if (open_entry(state, renewed, Py_None) == NULL) {
+        return NULL;
+    }
+    renew(renewed, self, now_ms, ttl_ms);
+    return (PyObject *)renewed;
 }
 
 /* Is the range in the kept end of the container? Copies it. */
@@ -638,7 +701,7 @@ static PyObject *entry_tobytes(PyObject *object, PyObject *Py_UNUSED(none))
     if (refuse_lent(object, "tobytes") < 0) {
         return NULL;
     }
-    if (self->object == NULL && PyBytes_CheckExact(self->keep)) {
+    if (self->object == NULL && PyBytes_CheckExact(self->keep) && !self->renewed) {
         return Py_NewRef(self->keep);
     }
     bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
@@ -652,6 +715,10 @@ static PyObject *entry_tobytes(PyObject *object, PyObject *Py_UNUSED(none))
     {
         Py_DECREF(bytes);
         return fail(object, status, NULL, &err);
+    }
+    if (self->renewed) {
+        memcpy(PyBytes_AS_STRING(bytes) + (size_t)length - COG_ENTRY_TAIL_SIZE, self->slots,
+               sizeof self->slots);
     }
     return bytes;
 }
@@ -753,6 +820,22 @@ static struct cog_py_put describe(const struct py_entry *self)
     return about;
 }
 
+static enum cog_status write_image(const struct py_entry *self, const struct cog_sink *sink,
+                                   const unsigned char *bytes, size_t length, struct cog_error *err)
+{
+    size_t before = self->renewed ? length - COG_ENTRY_TAIL_SIZE : length;
+    size_t behind = before + sizeof self->slots;
+    enum cog_status status = sink->write(sink->context, bytes, before, true, err);
+
+    if (status == COG_OK && self->renewed) {
+        status = sink->write(sink->context, self->slots, sizeof self->slots, true, err);
+    }
+    if (status == COG_OK && self->renewed) {
+        status = sink->write(sink->context, bytes + behind, length - behind, true, err);
+    }
+    return status;
+}
+
 static PyObject *entry_to_image(PyObject *object, PyObject *Py_UNUSED(none))
 {
     struct py_entry *self = entry_of(object);
@@ -781,7 +864,7 @@ static PyObject *entry_to_image(PyObject *object, PyObject *Py_UNUSED(none))
         Py_END_ALLOW_THREADS owner = memory;
     }
     if (status == COG_OK) {
-        status = sink.write(sink.context, bytes, length, true, &err);
+        status = write_image(self, &sink, bytes, length, &err);
     }
     if (status == COG_OK) {
         status = cog_image_seal(&image);
@@ -1003,6 +1086,9 @@ static PyMethodDef entry_methods[] = {
      PyDoc_STR("value_type($self, /)\n--\n\nName of the value's type, without decoding it.")},
     {"is_expired", entry_is_expired, METH_O,
      PyDoc_STR("is_expired($self, now_ms, /)\n--\n\nIs its life over?")},
+    {"renewed", entry_renewed, METH_VARARGS,
+     PyDoc_STR("renewed($self, refreshed_ms, ttl_ms, /)\n--\n\nThe same bytes with another life, "
+               "not copied; None = it never ends.")},
     {"verify", entry_verify, METH_NOARGS,
      PyDoc_STR("verify($self, /)\n--\n\nCheck every byte; DamagedError names what is wrong.")},
     {"tobytes", entry_tobytes, METH_NOARGS,

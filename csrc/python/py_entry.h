@@ -25,7 +25,7 @@ int cog_py_put_of(struct cog_py_state *state, PyObject *what, struct cog_py_put 
 /* The arguments of a Draft and of what else makes entries; objects are borrowed, NULL where not
  * given. */
 struct cog_py_draft_arguments {
-    PyObject *value, *meta, *refreshed, *ttl, *stale, *token;
+    PyObject *value, *meta, *refreshed, *ttl, *stale, *token, *compress_from;
     Py_buffer key;
     int compress, compress_arrays, level;
 };

@@ -77,12 +77,13 @@ static bool document_is_quick(const struct cog_load *load)
     struct cog_part part;
 
     if (load->image == NULL) {
-        return false; /* it would be read from a file, which may block */
+        return cog_load_is_at_hand(load); /* else it would be read from a file, which may block */
     }
     if (count == 0 || cog_entry_part(load->entry, count - 1, &part) != COG_OK) {
         return true; /* no document: the load says what is wrong */
     }
     return part.kind != COG_PART_DOC ||
+           (cog_part_is_plain(&part) && cog_load_is_known_good(load, count - 1)) ||
            part.raw_size <= (part.codec == COG_CODEC_STORED ? INLINE_BYTES : INLINE_PACKED) ||
            cog_load_is_at_hand(load);
 }

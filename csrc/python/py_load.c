@@ -10,6 +10,9 @@
 #include "core/bytes.h"
 #include "core/msgpack.h"
 
+/* Shorter plain ones are read anew: hashing 100 KB takes 2 us. */
+enum { KEPT_PLAIN_BYTES = 256 << 10 };
+
 /* --- step 1: the document ----------------------------------------------------------------------
  */
 
@@ -116,11 +119,7 @@ static bool starts_bundle(const struct cog_load *load)
            token.ext == COG_EXT_BUNDLE;
 }
 
-/*
- * The bytes of this part lie in memory of our own and were checked when they were read: a second
- * look could find nothing. (A map is another matter: its pages may be read again from the disk.)
- */
-static bool is_known_good(const struct cog_load *load, uint32_t part)
+bool cog_load_is_known_good(const struct cog_load *load, uint32_t part)
 {
     return load->image != NULL && load->object != NULL && !cog_object_is_mapped(load->object) &&
            cog_object_is_verified(load->object, part);
@@ -170,6 +169,12 @@ static enum cog_status expand_document(struct cog_load *load, uint32_t number,
 {
     struct cog_write_id id;
 
+    if (load->object != NULL && cog_object_document(load->object) != NULL) {
+        load->document = cog_object_document(load->object);
+        cog_document_ref(load->document);
+        load->doc = cog_document_bytes(load->document);
+        return COG_OK;
+    }
     if (load->object == NULL || cog_part_is_plain(part)) {
         return copy_document(load, number, part, err);
     }
@@ -185,6 +190,23 @@ static enum cog_status expand_document(struct cog_load *load, uint32_t number,
                                                     : copy_document(load, number, part, err);
 }
 
+/* A long document was read and verified: the next hits of this write need not do it again. */
+static void keep_plain_document(const struct cog_load *load)
+{
+    struct cog_write_id id = cog_object_write_id(load->object);
+    struct cog_document *document;
+
+    if (load->doc_size < KEPT_PLAIN_BYTES || !cog_documents_wants(&id, load->doc_size)) {
+        return;
+    }
+    document = cog_document_new(load->doc_size);
+    if (document != NULL) { /* else the next hit reads it */
+        memcpy(cog_document_bytes(document), load->doc, load->doc_size);
+        cog_documents_keep(&id, document);
+        cog_document_unref(document);
+    }
+}
+
 bool cog_load_is_at_hand(const struct cog_load *load)
 {
     struct cog_write_id id;
@@ -192,8 +214,11 @@ bool cog_load_is_at_hand(const struct cog_load *load)
     if (load->object == NULL) {
         return false;
     }
+    if (cog_object_document(load->object) != NULL) {
+        return true;
+    }
     id = cog_object_write_id(load->object);
-    return cog_documents_has(&id);
+    return load->image != NULL && cog_documents_has(&id);
 }
 
 enum cog_status cog_load_document(struct cog_load *load, struct cog_error *err)
@@ -219,8 +244,10 @@ enum cog_status cog_load_document(struct cog_load *load, struct cog_error *err)
     load->doc_size = (size_t)part.raw_size;
     if (cog_part_is_plain(&part) && load->image != NULL) {
         load->doc = load->image + part.offset; /* read where it lies */
-        if (!is_known_good(load, number)) {
+        if (!cog_load_is_known_good(load, number)) {
             status = check_part(load, &part, err);
+        } else {
+            keep_plain_document(load);
         }
     } else {
         status = expand_document(load, number, &part, err);
@@ -248,7 +275,7 @@ static enum cog_status fill_target(struct cog_load *load, const struct cog_load_
         return load->object != NULL ? cog_object_verify_part(load->object, target->part, err)
                                     : check_part(load, &part, err);
     }
-    if (cog_part_is_plain(&part) && is_known_good(load, target->part)) {
+    if (cog_part_is_plain(&part) && cog_load_is_known_good(load, target->part)) {
         memcpy(target->data, load->image + part.offset, target->size);
         return COG_OK;
     }

@@ -7,6 +7,12 @@
 /* Is the payload of this extension itself msgpack? Both passes over a document descend alike. */
 bool cog_ext_is_nested(int8_t code);
 
+/*
+ * The bytes of this part lie in memory of our own and were checked when they were read: a second
+ * look could find nothing. (A map is another matter: its pages may be read again from the disk.)
+ */
+bool cog_load_is_known_good(const struct cog_load *load, uint32_t part);
+
 /* Has the document been kept expanded, so that cog_load_document() is quick? */
 bool cog_load_is_at_hand(const struct cog_load *load);
 

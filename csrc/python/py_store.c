@@ -5,6 +5,8 @@
  */
 #include "python/py_store.h"
 
+#include <errno.h>
+
 #include "core/fs.h"
 #include "core/pool.h"
 
@@ -48,13 +50,13 @@ int cog_py_store_enter(struct cog_py_store_job *job)
         return -1;
     }
     cog_py_store_hold(job->store);
-    job->store->in_flight += job->base.job.lane != COG_LANE_BACKGROUND;
+    job->store->in_flight++;
     return 0;
 }
 
 void cog_py_store_leave(struct cog_py_store_job *job)
 {
-    job->store->in_flight -= job->base.job.lane != COG_LANE_BACKGROUND;
+    job->store->in_flight--;
     cog_py_store_drop(job->store);
 }
 
@@ -69,7 +71,11 @@ PyObject *cog_py_store_raise(const struct cog_py_store_job *job)
     case COG_ERR_INVALID:
     case COG_ERR_LIMIT: PyErr_SetString(PyExc_ValueError, text); return NULL;
     default:
-        args = Py_BuildValue("(isO)", error->sys_errno, text, job->store->root);
+        args = Py_BuildValue("(isO)",
+                             error->sys_errno == 0 && job->status == COG_ERR_READ_ONLY
+                                 ? EROFS
+                                 : error->sys_errno,
+                             text, job->store->root);
         if (args != NULL) {
             PyErr_SetObject(PyExc_OSError, args);
             Py_DECREF(args);
@@ -248,6 +254,9 @@ static PyObject *raise_open(enum cog_status status, const struct cog_error *erro
     const char *text = error->text[0] != '\0' ? error->text : cog_status_text(status);
     PyObject *args;
 
+    if (status == COG_ERR_READ_ONLY && error->sys_errno != 0) {
+        status = COG_ERR_IO; /* EACCES, EROFS ...: the caller says what would help */
+    }
     switch (status) {
     case COG_ERR_NOMEM: return PyErr_NoMemory();
     case COG_ERR_IO:
@@ -332,10 +341,16 @@ static PyObject *store_close(PyObject *self, PyObject *Py_UNUSED(none))
 
     if (!store->closed) {
         store->closed = true;
+        cog_store_end_sweeps(store->handle);
         cog_py_store_hold(store);
         cog_py_store_drop(store); /* closes the handle now, or lets the last operation do it */
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *store_wait(PyObject *self, PyObject *seconds)
+{
+    return cog_py_await_quiet(self, seconds);
 }
 
 static void store_dealloc(PyObject *self)
@@ -445,8 +460,11 @@ static PyMethodDef store_methods[] = {
      PyDoc_STR("submit($self, channel, future, operation, /, *args, **kwargs)\n--\n\nRun the "
                "method named `operation` in the thread pool.")},
     {"close", store_close, METH_NOARGS,
-     PyDoc_STR("close($self, /)\n--\n\nRefuse new operations; those under way end well. May be "
-               "called twice.")},
+     PyDoc_STR("close($self, /)\n--\n\nRefuse new operations; those under way end well, sweeps "
+               "soon. May be called twice.")},
+    {"wait", store_wait, METH_O,
+     PyDoc_STR("wait($self, seconds, /)\n--\n\nWait until no thread of the pool is or will be "
+               "busy with this store, at most so long;\nwhether that is so.")},
     {"__reduce__", store_reduce, METH_NOARGS, PyDoc_STR("Refuses.")},
     {NULL, NULL, 0, NULL},
 };
@@ -454,8 +472,8 @@ static PyMethodDef store_methods[] = {
 static PyGetSetDef store_members[] = {
     {"root", store_get_root, NULL, PyDoc_STR("Absolute path of base_path/v1."), NULL},
     {"closed", store_get_closed, NULL, PyDoc_STR("Whether close() was called."), NULL},
-    {"in_flight", store_get_in_flight, NULL, PyDoc_STR("Operations under way, without sweeps."),
-     NULL},
+    {"in_flight", store_get_in_flight, NULL,
+     PyDoc_STR("Operations that have begun and whose results were not yet taken."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -16,7 +16,7 @@ struct cog_py_store {
     PyObject *root;
     bool closed;
     Py_ssize_t users;     /* of the handle; under the GIL */
-    Py_ssize_t in_flight; /* operations under way that somebody may wait for */
+    Py_ssize_t in_flight; /* operations begun and not yet let go of; under the GIL */
     uint64_t value_hits;
     uint64_t value_misses;
     uint64_t value_slow;

@@ -7,6 +7,9 @@
  */
 enum { PUT_TRIES = 3 };
 
+/* From here up a draft is composed while it is written, with its bytes in the cache once. */
+enum { MADE_FROM = 4 << 20 };
+
 /* --- put ----------------------------------------------------------------------------------- */
 
 struct one_put {
@@ -105,11 +108,43 @@ static int put_many_parse(struct cog_py_job *base, PyObject *args, PyObject *kwa
     return result;
 }
 
+struct put_made {
+    struct put_job *job;
+    struct one_put *item;
+};
+
 /*
  * The buffers of a draft are the caller's again once a cancelled call has returned, so what was
  * composed after that may be a mixture and must not be published. Cancelled later, the checksums
  * were taken from the value as it was: what is published is that value or fails its checks.
  */
+static enum cog_status make_draft(void *context, struct cog_sink sink, struct cog_error *err)
+{
+    struct put_made *made = context;
+    enum cog_status status = cog_draft_make(made->item->put.draft, sink, err);
+
+    return status == COG_OK && cog_job_is_cancelled(&made->job->store.base.job) ? COG_ERR_CANCELLED
+                                                                                : status;
+}
+
+/* One attempt to store what is there, or what is made now. */
+static enum cog_status put_try(struct put_job *job, struct one_put *item,
+                               const struct cog_image *image, const struct cog_put_info *info)
+{
+    struct cog_store *store = job->store.store->handle;
+
+    if (image != NULL) {
+        item->length = image->length;
+        return cog_store_put(store, item->put.key, item->put.key_size, image, info,
+                             &job->store.error);
+    }
+    struct put_made made = {job, item};
+    struct cog_maker maker = {&made, make_draft, cog_draft_most(item->put.draft)};
+
+    return cog_store_put_made(store, item->put.key, item->put.key_size, &maker, info, &item->length,
+                              &job->store.error);
+}
+
 static void put_one(struct put_job *job, struct one_put *item)
 {
     struct cog_put_info info = job->info;
@@ -119,7 +154,7 @@ static void put_one(struct put_job *job, struct one_put *item)
 
     info.cost_seconds = item->put.cost_seconds;
     info.expires_ms = item->put.expires_ms;
-    if (image == NULL) {
+    if (image == NULL && item->put.draft->raw_bytes < MADE_FROM) {
         status = cog_draft_compose(item->put.draft, &composed, &job->store.error);
         image = &composed;
     }
@@ -129,10 +164,8 @@ static void put_one(struct put_job *job, struct one_put *item)
     if (status == COG_OK) {
         int tries = PUT_TRIES;
 
-        item->length = image->length;
         do {
-            status = cog_store_put(job->store.store->handle, item->put.key, item->put.key_size,
-                                   image, &info, &job->store.error);
+            status = put_try(job, item, image, &info);
         } while (status == COG_ERR_BUSY && --tries > 0 &&
                  !cog_job_is_cancelled(&job->store.base.job));
     }

@@ -94,8 +94,9 @@ struct cog_draft {
     uint64_t token; /* 0: drawn when it is composed */
     uint64_t raw_bytes;
     int level;
-    bool compress;        /* documents and blobs */
-    bool compress_arrays; /* bit-shuffle and zstd instead of raw */
+    bool compress;          /* documents and blobs ... */
+    uint64_t compress_from; /* ... of at least so many bytes each */
+    bool compress_arrays;   /* bit-shuffle and zstd instead of raw */
 };
 
 /*
@@ -105,6 +106,11 @@ struct cog_draft {
  */
 enum cog_status cog_draft_compose(const struct cog_draft *draft, struct cog_image *image,
                                   struct cog_error *err);
+/* The same into any sink: the store's, while it writes. */
+enum cog_status cog_draft_make(const struct cog_draft *draft, struct cog_sink sink,
+                               struct cog_error *err);
+/* Bytes that the container will not exceed. */
+uint64_t cog_draft_most(const struct cog_draft *draft);
 void cog_draft_release(struct cog_draft *draft); /* frees the C data; the draft is empty again */
 
 /* Python objects and buffer views that a draft borrows from; released under the GIL. */

@@ -421,7 +421,7 @@ static int parse_arguments(PyObject *args, PyObject *kwargs, struct writer_argum
                             "length",   "chunk_size", "max_chunks",   NULL};
     struct cog_py_draft_arguments *about = &out->about;
 
-    *out = (struct writer_arguments){.about = {.compress = 1, .level = 1},
+    *out = (struct writer_arguments){.about = {.compress = 1, .level = COG_LEVEL_DEFAULT},
                                      .length = Py_None,
                                      .chunk_size = COG_CHUNK_DEFAULT,
                                      .max_chunks = COG_CHUNKS_LIMIT - 1};

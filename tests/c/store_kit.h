@@ -19,7 +19,7 @@ struct kit {
     const struct cog_fs *fs;
     bool table_less;
     bool no_map;
-    bool posix; /* nothing can be opened without the risk of waiting */
+    bool posix; /* nothing can be opened or read without the risk of waiting */
 };
 
 typedef void (*kit_test)(struct kit *kit);
@@ -56,7 +56,11 @@ struct kit_value {
     double cost_seconds;
     uint64_t source;
 };
-/* Puts, deletes and sweeps are tried again, a few times, when the store says busy. */
+/*
+ * Busy, after 200 ms, is a right answer on a loaded machine: opening, puts, deletes and sweeps ask
+ * again then, within bounds.
+ */
+enum { KIT_PATIENCE = 100 };
 enum cog_status kit_put_value(struct cog_store *store, const char *key,
                               const struct kit_value *value);
 enum cog_status kit_put(struct cog_store *store, const char *key, const void *data, size_t size);
@@ -81,6 +85,11 @@ unsigned kit_count(const struct kit *kit, const char *below_root); /* names in a
 uint64_t kit_disk_bytes(const struct kit *kit); /* blocks of everything under the root */
 void kit_flip(const char *path, int64_t offset, unsigned char mask); /* from the end if negative */
 void kit_remove_tree(const char *path);
+/*
+ * May we give files away and act as somebody else, who reaches this directory? Not root, or root of
+ * a container that may not: false, and standard error says that `what` was not run.
+ */
+bool kit_may_be_others(const struct kit *kit, const char *what);
 /* Run in a forked child, as an unprivileged user if we are root; its exit status. */
 int kit_in_child(const struct kit *kit, bool drop, int (*body)(const struct kit *kit));
 

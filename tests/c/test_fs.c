@@ -132,6 +132,39 @@ static void test_a_new_name_never_replaces(struct root *root)
     CHECK_EQ(fs->unlink(root->fd, "second"), -ENOENT);
 }
 
+/* Somebody who may link from a directory but not unlink there. */
+static int rename_out_of_a_closed_directory(void *context)
+{
+    const struct root *root = context;
+    struct cog_stat one, two;
+    if (geteuid() == 0 && seteuid(65534) != 0) {
+        fprintf(stderr, "not run (this root may not act as another user): %s\n", __func__);
+        return 0;
+    }
+    CHECK_EQ(root->fs->rename_new(root->fd, "closed/from", root->fd, "open/to"), COG_BOTH_NAMES);
+    CHECK_EQ(root->fs->stat_at(root->fd, "closed/from", &one), 0);
+    CHECK_EQ(root->fs->stat_at(root->fd, "open/to", &two), 0);
+    CHECK(one.inode == two.inode && one.links == 2);
+    CHECK_EQ(root->fs->rename_new(root->fd, "closed/from", root->fd, "open/to"), -EEXIST);
+    return atomic_load(&check_failures) != 0;
+}
+
+static void test_an_old_name_that_stays_is_told(struct root *root)
+{
+    struct root plain = *root;
+    plain.fs = cog_fs_posix(); /* the modern call moves all or nothing */
+    REQUIRE(mkdirat(root->fd, "closed", 0755) == 0 && mkdirat(root->fd, "open", 0755) == 0);
+    root->fs->close(make_file(root, "closed/from"));
+    REQUIRE(fchmod(root->fd, 0755) == 0);
+    if (geteuid() == 0) {
+        REQUIRE(fchownat(root->fd, "closed/from", 65534, (gid_t)-1, 0) == 0);
+        REQUIRE(fchownat(root->fd, "open", 65534, (gid_t)-1, 0) == 0);
+    }
+    REQUIRE(fchmodat(root->fd, "closed", 0555, 0) == 0);
+    CHECK_EQ(in_child(rename_out_of_a_closed_directory, &plain), 0);
+    REQUIRE(fchmodat(root->fd, "closed", 0755, 0) == 0);
+}
+
 static void test_links_are_not_followed_and_fifos_do_not_block(struct root *root)
 {
     const struct cog_fs *fs = root->fs;
@@ -313,6 +346,7 @@ int main(void)
     ROOT_RUN(test_pieces_are_written_in_order_whatever_their_sizes);
     ROOT_RUN(test_short_and_interrupted_calls_are_continued);
     ROOT_RUN(test_a_new_name_never_replaces);
+    ROOT_RUN_ONCE(test_an_old_name_that_stays_is_told);
     ROOT_RUN(test_links_are_not_followed_and_fifos_do_not_block);
     ROOT_RUN(test_names_are_listed_without_the_dots);
     ROOT_RUN(test_a_locked_byte_is_refused_to_other_processes_of_both_tables);

@@ -805,6 +805,39 @@ static void test_what_the_dead_held_comes_back_when_it_is_needed(struct root *ro
     cog_index_close(index);
 }
 
+static const struct cog_fs *honest;
+static bool temps_stay;
+
+static int unlink_no_temps(int dir, const char *path)
+{
+    return temps_stay && strncmp(path, "tmp/", 4) == 0 ? -EIO : honest->unlink(dir, path);
+}
+
+/* Nor is it a reason to refuse puts: there are other slots. */
+static void test_what_the_dead_left_stays_counted_while_it_cannot_be_unlinked(struct root *root)
+{
+    struct cog_fs table = *root->fs;
+    struct cog_index_stats stats;
+    honest = root->fs;
+    CHECK_EQ(in_child(die_with_a_reservation, root), 0);
+    root->fs = &table;
+    table.unlink = unlink_no_temps;
+    temps_stay = true;
+    struct cog_index *index = root_open(root, NULL);
+    CHECK_EQ(entry_put(index, 1, 1000), COG_OK); /* its slot would be the dead one's */
+    (void)cog_index_reap(index);
+    cog_index_get_stats(index, &stats);
+    CHECK_EQ(stats.held_bytes, 6 << 20);
+    temps_stay = false;
+    (void)cog_index_reap(index);
+    cog_index_get_stats(index, &stats);
+    CHECK_EQ(stats.held_bytes, 0);
+    CHECK_EQ(entry_put(index, 2, 1000), COG_OK);
+    CHECK_AUDIT(root, index);
+    cog_index_close(index);
+    root->fs = honest;
+}
+
 static int hold_a_shard(void *context)
 {
     int *pipes = context;
@@ -839,10 +872,11 @@ static void test_a_shard_held_by_another_process_answers_busy_until_it_dies(stru
     }
     char byte;
     REQUIRE(read(context.ints[0], &byte, 1) == 1);
+    unsigned patience = kit_patience;
     kit_patience = 0;
     CHECK_EQ(entry_put(index, key, 2000), COG_ERR_BUSY);
     CHECK_EQ(entry_delete(index, key), COG_ERR_BUSY);
-    kit_patience = 20;
+    kit_patience = patience;
     CHECK_EQ(entry_put(index, key_in_shard(0x43, 0), 2000), COG_OK); /* the others do not care */
     REQUIRE(kill(child, SIGKILL) == 0);
     int status;
@@ -1021,6 +1055,7 @@ int main(void)
     ROOT_RUN(test_an_inherited_handle_works_in_the_child_and_in_the_parent);
     ROOT_RUN(test_a_child_gives_back_nothing_of_its_parents);
     ROOT_RUN(test_what_the_dead_held_comes_back_when_it_is_needed);
+    ROOT_RUN(test_what_the_dead_left_stays_counted_while_it_cannot_be_unlinked);
     ROOT_RUN(test_a_shard_held_by_another_process_answers_busy_until_it_dies);
     ROOT_RUN(test_threads_of_two_handles_share_keys);
     ROOT_RUN(test_the_index_may_vanish_while_threads_work);

@@ -1,5 +1,6 @@
 /* The store through its public face, on both tables of calls and in every mode. */
 #define _POSIX_C_SOURCE 200809L
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -236,6 +237,48 @@ static void test_a_refreshed_entry_survives_the_sweep(struct kit *kit)
     cog_store_close(store);
 }
 
+/* --- room taken ahead ---------------------------------------------------------------------- */
+
+/* A file system that keeps a megabyte behind the end of a new file until it is cut to its size. */
+static bool keeps_room;
+
+static int generous_stat(int fd, struct cog_stat *out)
+{
+    int rc = cog_fs_posix()->stat(fd, out);
+    if (rc == 0 && S_ISREG(out->mode) && keeps_room) {
+        out->blocks_bytes += 1 << 20;
+    }
+    return rc;
+}
+
+static int cutting_truncate(int fd, uint64_t size)
+{
+    keeps_room = false;
+    return cog_fs_posix()->truncate(fd, size);
+}
+
+static void test_room_taken_ahead_of_a_growing_file_is_given_back(struct kit *kit)
+{
+    struct cog_fs generous = *cog_fs_posix();
+    struct cog_store_options options = kit_options(kit);
+    struct cog_store_stats stats;
+    generous.stat = generous_stat;
+    generous.truncate = cutting_truncate;
+    options.fs = &generous;
+    struct cog_store *store = kit_open(kit, &options);
+    keeps_room = true;
+    CHECK_EQ(kit_put(store, "k", "value", 5), COG_OK);
+    CHECK(!keeps_room);
+    CHECK(kit_has(store, "k", "value", 5));
+    uint64_t removed;
+    cog_store_get_stats(store, &stats);
+    uint64_t used = stats.used_bytes;
+    CHECK_EQ(kit_sweep(store, true, &removed), COG_OK);
+    cog_store_get_stats(store, &stats);
+    CHECK_EQ(stats.used_bytes, used); /* counted as what it takes */
+    cog_store_close(store);
+}
+
 /* --- never blocking ------------------------------------------------------------------------ */
 
 static void test_a_warm_hit_never_blocks_and_a_large_one_is_verified_first(struct kit *kit)
@@ -346,6 +389,68 @@ static void test_stream_of_unknown_length(struct kit *kit)
 }
 
 /* --- limits and options -------------------------------------------------------------------- */
+
+struct making {
+    const unsigned char *data;
+    size_t size;
+    enum cog_status answer; /* after everything was made */
+    unsigned calls;
+};
+
+static enum cog_status make_entry(void *context, struct cog_sink sink, struct cog_error *err)
+{
+    static const unsigned char no_meta[] = {0x80};
+    struct making *making = context;
+    struct cog_entry_writer *writer = NULL;
+    uint64_t length;
+    making->calls++;
+    REQUIRE(cog_entry_writer_new("made", 4, 0, sink, &writer, err) == COG_OK);
+    enum cog_status status = cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, making->data,
+                                                making->size, true, NULL, err);
+    if (status == COG_OK) {
+        status = cog_entry_finish(writer, no_meta, sizeof no_meta, NULL, &length, err);
+    }
+    cog_entry_writer_free(writer);
+    return status == COG_OK ? making->answer : status;
+}
+
+/* Made while it is written: whole under its name, or not at all and without a trace. */
+static void test_an_entry_is_made_while_it_is_written(struct kit *kit)
+{
+    static unsigned char large[9 << 20];
+    struct cog_store *store = kit_open(kit, NULL);
+    struct making making = {large, sizeof large, COG_OK, 0};
+    struct cog_maker maker = {&making, make_entry, sizeof large + (64 << 10)};
+    struct cog_object *object = NULL;
+    enum cog_status status = COG_ERR_BUSY;
+    enum cog_miss miss;
+    uint64_t length = 0;
+    kit_fill(large, sizeof large, 1, 1);
+    for (unsigned tries = 0; status == COG_ERR_BUSY && tries < KIT_PATIENCE; tries++) {
+        status = cog_store_put_made(store, "made", 4, &maker, NULL, &length, NULL);
+    }
+    CHECK_EQ(status, COG_OK);
+    CHECK(length > sizeof large && length < maker.most);
+    REQUIRE(cog_store_get(store, "made", 4, 0, &object, &miss, NULL) == COG_OK);
+    CHECK_EQ(cog_entry_length(cog_object_entry(object)), length);
+    unsigned char *back = malloc(sizeof large);
+    REQUIRE(back != NULL);
+    CHECK_EQ(cog_entry_read(cog_object_entry(object), cog_object_source(object), NULL, 0, 0,
+                            sizeof large, back, NULL),
+             COG_OK);
+    CHECK(memcmp(back, large, sizeof large) == 0);
+    free(back);
+    cog_object_free(object);
+
+    making.answer = COG_ERR_CANCELLED;
+    CHECK_EQ(cog_store_put_made(store, "made", 4, &maker, NULL, &length, NULL), COG_ERR_CANCELLED);
+    maker.most = sizeof large; /* less than it has */
+    making.answer = COG_OK;
+    CHECK_EQ(cog_store_put_made(store, "made", 4, &maker, NULL, &length, NULL), COG_ERR_LIMIT);
+    CHECK_EQ(kit_count(kit, "tmp"), 0);
+    CHECK_EQ(kit_miss(store, "made"), COG_MISS_NONE); /* the older one is untouched */
+    cog_store_close(store);
+}
 
 static void test_an_object_over_an_eighth_of_the_limit_is_refused(struct kit *kit)
 {
@@ -462,6 +567,36 @@ static void test_a_root_removed_by_hand_is_made_again(struct kit *kit)
     cog_store_close(store);
 }
 
+static int no_room(int fd, uint64_t offset, uint64_t size)
+{
+    (void)fd, (void)offset, (void)size;
+    return -ENOSPC;
+}
+
+/* After a restart of the machine the index has to be made anew: a full disk must not keep anybody
+ * from the entries that are there. */
+static void test_a_disk_too_full_for_an_index_still_gives_hits(struct kit *kit)
+{
+    char path[400];
+    struct cog_store *store = kit_open(kit, NULL);
+    CHECK_EQ(kit_put(store, "k", "value", 5), COG_OK);
+    cog_store_close(store);
+    kit_path(kit, "index", path);
+    REQUIRE(unlink(path) == 0);
+    struct cog_fs full = *kit->fs;
+    full.fallocate = no_room;
+    kit->fs = &full;
+    store = kit_open(kit, NULL);
+    CHECK(kit_has(store, "k", "value", 5));
+    CHECK_EQ(kit_put(store, "other", "value", 5), COG_ERR_FULL);
+    CHECK(kit_has(store, "k", "value", 5));
+    CHECK_EQ(kit_count(kit, "tmp"), 0);
+    full.fallocate = cog_fs_system()->fallocate; /* somebody made room */
+    CHECK_EQ(kit_put(store, "other", "value", 5), COG_OK);
+    CHECK(kit_has(store, "other", "value", 5));
+    cog_store_close(store);
+}
+
 int main(void)
 {
     KIT_RUN(test_what_is_put_is_got);
@@ -473,14 +608,17 @@ int main(void)
     KIT_RUN(test_expiry_follows_the_clock);
     KIT_RUN(test_fifty_refreshes_change_no_byte_and_keep_the_original_ttl);
     KIT_RUN(test_a_refreshed_entry_survives_the_sweep);
+    KIT_RUN_ONCE(test_room_taken_ahead_of_a_growing_file_is_given_back);
     KIT_RUN(test_a_warm_hit_never_blocks_and_a_large_one_is_verified_first);
     KIT_RUN(test_index_only_verifies_part_by_part);
     KIT_RUN(test_stream_of_unknown_length);
+    KIT_RUN(test_an_entry_is_made_while_it_is_written);
     KIT_RUN(test_an_object_over_an_eighth_of_the_limit_is_refused);
     KIT_RUN(test_options_are_checked);
     KIT_RUN(test_durability_syncs_what_it_says);
     KIT_RUN(test_the_root_says_what_it_is);
     KIT_RUN(test_a_root_removed_by_hand_is_made_again);
+    KIT_RUN_INDEXED(test_a_disk_too_full_for_an_index_still_gives_hits);
     KIT_RUN(test_table_less_is_a_property_of_the_root);
     return check_done();
 }

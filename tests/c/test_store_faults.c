@@ -371,6 +371,53 @@ static void test_open(struct kit *kit)
     }
 }
 
+/* --- both names ----------------------------------------------------------------------------- */
+
+static bool unlinks_fail;
+
+static int unlink_or_not(int dir, const char *path)
+{
+    return unlinks_fail ? -EIO : cog_fs_system()->unlink(dir, path);
+}
+
+static int link_and_unlink(int from_dir, const char *from, int to_dir, const char *to)
+{
+    int rc = cog_fs_system()->link(from_dir, from, to_dir, to);
+    if (rc < 0) {
+        return rc;
+    }
+    return unlink_or_not(from_dir, from) == 0 ? 0 : COG_BOTH_NAMES;
+}
+
+/* The second name of a published file keeps its blocks when the first is gone: it stays counted. */
+static void test_a_temp_name_that_stays_is_counted_until_it_goes(struct kit *kit)
+{
+    struct cog_fs table = *cog_fs_system();
+    struct cog_store_stats stats;
+    uint64_t removed;
+    table.rename_new = link_and_unlink;
+    table.unlink = unlink_or_not;
+    kit->fs = &table;
+    struct cog_store *store = kit_open(kit, NULL);
+    kit_fill(new_value, LARGE, 1, 2);
+    unlinks_fail = true;
+    CHECK_EQ(kit_put(store, "key", new_value, LARGE), COG_OK);
+    CHECK(kit_has(store, "key", new_value, LARGE));
+    CHECK_EQ(kit_count(kit, "tmp"), 1);
+    cog_store_get_stats(store, &stats);
+    CHECK(stats.held_bytes >= LARGE);
+    unlinks_fail = false;
+    CHECK_EQ(kit_delete(store, "key"), COG_OK); /* the blocks are still there */
+    cog_store_get_stats(store, &stats);
+    CHECK(stats.held_bytes >= LARGE);
+    CHECK_EQ(kit_sweep(store, false, &removed), COG_OK);
+    CHECK_EQ(kit_count(kit, "tmp"), 0);
+    cog_store_get_stats(store, &stats);
+    CHECK_EQ(stats.held_bytes, 0);
+    check_accounts(kit, store, true);
+    cog_store_close(store);
+}
+
 /* --- the loop itself can fail --------------------------------------------------------------- */
 
 static int keep_temp_files(int dir, const char *path)
@@ -577,6 +624,7 @@ int main(void)
         error_count = (unsigned)(sizeof errors / sizeof errors[0]);
     }
     (void)setenv("TMPDIR", access("/dev/shm", W_OK | X_OK) == 0 ? "/dev/shm" : "/tmp", 0);
+    KIT_RUN_ONCE(test_a_temp_name_that_stays_is_counted_until_it_goes);
     KIT_RUN_ONCE(test_the_loop_notices_what_an_operation_leaves_behind);
     KIT_RUN(test_put);
     KIT_RUN(test_overwrite);

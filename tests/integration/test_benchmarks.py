@@ -25,7 +25,7 @@ async def test_every_contender_is_timed_at_every_operation(
 ) -> None:
     monkeypatch.setattr(bench, "SETTLED", 3)
     results = await bench.measure(artifact, tmp_path, 3)
-    names = {"cogcache", "not compressed", "plain files", "aiofiles", "diskcache", "joblib"}
+    names = {"cogcache", "compressed", "plain files", "aiofiles", "diskcache", "joblib"}
     assert set(results) == {(op, artifact.name, n) for op in bench.OPERATIONS for n in names}
     assert all(len(cell.seconds) == 3 and min(cell.seconds) > 0 for cell in results.values())
 

@@ -300,7 +300,7 @@ def run_program(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(EXAMPLES / "ingest_video.py"), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -356,7 +356,7 @@ async def test_ctrl_c_in_a_running_stage_ends_cleanly_and_keeps_what_was_finishe
             if line == b"transcribing\n":
                 break
         process.send_signal(signal.SIGINT)
-        rest, errors = await asyncio.wait_for(process.communicate(), 30)
+        rest, errors = await asyncio.wait_for(process.communicate(), 300)
     finally:
         if process.returncode is None:
             process.kill()

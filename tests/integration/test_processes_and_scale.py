@@ -42,7 +42,7 @@ cache.sync.get_or_compute_descriptions(video, stage("descriptions", {"0": "x"}),
 
 def run_python(program: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=300
     )
 
 
@@ -77,7 +77,7 @@ print(cache.sync.get_transcript(sys.argv[2]), flush=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "{'segments': []}\n"
     assert await cache.invalidate_video(video) == 1
-    out, _ = other.communicate("\n", timeout=60)
+    out, _ = other.communicate("\n", timeout=300)
     assert out == "None\n"
     assert await cache.get_transcript(video) is None
     await cache.aclose()
@@ -102,7 +102,7 @@ print(key)
             capture_output=True,
             text=True,
             env=env,
-            timeout=60,
+            timeout=300,
         )
         printed.add(done.stdout)
     assert len(printed) == 1 and printed.pop().startswith("p:video:")
@@ -119,7 +119,7 @@ async def test_all_artifacts_are_asked_for_at_once(tmp_path: Path) -> None:
             Slow.waiting += 1
             if Slow.waiting == 4:
                 Slow.together.set()
-            await asyncio.wait_for(Slow.together.wait(), 30)
+            await asyncio.wait_for(Slow.together.wait(), 300)
             return await super().read(key)
 
     cache = PipelineArtifactCache(manager_over(Slow()))

@@ -11,7 +11,7 @@ needs_spin = pytest.mark.skipif(
 @needs_spin
 @pytest.mark.parametrize("run", check.QUICK, ids=str)
 def test_bounded_search(run: check.Run) -> None:
-    assert check.search(run, seconds=100) is None
+    assert check.search(run, seconds=500) is None
 
 
 @needs_spin

@@ -14,7 +14,7 @@ def test_values_leave_nothing_behind(tmp_path: Path) -> None:
         [sys.executable, str(HERE / "values_without_leaks.py"), str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
     )
     assert answer.returncode == 0, answer.stderr

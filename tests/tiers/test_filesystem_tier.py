@@ -67,12 +67,52 @@ async def test_a_large_copy_is_left_to_the_pool(tmp_path: Path) -> None:
     await tier.aclose()
 
 
-async def test_a_long_document_is_left_to_the_pool(tmp_path: Path) -> None:
-    tier = tier_at(tmp_path)
-    value = [f"line {number}" for number in range(50_000)]
-    assert await tier.set("key", value)
+def lines(count: int, word: str = "line") -> list[str]:
+    return [f"{word} {number}" for number in range(count)]
+
+
+@needs_inline
+async def test_a_long_document_is_read_at_once_and_a_longer_one_left_to_the_pool(
+    tmp_path: Path,
+) -> None:
+    tier = tier_at(tmp_path, enable_compression=False)
+    long, longer = lines(100_000), lines(250_000)
+    assert await tier.set("long", long)
+    assert await tier.set("longer", longer)
+    jobs = _core.pool_stats()["jobs"]
+    for _ in range(4):  # verified, verified and kept, kept
+        assert tier.get_inline(_core.raw_key("long"), "miss", "slow") == long
+    assert _core.pool_stats()["jobs"] == jobs
+    assert tier.get_inline(_core.raw_key("longer"), "miss", "slow") == "slow"
+    assert await tier.get("longer") == longer
+    assert _core.pool_stats()["jobs"] > jobs
+    await tier.aclose()
+
+
+@needs_inline
+async def test_a_kept_document_is_that_of_the_newest_write(tmp_path: Path) -> None:
+    tier = tier_at(tmp_path, enable_compression=False)
+    key = _core.raw_key("key")
+    for word in ("first", "other"):
+        value = lines(100_000, word)
+        assert await tier.set("key", value)
+        for _ in range(4):
+            assert tier.get_inline(key, "miss", "slow") == value
+    assert await tier.delete("key")
+    assert await tier.get("key") is None
+    await tier.aclose()
+
+
+async def test_a_damaged_long_document_is_never_decoded(tmp_path: Path) -> None:
+    tier = tier_at(tmp_path, enable_compression=False)
+    assert await tier.set("key", lines(100_000))
+    (path,) = objects(tier)
+    with open(path, "r+b") as file:
+        file.seek(500_000)
+        file.write(b"LINE")
     assert tier.get_inline(_core.raw_key("key"), "miss", "slow") == "slow"
-    assert await tier.get("key") == value
+    assert await tier.get("key") is None
+    assert not path.exists()  # set aside
     await tier.aclose()
 
 
@@ -339,6 +379,59 @@ def test_a_file_in_the_place_of_the_directory_is_a_clear_error(tmp_path: Path) -
         tier_at(tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "file/below", "loop"])
+def test_a_name_that_cannot_be_a_directory_is_a_configuration_error(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="base_path"):
+        tier_at(tmp_path / name)
+
+
+def test_a_directory_in_the_place_of_the_index_is_named_with_what_to_do(tmp_path: Path) -> None:
+    run_inline(tier_at(tmp_path).aclose())
+    (tmp_path / "v1" / "index").unlink()
+    (tmp_path / "v1" / "index").mkdir()
+    with pytest.raises(ConfigError, match="'index' is a directory there: remove it"):
+        tier_at(tmp_path)
+
+
+async def test_a_tier_that_keeps_nothing_says_so_once_and_when_it_does_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tier = tier_at(tmp_path / "cache")
+    index = tmp_path / "cache" / "v1" / "index"
+    assert await tier.set("key", 1)
+    index.unlink()
+    index.mkdir()
+    with caplog.at_level(logging.WARNING, logger="cogcache"):
+        for _ in range(3):
+            assert not await tier.set("other", 2)
+        assert await tier.get("key") == 1
+        assert [r.getMessage() for r in caplog.records] == [
+            f"{tier.name}: keeps nothing for now: io-error"
+        ]
+        index.rmdir()
+        for _ in range(3):
+            assert await tier.set("other", 2)
+        assert [r.getMessage() for r in caplog.records][1:] == [f"{tier.name}: keeps values again"]
+    await tier.aclose()
+
+
+async def test_the_size_of_a_cache_is_what_its_entries_occupy(tmp_path: Path) -> None:
+    tier = tier_at(tmp_path)
+    assert (await tier.get_stats())["size_bytes"] < 1_000_000  # nothing yet
+    for n in range(50):
+        assert await tier.set(f"key {n}", os.urandom(100_000))
+    objects = tmp_path / "v1" / "objects"
+    occupied = sum(p.lstat().st_blocks * 512 for p in objects.rglob("*"))
+    stats = await tier.get_stats()
+    assert occupied <= stats["size_bytes"] <= occupied + 50 * 1024 + 256 * 4096
+    assert stats["used_bytes"] == stats["size_bytes"] + stats["fixed_bytes"]
+    await tier.aclose()
+
+
 async def test_a_read_only_tier_reads_and_says_why_it_does_not_write(tmp_path: Path) -> None:
     writer = tier_at(tmp_path)
     assert await writer.set("key", 1)
@@ -375,6 +468,30 @@ async def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
     again = tier_at(tmp_path)
     assert len(await again.list_keys()) == 20
     await again.aclose()
+
+
+@pytest.mark.parametrize("inline", [False, True])
+async def test_nothing_runs_after_closing_a_sweep_neither(tmp_path: Path, inline: bool) -> None:
+    tier = tier_at(tmp_path, cleanup_on_startup=False)
+    assert await tier.set("short", 1, ttl=60)
+    tier.set_clock_offset(61_000)
+    settle()
+    with gate() as held:
+        held.fill_pool()
+        _bridge.start(tier._store, "sweep")
+        closing = asyncio.ensure_future(
+            asyncio.to_thread(run_inline, tier.aclose()) if inline else tier.aclose()
+        )
+        while not tier._store.closed:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not closing.done(), "closed while a sweep was still to come"
+        held.open()
+        await closing
+        assert tier._store.wait(0)
+    assert tier._store.in_flight == 0
+    assert len(objects(tier)) == 1, "the sweep began although its store was closed"
 
 
 def test_everything_works_inline(tmp_path: Path) -> None:

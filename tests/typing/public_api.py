@@ -29,6 +29,10 @@ async def transcribe() -> dict[str, str]:
     return {"text": "words"}
 
 
+def extract() -> tuple[list[dict[str, int]], dict[int, bytes]]:
+    return [{"frame_id": 1}], {1: b"picture"}
+
+
 def measure() -> list[float]:
     return [0.5]
 
@@ -68,6 +72,11 @@ async def artifacts(path: Path) -> None:
             await cache.get_or_compute("transcript", path, measure, model_size="base"), list[float]
         )
         assert_type(await cache.get_or_compute_transcript(path, transcribe), dict[str, str])
+        # What is stored comes back, not what was computed: metadata, or metadata and Frames.
+        assert_type(await cache.get_or_compute("keyframes", path, extract), Any)
+        assert_type(await cache.get_or_compute("keyframes", path, extract, load_images=True), Any)
+        assert_type(await cache.get_or_compute("segment_frames", path, extract, segment_id=1), Any)
+        assert_type(await cache.get_or_compute_keyframes(path, extract), Any)
         assert_type(
             await cache.get_or_compute_descriptions(path, transcribe, model_name="m"),
             dict[str, str],
@@ -93,6 +102,8 @@ async def one_video(cache: PipelineArtifactCache, config: Mapping[str, Any]) -> 
     assert_type(video.source, SourceRef)
     assert_type(await video.get_or_compute("transcript", transcribe), dict[str, str])
     assert_type(await video.get_or_compute_transcript(measure), list[float])
+    assert_type(await video.get_or_compute("keyframes", extract), Any)
+    assert_type(await video.get_or_compute_keyframes(extract), Any)
     assert_type(await video.set_transcript({}, "base"), bool)
     await video.get_descriptions()
     await video.get_descriptions("model", 100, prompt="what is this?")

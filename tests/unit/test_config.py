@@ -328,3 +328,38 @@ def test_compression_is_the_managers_unless_a_tier_says_otherwise() -> None:
         }
     )
     assert [tier.enable_compression for tier in as_dicts.backends] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"eviction_policy": "LRU"}, "did you mean 'lru'"),
+        ({"durability": "Full"}, "did you mean 'full'"),
+        ({"read_only": 1}, "read_only must be True, False or 'auto', not 1"),
+    ],
+)
+def test_a_slip_in_a_setting_is_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        FilesystemCacheConfig(**options)
+
+
+def test_a_life_of_an_unknown_artifact_names_the_setting() -> None:
+    manager = CacheManager(CacheConfig([MemoryCacheConfig()]))
+    with pytest.raises(ConfigError, match="ttl: unknown artifact 'transcrpt'.*'transcript'"):
+        PipelineArtifactCache(manager, ttl={"transcrpt": "7d"})
+
+
+def test_a_time_to_wait_is_no_life() -> None:
+    manager = CacheManager(CacheConfig([MemoryCacheConfig()]))
+    with pytest.raises(ConfigError, match=r"timeout must not be negative \(got -1\)$"):
+        manager.sync.aclose(-1)
+
+
+def test_a_warning_names_the_line_that_called() -> None:
+    for call in (
+        lambda: CacheManager({"backends": [{"backend_type": "memory", "max_size": 5}]}),
+        lambda: CacheManager(CacheConfig([MemoryCacheConfig()])).sync.get("a\0b"),
+    ):
+        with pytest.warns(CogcacheWarning) as caught:
+            call()
+        assert [warning.filename for warning in caught] == [__file__]

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support_cache import BrokenTier, DictTier, a_video, filesystem_manager, manager_over
+from support_cache import BrokenTier, DictTier, filesystem_manager, manager_over
 
 from cogcache import CacheConfig, CacheManager, FilesystemCacheConfig, MemoryCacheConfig, _core
-from cogcache.sources import SourceUnavailableError
 from cogcache.testing import FakeClock, memory_cache
 
 
@@ -174,6 +173,19 @@ async def test_touching_begins_a_life_anew_in_memory_too() -> None:
     assert not await manager.touch("absent")
 
 
+async def test_what_was_touched_goes_last() -> None:
+    manager = CacheManager(CacheConfig([MemoryCacheConfig(max_size_mb=0.05)]))
+    for name in ("first", "second", "third"):
+        assert await manager.set(name, b"\xff" * 15_000)
+    assert await manager.touch("first")
+    assert await manager.set("fourth", b"\xff" * 15_000)
+    assert [await manager.exists(name) for name in ("first", "second", "third")] == [
+        True,
+        False,
+        True,
+    ]
+
+
 async def test_many_cold_keys_need_few_descriptors(tmp_path: Path) -> None:
     writer = filesystem_manager(tmp_path)
     items: dict[str, Any] = {f"key:{number}": b"x" * 300_000 for number in range(300)}
@@ -187,22 +199,3 @@ async def test_many_cold_keys_need_few_descriptors(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     await reader.aclose()
-
-
-async def test_an_unreadable_source_is_a_miss_of_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = memory_cache()
-    video = a_video(tmp_path / "video.mp4")
-
-    async def refused(*_: object, **__: object) -> None:
-        raise SourceUnavailableError(13, "Permission denied")
-
-    monkeypatch.setattr("cogcache.verbs.capture_async", refused)
-    assert await cache.get_transcript(video) is None
-    assert (await cache.store("transcript", video, {"a": 1})).reason == "source-unreadable"
-    assert await cache.get_or_compute("transcript", video, lambda: {"a": 1}) == {"a": 1}
-    artifacts = await cache.get_all_artifacts(video, {"transcribe_audio": True})
-    assert (artifacts.video_id, artifacts.audio_transcript) == ("video", None)
-    with pytest.raises(OSError, match="denied"):
-        await cache.key("transcript", video)

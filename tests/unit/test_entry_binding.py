@@ -407,3 +407,48 @@ def test_damage_behind_the_index_is_found_by_verify_and_by_use():
         with pytest.raises(_core.DamagedError):
             use()
     assert (np.frombuffer(entry.read(0)) == MANY["array"]).all()
+
+
+# --- a new life without a new copy ----------------------------------------------------------------
+
+
+def test_a_renewed_entry_has_another_life_and_the_same_bytes() -> None:
+    value = {"array": np.arange(10_000.0), "text": "as it was"}
+    draft = _core.Draft(value, _core.raw_key("key"), meta={}, refreshed_ms=1000, ttl_ms=50)
+    first = _core.Entry.from_bytes(draft.compose().tobytes())
+    before = first.tobytes()
+    lives: list[tuple[int, int | None]] = [(2000, 70), (3000, None), (4000, 5)]
+    entry = first
+    for refreshed_ms, ttl_ms in lives:
+        entry = entry.renewed(refreshed_ms, ttl_ms)
+        for copied in (
+            entry,
+            _core.Entry.from_bytes(entry.tobytes(), _core.raw_key("key")),
+            _core.Entry.from_bytes(entry.to_image().tobytes(), _core.raw_key("key")),
+        ):
+            assert (copied.refreshed_ms, copied.ttl_ms) == (refreshed_ms, ttl_ms)
+            assert (copied.token, copied.length, copied.key) == (
+                first.token,
+                first.length,
+                first.key,
+            )
+            copied.verify()
+            np.testing.assert_array_equal(copied.value()["array"], value["array"])
+    assert (first.refreshed_ms, first.ttl_ms) == (1000, 50)
+    assert first.tobytes() == before
+    views = [one.value(mode="view")["array"] for one in (first, entry)]
+    assert np.shares_memory(*views)
+
+
+def test_what_cannot_be_renewed_says_so() -> None:
+    image = _core.Draft(1, _core.raw_key("key"), meta={}, refreshed_ms=1, ttl_ms=None).compose()
+    data = image.tobytes()
+    with pytest.raises(ValueError, match="48 bits"):
+        _core.Entry.from_bytes(data).renewed(1 << 48, None)
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        _core.Entry.from_bytes(data).renewed(1, -1)
+    with pytest.raises(TypeError):
+        _core.Entry.from_bytes(data).renewed("now", None)  # type: ignore[arg-type]
+    remote = _core.Entry.from_reader(len(data), lambda offset, size: data[offset : offset + size])
+    with pytest.raises(ValueError, match="made from bytes"):
+        remote.renewed(1, None)

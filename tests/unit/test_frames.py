@@ -646,4 +646,4 @@ except UnsupportedError as error:
 else:
     raise SystemExit("not refused")
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=300)

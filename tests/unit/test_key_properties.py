@@ -287,7 +287,7 @@ def test_keys_are_equal_in_other_processes_and_under_other_hash_seeds(seed):
         input=json.dumps(rows),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
         env=os.environ
         | {"PYTHONHASHSEED": seed, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},

@@ -18,6 +18,8 @@ from cogcache import (
     CacheManager,
     ClosedError,
     CogcacheWarning,
+    ConfigError,
+    FilesystemCacheConfig,
     MemoryCacheConfig,
     RecursiveComputeError,
     ValueTypeError,
@@ -362,7 +364,9 @@ async def test_a_cancelled_leader_leaves_the_computation_to_its_followers(
     leader = asyncio.create_task(manager.get_or_compute("key", compute))
     await started.wait()
     follower = asyncio.create_task(manager.get_or_compute("key", compute))
-    await asyncio.sleep(0)
+    (flight,) = manager._computations.flights._flights.values()
+    while flight.waiters < 2:
+        await asyncio.sleep(0)
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leader
@@ -386,7 +390,7 @@ async def test_the_last_waiter_to_go_stops_the_computation(manager: CacheManager
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.wait_for(stopped.wait(), 30)
+    await asyncio.wait_for(stopped.wait(), 300)
     assert len(manager._computations.flights) == 0
     await manager.aclose()
 
@@ -419,7 +423,7 @@ async def test_computing_a_key_inside_itself_is_an_error(manager: CacheManager) 
         return await manager.get_or_compute("key", compute)
 
     with pytest.raises(RecursiveComputeError):
-        await asyncio.wait_for(manager.get_or_compute("key", compute), 30)
+        await asyncio.wait_for(manager.get_or_compute("key", compute), 300)
     await manager.aclose()
 
 
@@ -450,6 +454,9 @@ async def test_a_gate_is_entered_by_the_leader_alone_and_the_cache_asked_again(
         async def __aenter__(self) -> None:
             nonlocal entered
             entered += 1
+            (flight,) = manager._computations.flights._flights.values()
+            while flight.waiters < 5:  # who comes later would find another flight, or the value
+                await asyncio.sleep(0)
             await manager.set("key", "arrived meanwhile")
 
         async def __aexit__(self, *_: object) -> None:
@@ -569,6 +576,37 @@ def test_sync_over_a_tier_that_waits_uses_one_background_loop() -> None:
     manager = manager_over(Waiting())
     assert manager.sync.set("key", [1])
     assert manager.sync.get("key") == [1]
+
+
+# --- what is compressed ---------------------------------------------------------------------------
+
+
+async def test_arrays_are_compressed_where_a_tier_asks_for_it(tmp_path: Path) -> None:
+    positions = np.arange(100_000, dtype=np.int64).reshape(1000, 100)
+    manager = CacheManager(
+        CacheConfig(
+            [
+                MemoryCacheConfig(),
+                FilesystemCacheConfig(tmp_path, priority=1, compress_arrays=True),
+            ]
+        )
+    )
+    assert await manager.set("key", {"positions": positions, "text": "as it is"})
+    sizes = [
+        metadata["size_bytes"]
+        for tier in manager.backends
+        async for _, metadata in tier.iter_keys(include_metadata=True)
+        if metadata
+    ]
+    assert sizes[0] > positions.nbytes > 20 * sizes[1]
+    await manager.backends[0].clear()
+    for _ in range(2):  # from the files, then as promoted
+        value = await manager.get("key")
+        np.testing.assert_array_equal(value["positions"], positions)
+        value["positions"][0] = 0  # one's own
+    with pytest.raises(ConfigError, match="compress_arrays"):
+        MemoryCacheConfig(compress_arrays="yes")  # type: ignore[arg-type]
+    await manager.aclose()
 
 
 # --- reading parts --------------------------------------------------------------------------------

@@ -726,3 +726,48 @@ async def test_computed_segment_frames_are_what_a_hit_gives(
     warm = await cache.get_or_compute_segment_frames(video, compute, **named)
     generic = await cache.get_or_compute("segment_frames", video, compute, **named)
     assert cold == warm == generic == ({"timestamps": [0.0, 0.5]}, frames)
+
+
+async def test_what_is_known_of_a_copy_elsewhere_explains_a_miss(tmp_path: Path) -> None:
+    cache = filesystem_cache(tmp_path / "cache", identity="content")
+    here, there = a_video(tmp_path / "v.mp4"), tmp_path / "elsewhere" / "copy.mp4"
+    there.parent.mkdir()
+    there.write_bytes(here.read_bytes())
+    other = a_video(tmp_path / "other.mp4", b"another film")
+    assert await cache.set_transcript(here, TRANSCRIPT, language="en")
+    assert await cache.set_transcript(other, TRANSCRIPT, language="en")
+    explanation = await cache.explain("transcript", there, language="fr")
+    assert explanation.reason == "absent"
+    assert [str(d) for near in explanation.nearest for d in near.differences] == [
+        "lang: 'fr' here, 'en' there"
+    ]
+    assert (await cache.explain("descriptions", there, model_name="m")).nearest == ()
+
+
+async def test_usage_by_profile_artifact_and_tag_adds_up(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    manager = cache.cache
+    second = PipelineArtifactCache(manager, profile="second")
+    text = {"full_text": "the same words again and again. " * 2000}
+    assert await cache.set_transcript(video, text, tags=["news", "en"])
+    assert await second.set_transcript(video, TRANSCRIPT, tags=["news"])
+    assert await second.set_descriptions(video, {"descriptions": {"1": "x"}}, "model")
+    assert await manager.set("key", 1)
+    usage = await manager.usage()
+    assert {name: group["entries"] for name, group in usage["profiles"].items()} == {
+        "": 2,
+        "second": 2,
+    }
+    assert {name: group["entries"] for name, group in usage["artifacts"].items()} == {
+        "transcript": 2,
+        "descriptions": 1,
+        "": 1,
+    }
+    assert {name: group["entries"] for name, group in usage["tags"].items()} == {"news": 2, "en": 1}
+    for by in ("profiles", "artifacts"):
+        for number in ("entries", "stored_bytes", "raw_bytes"):
+            assert sum(group[number] for group in usage[by].values()) == usage[number]
+    listed = await manager.list_keys(None, include_metadata=True)
+    assert usage["stored_bytes"] == sum(meta["size_bytes"] for _, meta in listed if meta)
+    assert usage["raw_bytes"] >= len(text["full_text"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import multiprocessing
 import os
 import pickle
@@ -21,11 +23,12 @@ from cogcache import (
     CacheConfig,
     CacheManager,
     CogcacheWarning,
+    MemoryCacheBackend,
     MemoryCacheConfig,
     RecursiveComputeError,
 )
 
-HANG = 20  # seconds after which a test calls it a hang
+HANG = 200  # seconds after which a test calls it a hang
 
 
 @pytest.fixture
@@ -419,6 +422,176 @@ def test_an_interrupted_wait_for_the_background_loop_cancels_the_call() -> None:
         manager.sync.get("key")
     thread.join(HANG)
     assert cancelled.wait(HANG)
+
+
+def test_an_interrupt_before_the_wait_for_the_background_loop_cancels_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    class WaitingTier(DictTier):
+        async def read(self, key: bytes) -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+    def interrupted(*call: Any) -> None:
+        hand_over(*call)
+        assert begun.wait(HANG)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        manager_over(WaitingTier()).sync.get("key")
+    assert cancelled.wait(HANG)
+
+
+# --- sync over a tier that waits for a network: the loop is elsewhere, the caller's code is not ---
+
+
+class WaitingTier(DictTier):
+    async def read(self, key: bytes) -> Any:
+        await asyncio.sleep(0)
+        return await super().read(key)
+
+
+def test_under_sync_the_callers_code_runs_in_the_calling_thread_over_every_tier() -> None:
+    manager = manager_over(WaitingTier())
+    here = threading.get_ident()
+    ran: list[tuple[str, int]] = []
+    label = contextvars.ContextVar("label", default="none")
+    label.set("mine")
+
+    class Gate:
+        def __enter__(self) -> None:
+            ran.append(("enter", threading.get_ident()))
+
+        def __exit__(self, *_: object) -> None:
+            ran.append(("exit", threading.get_ident()))
+
+    def compute() -> list[str]:
+        ran.append(("compute", threading.get_ident()))
+        assert asyncio.run(manager.get("other")) is None  # its own loop is none of ours
+        assert manager.sync.get_or_compute("inner", lambda: [label.get()]) == ["mine"]
+        return [label.get()]
+
+    def keep(value: list[str]) -> bool:
+        ran.append(("should_store", threading.get_ident()))
+        return bool(value)
+
+    value = manager.sync.get_or_compute("key", compute, gate=Gate(), should_store=keep)
+    assert value == ["mine"] == manager.sync.get("key")
+    assert ran == [(what, here) for what in ("enter", "compute", "exit", "should_store")]
+    with pytest.raises(TypeError, match=r"gate.*threading"):
+        manager.sync.get_or_compute("more", list, gate=asyncio.Semaphore(1))
+
+
+@pytest.mark.parametrize("tier", [DictTier, WaitingTier])
+def test_under_sync_a_coroutine_function_is_refused_before_anything_is_done(
+    tier: type[DictTier],
+) -> None:
+    backend = tier()
+    manager = manager_over(backend)
+    assert manager.sync.set("there", 5)
+    backend.calls.clear()
+
+    async def compute() -> int:
+        return 1
+
+    for key in ("key", "there"):
+        with pytest.raises(TypeError, match=r"^compute must be a plain function.*await"):
+            manager.sync.get_or_compute(key, compute)
+    assert backend.calls == []
+    with pytest.raises(TypeError, match=r"^compute must return its value"):
+        manager.sync.get_or_compute("key", lambda: compute())
+
+
+def test_under_sync_errors_of_the_computation_come_as_they_are() -> None:
+    manager = manager_over(WaitingTier())
+
+    def fails(error: BaseException) -> None:
+        raise error
+
+    for error in (KeyError("mine"), asyncio.InvalidStateError("mine")):
+        with pytest.raises(type(error), match="mine"):
+            manager.sync.get_or_compute("key", functools.partial(fails, error))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        manager.sync.get_or_compute("key", functools.partial(fails, StopIteration()))
+    with pytest.raises(RecursiveComputeError):
+        manager.sync.get_or_compute("key", lambda: manager.sync.get_or_compute("key", lambda: 1))
+    assert manager.sync.get_or_compute("key", lambda: 7) == 7
+
+
+def test_an_interrupt_of_the_computing_thread_opens_the_gate_and_leaves_the_followers_alone() -> (
+    None
+):
+    manager = manager_over(WaitingTier())
+    gate = threading.Semaphore(1)
+    begun, release = threading.Event(), threading.Event()
+
+    def interrupted() -> int:
+        begun.set()
+        release.wait(HANG)
+        raise KeyboardInterrupt
+
+    def leader() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            manager.sync.get_or_compute("key", interrupted, gate=gate)
+
+    with ThreadPoolExecutor(2) as pool:
+        leading = pool.submit(leader)
+        begun.wait(HANG)
+        following = pool.submit(manager.sync.get_or_compute, "key", lambda: "mine", gate=gate)
+        while not any(
+            flight.waiters == 2 for flight in manager._computations.flights._flights.values()
+        ):
+            pass
+        release.set()
+        leading.result(HANG)
+        assert following.result(HANG) == "mine"
+    assert gate.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("way", ["async", "inline", "waiting"])
+async def test_a_gate_that_swallows_errors_swallows_no_error_of_the_computation(way: str) -> None:
+    class Swallows:
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> bool:
+            return True
+
+        async def __aenter__(self) -> None: ...
+        async def __aexit__(self, *_: object) -> bool:
+            return True
+
+    def fails() -> int:
+        raise KeyError("mine")
+
+    manager = manager_over(
+        WaitingTier() if way == "waiting" else MemoryCacheBackend(MemoryCacheConfig())
+    )
+    with pytest.raises(KeyError, match="mine"):
+        if way == "async":
+            await manager.get_or_compute("key", fails, gate=Swallows())
+        else:
+            manager.sync.get_or_compute("key", fails, gate=Swallows())
+
+
+async def test_a_sync_call_on_the_leaders_loop_does_not_wait_for_it() -> None:
+    manager = manager_over(WaitingTier())
+    begun = asyncio.Event()
+
+    async def compute() -> str:
+        begun.set()
+        await asyncio.sleep(0)
+        return "async"
+
+    leading = asyncio.create_task(manager.get_or_compute("key", compute))
+    await begun.wait()
+    assert manager.sync.get_or_compute("key", lambda: "sync") == "sync"
+    assert await leading == "async"
 
 
 # --- fork -----------------------------------------------------------------------------------------

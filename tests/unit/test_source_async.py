@@ -157,18 +157,35 @@ async def test_the_loop_runs_on_while_a_server_hangs(video):
     assert await task == capture(video)
 
 
-async def test_slow_but_steady_reading_is_no_hang(tmp_path):
+async def test_slow_but_steady_reading_is_no_hang(tmp_path, monkeypatch):
     video = tmp_path / "v.mp4"
     video.write_bytes(bytes(4 << 20))
-    never = threading.Event()
+    begun, turn = threading.Semaphore(0), threading.Semaphore(0)
+    limits = 0
 
     class Slow(FakeSystem):
         def read(self, fd, room, offset):
-            never.wait(0.4)
+            begun.release()
+            assert turn.acquire(timeout=300)
             return super().read(fd, room, offset)
 
-    ref = await capture_async(video, "content", timeout_seconds=1.0, system=Slow())
+    async def wait(waiting, *, timeout):
+        """The time limit has passed whenever one more block was read."""
+        nonlocal limits
+        (waiter,) = waiting
+        while limits == 0 and not begun.acquire(blocking=False):
+            await asyncio.sleep(0)
+        limits += 1
+        turn.release()
+        while not waiter.done() and not begun.acquire(blocking=False):
+            await asyncio.sleep(0)
+        return ({waiter}, set()) if waiter.done() else (set(), {waiter})
 
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "wait", wait)
+        ref = await capture_async(video, "content", timeout_seconds=1.0, system=Slow())
+
+    assert limits > 3
     assert ref == capture(video, "content")
 
 
@@ -191,7 +208,7 @@ async def test_a_cancelled_capture_stops_reading(video):
     go_on.set()
     # The thread is free again for other work, after one block of three.
     await capture_async(video, "content")
-    for _ in range(10_000):
+    for _ in range(100_000):
         if _offload._pool._waiting == 0:
             break
         await asyncio.sleep(0.001)
@@ -268,7 +285,7 @@ def run(program, *args):
         [sys.executable, "-W", "error", "-c", program, *args],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
     )
 

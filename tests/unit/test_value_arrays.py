@@ -262,7 +262,7 @@ assert "numpy" in sys.modules
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "entry"), str(tmp_path / "plain")],
         check=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -258,6 +258,6 @@ assert "lurking" not in sys.modules
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "entry")],
         check=True,
-        timeout=60,
+        timeout=300,
         env={"PYTHONPATH": f"{Path.cwd()}:{tmp_path}"},
     )

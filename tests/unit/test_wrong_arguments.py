@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support_cache import a_video, filesystem_cache
+from support_user import place_for_others, stop_being_root
 
 from cogcache import (
+    CacheBackendRegistry,
     CacheConfig,
     CacheManager,
     ConfigError,
+    FilesystemCacheBackend,
     FilesystemCacheConfig,
+    Key,
     MemoryCacheConfig,
     PipelineArtifactCache,
+    register_type,
 )
 from cogcache.testing import memory_cache
 
@@ -200,24 +205,199 @@ async def test_a_video_takes_its_arguments_by_position_as_the_cache_does(video: 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # 3.12: fork beside threads
 def test_a_directory_that_this_user_cannot_write_is_a_configuration_error() -> None:
-    above = tempfile.mkdtemp()  # the test's own directories lie under one that is private
-    root = Path(above, "theirs")
-    root.mkdir()
-    Path(above).chmod(0o755)
-    root.chmod(0o555)
-    child = os.fork()
-    if child == 0:
-        said = ""
-        with contextlib.suppress(BaseException):
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            try:
-                PipelineArtifactCache.open(root)
-            except ConfigError as error:
-                said = str(error)
-        os._exit(0 if "base_path" in said and "choose another directory" in said else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    root.rmdir()
-    os.rmdir(above)
+    with place_for_others() as place:
+        root = place / "theirs"
+        root.mkdir()
+        root.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            said = ""
+            with contextlib.suppress(BaseException):
+                stop_being_root()
+                try:
+                    PipelineArtifactCache.open(root)
+                except ConfigError as error:
+                    said = str(error)
+            os._exit(0 if "base_path" in said and "choose another directory" in said else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("tags", [["\ud800"], [["a"]], [5], "a", None, 5])
+async def test_wrong_tags_are_named_before_anything_is_stored(tags: Any) -> None:
+    manager = memory_cache().cache
+    with pytest.raises((TypeError, ValueError), match="tag"):
+        await manager.store("key", 1, tags=tags)
+    if isinstance(tags, list):
+        with pytest.raises((TypeError, ValueError), match="tag"):
+            await manager.invalidate_tags(*tags)
+    assert not await manager.exists("key")
+
+
+async def test_what_is_no_several_keys_is_named() -> None:
+    manager = memory_cache().cache
+    for keys in (None, 5, "abc", b"abc", [["a"]], [5], {"a", 5}):
+        with pytest.raises(TypeError, match="key"):
+            await manager.get_many(keys)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content_type", ["a\r\nSet-Cookie: x", "", "x" * 256, "text/\xe4", "a\0"])
+async def test_a_content_type_is_fit_for_a_header(content_type: str) -> None:
+    manager = memory_cache().cache
+    with pytest.raises(ValueError, match="content_type"):
+        await manager.store("key", b"x", content_type=content_type)
+    assert await manager.store("key", b"x", content_type="text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize("option", ["refresh", "strict"])
+async def test_text_is_no_flag(option: str) -> None:
+    manager = memory_cache().cache
+    wrong: dict[str, Any] = {option: "no"}
+    with pytest.raises(TypeError, match=option):
+        await manager.get_or_compute("key", lambda: 1, **wrong)
+
+
+async def test_a_class_is_no_gate() -> None:
+    manager = memory_cache().cache
+    with pytest.raises(TypeError, match="gate.*Semaphore$"):
+        await manager.get_or_compute("key", lambda: 1, gate=asyncio.Semaphore)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("pattern", ["**", "ab**", "a:**", "a*b:c", "*a:*"])
+async def test_a_star_within_a_segment_is_refused(pattern: str) -> None:
+    manager = memory_cache().cache
+    assert await manager.set("ab", 1)
+    with pytest.raises(ValueError, match="whole segments"):
+        await manager.clear(pattern)
+    assert await manager.exists("ab")
+
+
+async def test_wrong_ranges_of_a_reader_are_named() -> None:
+    manager = memory_cache().cache
+    assert await manager.set("key", bytes(range(100)))
+    async with manager.open("key") as reader:
+        assert reader is not None
+        start: Any
+        for start in ("0", 0.5, None, True):
+            with pytest.raises(TypeError, match="start must be a number of bytes"):
+                await reader.read(start, 5)
+            with pytest.raises(TypeError, match="start must be a number of bytes"):
+                await anext(reader.stream(start, 5))
+        assert await reader.read(np.int64(1), np.int64(3)) == b"\1\2"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "path", ["~nobody-of-this-name/cache", "$COGCACHE_NOT_SET/cache", "caches/${COGCACHE_NOT_SET}"]
+)
+def test_a_home_or_variable_that_is_not_there_makes_no_directory(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COGCACHE_NOT_SET", raising=False)
+    with pytest.raises(ConfigError, match=r"base_path.*there is no"):
+        PipelineArtifactCache.open(path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("url", ["file://host/cache", "file://", "file:///cache?max_size_mb=5"])
+def test_only_a_plain_file_url_is_a_directory(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="file:///directory"):
+        PipelineArtifactCache.open(url)
+    assert os.listdir(tmp_path) == []
+
+
+def test_lives_of_unknown_artifacts_are_configuration_errors() -> None:
+    with pytest.raises(ConfigError, match="'transcript'"):
+        PipelineArtifactCache(memory_cache().cache, ttl={"transcipt": 5})
+
+
+@pytest.mark.parametrize("load", [5, "keyframes", ["keyfram"], [["a"]], [5]])
+async def test_what_is_to_be_loaded_is_checked(video: Path, load: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="load"):
+        await memory_cache().get_all_artifacts(video, {"transcribe_audio": True}, load=load)
+
+
+async def test_segments_name_what_is_wrong_with_frames_and_times(video: Path) -> None:
+    cache = memory_cache()
+    picture = b"\xff\xd8picture"
+    wrong: list[tuple[Any, Any, str]] = [
+        (None, [0.1], "frames"),
+        ("a", [0.1], "frames"),
+        ([picture], None, "timestamps"),
+        ([picture], "a", "timestamps"),
+        ([picture], ["0.1"], "timestamps"),
+        ([picture], [0.1, 0.2], "timestamps"),
+    ]
+    for frames, times, said in wrong:
+        with pytest.raises((TypeError, ValueError), match=said):
+            await cache.set_segment_frames(video, 1, 0, 1, frames, times)
+    assert await cache.set_segment_frames(video, 1, 0, 1, [picture], np.array([0.5]))  # type: ignore[arg-type]
+
+
+async def test_a_plain_list_of_keyframes_gives_its_ids_too(video: Path) -> None:
+    cache = memory_cache()
+    metadata = [{"frame_id": 30}, {"frame_id": 60}]
+    pictures = [b"\xff\xd8one", b"\xff\xd8two"]
+    assert await cache.set_keyframes(video, metadata, pictures)
+    _, frames = await cache.get_keyframes(video, load_images=True)
+    assert frames.encoded(60) == pictures[1]
+    for wrong in ({30: pictures[0], 61: pictures[1]}, pictures[:1]):
+        with pytest.raises(ValueError, match=r"frame|keyframes"):
+            await cache.set_keyframes(video, metadata, wrong)
+    with pytest.raises(ValueError, match="twice"):
+        await cache.set_keyframes(video, [{"frame_id": 1}, {"frame_id": "1"}], pictures)
+
+
+async def test_a_frame_that_cannot_be_read_is_named(video: Path, tmp_path: Path) -> None:
+    cache = memory_cache()
+    with pytest.raises(IsADirectoryError, match="frame 7"):
+        await cache.set_keyframes(video, {"keyframes": [{"frame_id": 7}]}, {7: tmp_path})
+    with pytest.raises(ValueError, match="frame 7"):
+        await cache.set_keyframes(video, {"keyframes": [{"frame_id": 7}]}, {7: "a\0b"})
+
+
+async def test_frames_decode_what_is_asked_for_by_ids(video: Path) -> None:
+    cache = memory_cache()
+    picture = np.zeros((4, 4, 3), np.uint8)
+    await cache.set_keyframes(video, [{"frame_id": 1}], {1: picture})
+    _, frames = await cache.get_keyframes(video, load_images=True)
+    wrong: Any
+    for wrong in (5, "1"):
+        with pytest.raises(TypeError, match="ids"):
+            await frames.decode(wrong)
+    for wrong in ("x", True, 1.5):
+        with pytest.raises(TypeError, match="threads"):
+            await frames.decode(threads=wrong)
+
+
+def test_wrong_parts_of_a_key_are_named() -> None:
+    with pytest.raises(TypeError, match="source"):
+        Key("profile", "text", "artifact", {})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="params"):
+        Key("profile", bytes(16), "artifact", 5)  # type: ignore[arg-type]
+
+
+async def test_a_source_name_that_is_no_text_is_a_plain_error() -> None:
+    for source in ("\ud800", "http://host/\ud800"):
+        with pytest.raises(ValueError, match="lone surrogate"):
+            await memory_cache().get_transcript(source)
+
+
+def test_tiers_are_made_of_their_own_configuration() -> None:
+    for config in (None, {"base_path": "x"}, MemoryCacheConfig()):
+        with pytest.raises(ConfigError, match="FilesystemCacheConfig"):
+            FilesystemCacheBackend(config)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="name of a tier"):
+        CacheBackendRegistry.register(5, FilesystemCacheBackend)  # type: ignore[arg-type]
+
+
+def test_wrong_functions_of_a_type_are_found_when_it_is_registered() -> None:
+    class Mine:
+        pass
+
+    with pytest.raises(TypeError, match="to_plain"):
+        register_type(Mine, name="mine", to_plain=5, from_plain=6)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name"):
+        register_type(Mine, name="a\0b", to_plain=str, from_plain=str)

@@ -1,0 +1,46 @@
+"""What is stored, counted by profile, artifact and tag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from cogcache.backends.base import META_TAGS, CacheBackend
+from cogcache.keys import Key
+
+if TYPE_CHECKING:
+    from cogcache import _core
+
+_URI_TAG: Final = "uri:"  # carried by every artifact, for invalidate_video()
+
+
+async def usage_of(tiers: Iterable[CacheBackend]) -> dict[str, Any]:
+    """See ``CacheManager.usage``."""
+    usage: dict[str, Any] = {**_nothing(), "profiles": {}, "artifacts": {}, "tags": {}}
+    for tier in tiers:
+        try:
+            async for entry in tier.scan():
+                _add_to_groups(usage, entry)
+        except Exception as error:
+            tier.note_fault("list", error)
+    return usage
+
+
+def _add_to_groups(usage: dict[str, Any], entry: _core.Entry) -> None:
+    key = Key.from_encoded(entry.key)
+    _add(usage, entry)
+    _add(usage["profiles"].setdefault(key.profile, _nothing()), entry)
+    _add(usage["artifacts"].setdefault(key.artifact, _nothing()), entry)
+    for tag, _ in entry.meta.get(META_TAGS) or ():
+        if not tag.startswith(_URI_TAG):
+            _add(usage["tags"].setdefault(tag, _nothing()), entry)
+
+
+def _nothing() -> dict[str, int]:
+    return {"entries": 0, "stored_bytes": 0, "raw_bytes": 0}
+
+
+def _add(counts: dict[str, Any], entry: _core.Entry) -> None:
+    counts["entries"] += 1
+    counts["stored_bytes"] += entry.length
+    counts["raw_bytes"] += sum(part.raw_size for part in entry.parts())
