@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -28,7 +29,7 @@ from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, key_params
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE
 from cogcache.computing import Gate, Recipe, call_compute, own_copy
 from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig, S3CacheConfig
-from cogcache.exceptions import ConfigError
+from cogcache.exceptions import CogcacheWarning, ConfigError
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
 from cogcache.frames import Bundle, make_bundle
@@ -113,6 +114,7 @@ class ArtifactVerbs:
             raise ConfigError(f"profile cannot be in a key: {error}") from None
         if not isinstance(memo, bool):
             raise ConfigError(f"memo must be True or False, not {memo!r}")
+        _warn_of_unshared_keys(cache_manager, identity)
         self.cache = cache_manager
         self.ttl = ttl
         self.profile = profile
@@ -675,6 +677,18 @@ def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:
     raise ConfigError(
         f"a tier is a directory, a configuration or a dict, not {type(tier).__name__}"
     )
+
+
+def _warn_of_unshared_keys(manager: CacheManager, identity: str) -> None:
+    remote = [tier.name for tier in manager.backends if tier.is_remote]
+    if remote and identity == "stat":
+        warnings.warn(
+            f"identity='stat' with the remote tier {remote[0]}: keys then hold the path and the "
+            f"modification time of the video, which differ on every host, so hosts share nothing; "
+            f"use identity='content' (or 'sampled' for very large videos)",
+            CogcacheWarning,
+            stacklevel=3,
+        )
 
 
 def _lives(ttl: Duration | Mapping[str, Duration]) -> dict[str, Duration]:

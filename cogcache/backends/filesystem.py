@@ -56,6 +56,11 @@ class FilesystemCacheBackend(CacheBackend):
             self.get_inline = self._store.get_value  # type: ignore[assignment, method-assign]
 
     @property
+    def store(self) -> _core.Store:
+        """The C store behind it."""
+        return self._store
+
+    @property
     def root(self) -> str:
         """The directory that holds everything: ``<base_path>/v1``, absolute."""
         return self._store.root
@@ -94,6 +99,7 @@ class FilesystemCacheBackend(CacheBackend):
             self.counters["damaged"] += 1
         if self._unavailable:
             self._unavailable = False
+            self.down_since = None
             logger.warning("%s: %s: works again", self.name, self.root)
         return found
 
@@ -242,9 +248,11 @@ class FilesystemCacheBackend(CacheBackend):
         self.counters["errors"] += 1
         if not self._unavailable:
             self._unavailable = True
+            self.down_since = time.time()
             logger.warning(
                 "%s: %s: cannot be read now: %s", self.name, self.root, error or "refused"
             )
+        self._tell_fault("read", error)
         return "unavailable"
 
     def __reduce__(self) -> Any:

@@ -88,6 +88,7 @@ class S3Backend(CacheBackend):
     CONFIG_CLASS: ClassVar[type[Any] | None] = S3CacheConfig
     runs_inline: ClassVar[bool] = False
     is_remote: ClassVar[bool] = True
+    keeps_deadlines: ClassVar[bool] = True
 
     def __init__(self, config: S3CacheConfig) -> None:
         super().__init__(config)
