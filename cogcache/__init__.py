@@ -5,7 +5,7 @@ Three promises, in this order: never a wrong value, never in the way, always wor
 what is never cached.
 """
 
-from cogcache._types import Duration, Lookup, StoreResult
+from cogcache._types import Duration, Fault, Lookup, StoreResult
 from cogcache.backends.base import CacheBackend, CacheBackendRegistry
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
@@ -55,6 +55,7 @@ __all__ = [
     "Difference",
     "Duration",
     "Explanation",
+    "Fault",
     "FilesystemCacheBackend",
     "FilesystemCacheConfig",
     "Frames",

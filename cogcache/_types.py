@@ -121,18 +121,41 @@ class StoreResult:
     """What became of a value that was to be stored.
 
     Attributes:
-        stored: Whether at least one tier has it.
-        reason: ``stored``, or the first tier's word for why not: ``no-space``, ``too-large``,
-            ``read-only``, ``busy``, ``io-error``, ``source-changed``, ``source-missing``,
-            ``failed-result`` ...
+        stored: Whether at least one tier has it or will get it, and every ``required`` one.
+        reason: ``stored``, or the word for why not, of a required tier that failed or else of the
+            first: ``no-space``, ``too-large``, ``read-only``, ``busy``, ``io-error``,
+            ``unavailable``, ``source-changed``, ``source-missing``, ``failed-result`` ...
         tiers: Names of the tiers that have it.
         stored_bytes: Size of the entry as stored.
+        later: Names of the tiers that get it in the background.
     """
 
     stored: bool
     reason: str = "stored"
     tiers: tuple[str, ...] = ()
     stored_bytes: int = 0
+    later: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.stored
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that a tier could not do.
+
+    Attributes:
+        tier: Its name.
+        operation: ``read``, ``write``, ``delete``, ``list`` ...
+        error: Kind and text of what happened.
+        at: Unix seconds.
+    """
+
+    tier: str
+    operation: str
+    error: str
+    at: float
+
+    def describe(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"operation": self.operation, "error": self.error, "at": self.at}

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
-from cogcache import _bridge, _core
+from cogcache import _core
 from cogcache._arguments import (
     check_kept,
     checked_content_type,
@@ -21,7 +21,7 @@ from cogcache._arguments import (
     milliseconds,
 )
 from cogcache._inline import SyncFacade, is_inline
-from cogcache._types import Duration, Lookup, StoreResult, duration_ms, duration_seconds
+from cogcache._types import Duration, Fault, Lookup, StoreResult, duration_ms, duration_seconds
 from cogcache.backends.base import (
     META_ARTIFACT,
     META_CONTENT_TYPE,
@@ -32,7 +32,6 @@ from cogcache.backends.base import (
     META_USER,
     CacheBackend,
     CacheBackendRegistry,
-    DraftKind,
     KeyPattern,
     describe_entry,
 )
@@ -46,6 +45,7 @@ from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.reader import Reader
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
+from cogcache.writing import Drafts, Writing
 
 _T = TypeVar("_T")
 
@@ -61,8 +61,6 @@ INLINE_STREAK = 48
 # way at once: each may hold a descriptor.
 BATCH_ITEMS = 64
 BATCH_BYTES = 64 << 20
-
-_Drafts = dict[DraftKind, _core.Draft | _core.Image]
 
 _MISS: Any = type("_Miss", (), {"__repr__": lambda self: "<miss>"})()
 _SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()
@@ -123,7 +121,9 @@ class CacheManager:
         self._closed = False
         self._bad_key_noted = False
         self._stats = {"hits": 0, "misses": 0, "sets": 0, "deletes": 0}
-        self.counters = {"unstorable": 0, "promotions": 0, "promotions_dropped": 0, "computed": 0}
+        self.counters = dict.fromkeys(
+            ("unstorable", "promotions", "promotions_dropped", "promotions_deferred", "computed"), 0
+        )
         self._computations = Computations(self.counters)
         self.sync: Any = SyncFacade(self, self._runs_inline)
         self._use(make_tiers(config))
@@ -132,6 +132,7 @@ class CacheManager:
         self.backends = tiers
         self._first = tiers[0]
         self._tiers = Tiers(tiers, self.counters)
+        self._writing = Writing(self._tiers)
 
     # --- values -----------------------------------------------------------------------------------
 
@@ -281,7 +282,10 @@ class CacheManager:
         encoded = self._encoded(key)
         if encoded is None:
             return False
-        forgot = await self._tiers.each("delete", lambda tier: tier.discard(encoded), failed=False)
+        await self._writing.withdraw(lambda key: key == encoded)
+        forgot = await self._tiers.each(
+            "delete", lambda tier: tier.discard(encoded), failed=False, bounded=True
+        )
         for tier, did in zip(self.backends, forgot, strict=True):
             tier.counters["deletes"] += did
         self._count("deletes", any(forgot))
@@ -308,7 +312,7 @@ class CacheManager:
         ttl_ms = found[0].ttl_ms if ttl is None else wanted_ms
         return any(
             await self._tiers.each(
-                "refresh", lambda tier: tier.refresh(encoded, ttl_ms), failed=False
+                "refresh", lambda tier: tier.refresh(encoded, ttl_ms), failed=False, bounded=True
             )
         )
 
@@ -364,7 +368,7 @@ class CacheManager:
             raise TypeError(f"items must map keys to values, not {type(items).__name__}")
         ttl_ms = duration_ms(ttl, self.default_ttl_ms)
         results: dict[str | Key, bool] = {}
-        batch: dict[str | Key, _Drafts] = {}
+        batch: dict[str | Key, Drafts] = {}
         weight = 0
         try:
             for key, value in items.items():
@@ -535,9 +539,10 @@ class CacheManager:
         ``None`` and ``"*"`` are everything, ``"a:b:*"`` what lies under these whole segments, no
         star exactly one key.
         """
-        exact = self._pattern(pattern).exact
-        if exact is not None and self._encoded(exact) is None:
+        matcher = self._pattern(pattern)
+        if matcher.exact is not None and self._encoded(matcher.exact) is None:
             return 0
+        await self._writing.withdraw(lambda key: matcher.matches(str(Key.from_encoded(key))))
         return sum(await self._tiers.each("clear", lambda tier: tier.clear(pattern)))
 
     async def list_keys(
@@ -597,7 +602,10 @@ class CacheManager:
         if not self.config.enable_stats:
             return {"enabled": False, "manager": _manager_stats(self._stats, []), "backends": {}}
         tiers = await self._tiers.each("get_stats", lambda tier: tier.get_stats(), failed={})
-        named = {tier.name: stats for tier, stats in zip(self.backends, tiers, strict=True)}
+        named = {
+            tier.name: {**tier.counters, **stats, **self._writing.describe(tier)}
+            for tier, stats in zip(self.backends, tiers, strict=True)
+        }
         return {
             "manager": {
                 **_manager_stats(self._stats, tiers),
@@ -617,6 +625,15 @@ class CacheManager:
         """
         self._check_open()
         return await usage_of(self.backends)
+
+    def on_fault(self, hook: Callable[[Fault], object]) -> None:
+        """Call ``hook`` with every fault of a tier, such as to feed a metric or an alarm.
+
+        It is called where the fault was noticed, in whatever thread or task that is, and must
+        return soon. What it raises is logged and goes no further.
+        """
+        for tier in self.backends:
+            tier.fault_hooks.append(hook)
 
     async def aclose(self, timeout: float = 10) -> None:
         """Finish what is under way (at most ``timeout`` seconds) and close every tier. May be
@@ -706,14 +723,15 @@ class CacheManager:
                 word = "foreign"
             else:
                 # Before the value takes the map.
-                image = answer.to_image() if tier is not self._first and not some else None
+                whole = tier is not self._first and not some
+                promote = self._tiers.promote_from(answer, tier) if whole else None
                 value, word = await self._tiers.load(tier, answer, options)
                 if word is None:
                     if not counted:
                         self._count("hits")
                         tier.counters["hits"] += 1
-                    if image is not None:
-                        await self._tiers.promote(image, tier)
+                    if promote is not None:
+                        await promote()
                     return _found(value, answer, tier)
             if not counted and word != "unavailable":
                 tier.counters["misses"] += 1
@@ -724,29 +742,18 @@ class CacheManager:
 
     async def _drafts(
         self, encoded: bytes, value: Any, ttl_ms: int | None, meta: Mapping[int | str, Any]
-    ) -> _Drafts:
+    ) -> Drafts:
         """The value as the tiers take it, one draft for all that would make the same one."""
-        what: _Drafts = {}
+        what: Drafts = {}
         for tier in self.backends:
             if tier.draft_kind not in what:
                 draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
-                what[tier.draft_kind] = (
-                    draft if len(self.backends) == 1 else await _bridge.compose(draft)
-                )
+                what[tier.draft_kind] = await self._writing.compose(draft)
         return what
 
-    async def _write_batch(self, batch: Mapping[str | Key, _Drafts]) -> dict[str | Key, bool]:
-        whats = list(batch.values())
-        answers = await self._tiers.each(
-            "write",
-            lambda tier: tier.write_many([what[tier.draft_kind] for what in whats]),
-            failed=["io-error"] * len(whats),
-        )
-        kept = dict.fromkeys(batch, False)
-        for tier, reasons in zip(self.backends, answers, strict=True):
-            for key, reason in zip(batch, reasons, strict=True):
-                tier.counters["sets" if reason is None else "refused"] += 1
-                kept[key] = kept[key] or reason is None
+    async def _write_batch(self, batch: Mapping[str | Key, Drafts]) -> dict[str | Key, bool]:
+        results = await self._writing.write_batch(list(batch.values()))
+        kept = {key: result.stored for key, result in zip(batch, results, strict=True)}
         self._count("sets", sum(kept.values()))
         return kept
 
@@ -759,22 +766,9 @@ class CacheManager:
         context: Context,
     ) -> StoreResult:
         what = await self._drafts(encoded, value, ttl_ms, meta)
-        reasons = await self._tiers.each(
-            "write",
-            lambda tier: tier.write(
-                what[tier.draft_kind], source=context.source, kind=context.kind
-            ),
-            failed="io-error",
-        )
-        kept = tuple(
-            tier.name for tier, reason in zip(self.backends, reasons, strict=True) if reason is None
-        )
-        for tier, reason in zip(self.backends, reasons, strict=True):
-            tier.counters["sets" if reason is None else "refused"] += 1
-        if not kept:
-            return StoreResult(False, next(r for r in reasons if r is not None))
-        self._count("sets")
-        return StoreResult(True, "stored", kept, max(_size(w) for w in what.values()))
+        result = await self._writing.write(what, source=context.source, kind=context.kind)
+        self._count("sets", result.stored)
+        return result
 
 
 def _is_meant(key: Key, entry: _core.Entry) -> bool:
@@ -786,10 +780,6 @@ def _is_meant(key: Key, entry: _core.Entry) -> bool:
     if identity is not None and stored is not None and list(stored) != list(identity):
         return False
     return key.matches_long_values(entry.meta.get(META_FULL_PARAMS) or {})
-
-
-def _size(what: _core.Draft | _core.Image) -> int:
-    return len(what) if isinstance(what, _core.Image) else what.stored_bytes
 
 
 def _needs_comparing(key: str | Key) -> bool:

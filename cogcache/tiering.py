@@ -5,21 +5,18 @@ one of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from cogcache import _core
-from cogcache._fork import renew_after_fork
 from cogcache._inline import is_inline
 from cogcache.backends.base import META_TAGS, CacheBackend, CacheBackendRegistry
 from cogcache.config import CacheConfig
 from cogcache.exceptions import ClosedError, ConfigError
+from cogcache.policy import Guard, NotAskedError
+from cogcache.promotion import Promotions
 
 _T = TypeVar("_T")
-
-# Entries on their way into higher tiers; beyond that a promotion is dropped, since the next hit can
-# try again.
-PROMOTIONS_LIMIT: Final = 64
 
 
 class Tiers:
@@ -27,26 +24,29 @@ class Tiers:
 
     Attributes:
         backends: The one asked first first.
-        counters: Of the manager; ``promotions`` and ``promotions_dropped`` are counted here.
+        counters: Of the manager; what becomes of promotions is counted here.
+        promotions: Copies on their way up.
     """
 
     def __init__(self, backends: list[CacheBackend], counters: dict[str, int]) -> None:
         self.backends = backends
         self.counters = counters
-        self._promotions: set[asyncio.Task[None]] = set()
+        self.promotions = Promotions(counters)
+        self._guards = {id(tier): Guard(tier) for tier in backends}
         self._closed = False
-        renew_after_fork(self)
 
-    def after_fork(self) -> None:
-        """The tasks of the parent's loops are not this process' own."""
-        self._promotions = set()
+    def guard(self, tier: CacheBackend) -> Guard:
+        """The guard of one of the tiers."""
+        return self._guards[id(tier)]
 
     async def fetch(
         self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False
     ) -> _core.Entry | str:
         """The live entry that one tier has, or its word for why not."""
         try:
-            answer = await tier.fetch(encoded, index_only=index_only)
+            answer = await self.guard(tier).call(lambda: tier.fetch(encoded, index_only=index_only))
+        except NotAskedError:
+            return "unavailable"
         except Exception as error:
             self.failed(tier, "read", error)
             return "unavailable"
@@ -83,7 +83,9 @@ class Tiers:
     ) -> tuple[Any, str | None]:
         """Decode the value of an entry; or ``None`` and the word for why it cannot be."""
         try:
-            return await tier.load(entry, **options), None
+            return await self.guard(tier).call(lambda: tier.load(entry, **options)), None
+        except NotAskedError:
+            return None, "unavailable"
         except (_core.DamagedError, _core.UnsupportedError) as error:
             return None, await self.value_failed(tier, entry, error)
         except Exception as error:
@@ -99,59 +101,61 @@ class Tiers:
             return "damaged"
 
     async def each(
-        self, what: str, call: Callable[[CacheBackend], Coroutine[Any, Any, _T]], failed: Any = 0
+        self,
+        what: str,
+        call: Callable[[CacheBackend], Coroutine[Any, Any, _T]],
+        failed: Any = 0,
+        *,
+        bounded: bool = False,
     ) -> list[_T]:
-        """Ask every tier at once; one that raises is logged and answers ``failed``."""
+        """Ask every tier at once; one that raises is logged and answers ``failed``.
+
+        Args:
+            what: The operation, for the log.
+            call: Of one tier.
+            failed: See above.
+            bounded: It is about one entry, so the deadline of the tier's policy holds for it.
+        """
 
         async def guarded(tier: CacheBackend) -> _T:
+            result: _T = failed
             try:
-                answer = await call(tier)
+                if bounded:
+                    answer = await self.guard(tier).call(lambda: call(tier))
+                else:
+                    answer = await call(tier)
+            except NotAskedError:
+                return result
             except Exception as error:
                 self.failed(tier, what, error)
-                result: _T = failed
                 return result
             tier.note_works(what)
             return answer
 
         return await together([guarded(tier) for tier in self.backends])
 
-    async def promote(self, image: _core.Image, below: CacheBackend) -> None:
-        """Copy an entry into the tiers above the one that gave it, with its remaining life, version
-        and tags.
+    def promote_from(
+        self, entry: _core.Entry, below: CacheBackend
+    ) -> Callable[[], Awaitable[None]] | None:
+        """What copies an entry into the tiers above the one that gave it, with its remaining life,
+        version and tags; ``None`` if it is not to be copied. To be called when its value has been
+        decoded, but asked for before that, which takes the map of the entry.
         """
         above = self.backends[: self.backends.index(below)]
-
-        async def copy() -> None:
-            for tier in above:
-                if self._closed:
-                    return
-                try:
-                    self.counters["promotions"] += await tier.write(image) is None
-                except Exception as error:
-                    self.failed(tier, "promote", error)
-
-        if is_inline():
-            await copy()
-        elif len(self._promotions) >= PROMOTIONS_LIMIT:
-            self.counters["promotions_dropped"] += 1
-        else:
-            task = asyncio.create_task(copy(), name="cogcache-promote")
-            self._promotions.add(task)
-            task.add_done_callback(self._promotions.discard)
+        into = self.promotions.wanted(entry, above)
+        if not into:
+            return None
+        if not entry.in_memory and below.is_remote:
+            return lambda: self.promotions.start_large(entry, below, into)
+        image = entry.to_image()
+        return lambda: self.promotions.start(image, into)
 
     async def aclose(self, timeout: float) -> None:
         """Let promotions end, those of this loop for at most ``timeout`` seconds, and close every
         tier.
         """
         try:
-            if not is_inline():
-                here = asyncio.get_running_loop()
-                mine = [task for task in self._promotions if task.get_loop() is here]
-                if mine:
-                    _, late = await asyncio.wait(mine, timeout=timeout)
-                    for task in late:
-                        task.cancel()
-                    await asyncio.gather(*late, return_exceptions=True)
+            await self.promotions.aclose(timeout)
         finally:
             self._closed = True
             await self.each("close", lambda tier: tier.aclose())

@@ -34,7 +34,7 @@ from cogcache.config import (
     S3CacheConfig,
     nearest,
 )
-from cogcache.exceptions import ConfigError
+from cogcache.exceptions import ConfigError, warn
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
 from cogcache.frames import Bundle, make_bundle
@@ -120,6 +120,7 @@ class ArtifactVerbs:
             raise ConfigError(f"profile cannot be in a key: {error}") from None
         if not isinstance(memo, bool):
             raise ConfigError(f"memo must be True or False, not {memo!r}")
+        _warn_of_unshared_keys(cache_manager, identity)
         self.cache = cache_manager
         self.ttl = ttl
         self.profile = profile
@@ -707,6 +708,16 @@ def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:
     raise ConfigError(
         f"a tier is a directory, a configuration or a dict, not {type(tier).__name__}"
     )
+
+
+def _warn_of_unshared_keys(manager: CacheManager, identity: str) -> None:
+    remote = [tier.name for tier in manager.backends if tier.is_remote]
+    if remote and identity == "stat":
+        warn(
+            f"identity='stat' with the remote tier {remote[0]}: keys then hold the path and the "
+            f"modification time of the video, which differ on every host, so hosts share nothing; "
+            f"use identity='content' (or 'sampled' for very large videos)"
+        )
 
 
 def _lives(ttl: Duration | Mapping[str, Duration]) -> dict[str, Duration]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, ClassVar
 
 from cogcache import _core
 from cogcache.backends.base import CacheBackend
-from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig
+from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig, _WithPolicy
 from cogcache.manager import CacheManager
 from cogcache.pipeline import PipelineArtifactCache
 
@@ -100,3 +102,47 @@ def a_video(path: Path, content: bytes = b"not really a video") -> Path:
     path.write_bytes(content)
     os.utime(path, ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))
     return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig(DictConfig, _WithPolicy):
+    """Of a tier of tests, with the policy fields that every tier of ours has."""
+
+    backend_type: str = "policy"
+
+
+class HeldTier(DictTier):
+    """A tier whose writes wait until they are let go, or fail with a word.
+
+    Attributes:
+        word: What ``write`` answers instead of writing.
+        held: Writes wait for ``let_go`` while it is set.
+        written: Keys in the order in which they were written.
+    """
+
+    is_remote: ClassVar[bool] = True
+
+    def __init__(self, name: str = "held", **policy: Any) -> None:
+        super().__init__(PolicyConfig(**policy))  # type: ignore[arg-type]
+        self.name = name
+        self.word: str | None = None
+        self.held = False
+        self.written: list[bytes] = []
+        self.begun = threading.Semaphore(0)
+        self._gate = threading.Event()
+
+    def let_go(self) -> None:
+        """Let every write go on, from now on."""
+        self.held = False
+        self._gate.set()
+
+    async def write(
+        self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
+    ) -> str | None:
+        self.begun.release()
+        if self.held:
+            await asyncio.to_thread(self._gate.wait, 60)
+        if self.word is not None:
+            return self.word
+        self.written.append(what.key)
+        return await super().write(what, source=source, kind=kind)

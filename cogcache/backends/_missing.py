@@ -63,6 +63,24 @@ class MissingStore:
     def put_many(self, whats: Sequence[_core.Draft | _core.Image], /) -> list[str]:
         return [self.put(what) for what in whats]
 
+    def incoming(
+        self, key: bytes, /, *, length: int | None = None, source: int = 0, kind: int = 0
+    ) -> str:
+        self._check()
+        return "read-only"
+
+    def spool_link(self, entry: _core.Entry, label: str, /) -> str:
+        self._check()
+        return "read-only"
+
+    def spool_write(self, digest: bytes, label: str, data: bytes, /) -> str:
+        self._check()
+        return "read-only"
+
+    def spool_remove(self, name: str, /) -> bool:
+        self._check()
+        return False
+
     def delete(self, key: bytes, /) -> bool:
         self._check()
         return False

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from cogcache import _bridge, _core
-from cogcache._types import Duration, duration_ms
+from cogcache._types import Duration, Fault, duration_ms
 from cogcache.config import BackendConfig, Compression, known_options, nearest
 from cogcache.exceptions import ConfigError
 from cogcache.keys import Key, key_bytes
@@ -58,6 +58,7 @@ class CacheBackend(ABC):
         runs_inline: Its coroutines never suspend while ``cogcache._inline`` is on, so ``sync``
             needs no loop.
         is_remote: Its entries lie behind a network, where other hosts change them too.
+        keeps_deadlines: It keeps ``timeout_seconds`` itself; for others the manager does.
         CONFIG_CLASS: The dataclass of its configuration; the registry refuses a tier without one.
         config: As given.
         name: Its name in statistics; the manager makes it unique.
@@ -73,6 +74,7 @@ class CacheBackend(ABC):
     CONFIG_CLASS: ClassVar[type[Any] | None] = None
     runs_inline: ClassVar[bool] = False
     is_remote: ClassVar[bool] = False
+    keeps_deadlines: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         expected = self.CONFIG_CLASS
@@ -92,6 +94,10 @@ class CacheBackend(ABC):
         self._tag_versions: dict[str, int] = {}
         self._refusing: str | None = None  # why, when last said to keep nothing
         self._fault: str | None = None  # what failed when the tier was last said to be down
+        self.last_fault: Fault | None = None
+        self.down_since: float | None = None  # Unix seconds
+        self.fault_hooks: list[Callable[[Fault], object]] = []
+        self._hook_failed = False
         self.counters: dict[str, int] = dict.fromkeys(
             ("hits", "misses", "sets", "deletes", "evictions", "damaged", "errors", "refused"), 0
         )
@@ -379,6 +385,7 @@ class CacheBackend(ABC):
         self.counters["errors"] += 1
         if self._fault is None:
             self._fault = what
+            self.down_since = time.time()
             logger.warning(
                 "%s: %s failed, going on without it: %s: %s",
                 self.name,
@@ -386,6 +393,19 @@ class CacheBackend(ABC):
                 type(error).__name__,
                 error,
             )
+        self._tell_fault(what, error)
+
+    def _tell_fault(self, what: str, error: Exception | None) -> None:
+        """Remember a fault for ``get_stats`` and tell those who asked to be told."""
+        text = "refused" if error is None else f"{type(error).__name__}: {error}"
+        self.last_fault = Fault(self.name, what, text, time.time())
+        for hook in self.fault_hooks:
+            try:
+                hook(self.last_fault)
+            except Exception:
+                if not self._hook_failed:
+                    logger.exception("%s: a hook for faults failed itself", self.name)
+                self._hook_failed = True
 
     def note_written(self, reason: str | None) -> None:
         """Say when a tier begins to refuse every write for a fault of its own (``read-only``,
@@ -402,6 +422,7 @@ class CacheBackend(ABC):
         """Say that a tier is back, once that works again which brought it down."""
         if self._fault == what:
             self._fault = None
+            self.down_since = None
             logger.warning("%s: works again", self.name)
 
     # --- shared by the tiers ----------------------------------------------------------------------

@@ -58,6 +58,11 @@ class FilesystemCacheBackend(CacheBackend):
         self._adopt(self._store)
 
     @property
+    def store(self) -> _core.Store | MissingStore:
+        """The C store behind it, or what stands in for one while the directory is not there."""
+        return self._store
+
+    @property
     def root(self) -> str:
         """The directory that holds everything: ``<base_path>/v1``, absolute."""
         return self._store.root
@@ -121,6 +126,7 @@ class FilesystemCacheBackend(CacheBackend):
             self.counters["damaged"] += 1
         if self._unavailable:
             self._unavailable = False
+            self.down_since = None
             logger.warning("%s: %s: works again", self.name, self.root)
         return found
 
@@ -286,9 +292,11 @@ class FilesystemCacheBackend(CacheBackend):
         self.counters["errors"] += 1
         if not self._unavailable:
             self._unavailable = True
+            self.down_since = time.time()
             logger.warning(
                 "%s: %s: cannot be read now: %s", self.name, self.root, error or "refused"
             )
+        self._tell_fault("read", error)
         return "unavailable"
 
     def __reduce__(self) -> Any:

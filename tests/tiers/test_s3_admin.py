@@ -116,7 +116,9 @@ async def test_abandoned_uploads_are_given_up_when_they_are_old(s3_place: S3Plac
             Bucket=bucket, Key=name, UploadId=upload["UploadId"], PartNumber=1, Body=b"x"
         )
     assert await tier.gc() == 0
-    assert await tier.gc(older_than_seconds=-60) == 1
+    put(s3_place, tier._names.probes + "0" * 32)
+    assert await tier.gc() == 0
+    assert await tier.gc(older_than_seconds=-60) == 2
     left = client.list_multipart_uploads(Bucket=bucket, Prefix=s3_place.prefix)
     assert [one["Key"] for one in left.get("Uploads", ())] == [foreign]
 

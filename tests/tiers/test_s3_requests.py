@@ -285,3 +285,37 @@ async def test_a_manager_asks_s3_once_for_a_value_that_a_local_tier_lacks(
 def _as_dict(tier: S3Backend) -> dict[str, Any]:
     given: dict[str, Any] = tier.config.to_dict()
     return given
+
+
+async def test_an_index_is_asked_after_ten_seconds_whether_it_still_holds(
+    tier: S3Backend, s3_proxy: Proxy, proxied_place: S3Place
+) -> None:
+    clock = 1000.0
+    tier._clock = lambda: clock
+    images = await bundle(tier, "bundle", 60)
+    assert await tier.exists("bundle")
+    s3_proxy.zero()
+    clock += 9.0
+    assert await tier.exists("bundle")
+    assert s3_proxy.counts()["requests"] == 0
+    clock += 2.0
+    assert await tier.exists("bundle")
+    counts = s3_proxy.counts()
+    assert counts["kinds"] == {"GetObject": 1} and not counts["body_down"].get("GetObject")
+    assert [request["status"] for request in s3_proxy.requests()] == [304]
+    # It is not kept alive by being used.
+    for _ in range(11):
+        clock += 1.0
+        entry = await entry_of(tier, "bundle", index_only=True)
+    assert [request["status"] for request in s3_proxy.requests()] == [304, 304]
+    _, frames = await tier.load(entry, frames=[3])
+    assert frames.encoded(3) == images[3]
+    # Removed and replaced by others, it is seen as such.
+    other = tier_at(proxied_place)
+    await other.set("bundle", make_bundle({"new": True}, {0: blob(90_000)}))
+    clock += 11.0
+    entry = await entry_of(tier, "bundle", index_only=True)
+    assert await tier.load(entry, frames=False) == {"new": True}
+    await other.delete("bundle")
+    clock += 11.0
+    assert not await tier.exists("bundle")

@@ -273,7 +273,7 @@ async def test_a_hit_below_fills_the_tiers_above_with_the_remaining_life() -> No
     first.images.clear()
     clock.advance(60)
     assert await manager.get("key") == "value"
-    await asyncio.gather(*manager._tiers._promotions)
+    await asyncio.gather(*manager._tiers.promotions.tasks)
     assert first.images == second.images
     clock.advance(41)
     second.images.clear()

@@ -113,7 +113,7 @@ async def test_d7_promotion_keeps_the_remaining_life() -> None:
     upper.images.clear()
     clock.advance(1)
     assert await manager.get("key") == 1
-    await asyncio.gather(*manager._tiers._promotions)
+    await asyncio.gather(*manager._tiers.promotions.tasks)
     assert upper.images
     clock.advance(1.5)
     assert await manager.get("key") is None

@@ -18,6 +18,7 @@ from typing import Any, Final
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.errors import (
     MismatchError,
+    NotModifiedError,
     NotSupportedError,
     OutOfRangeError,
     RefusedError,
@@ -95,8 +96,11 @@ class Reads:
 
     # --- the end of an object ---------------------------------------------------------------------
 
-    def tail(self, call: Call, name: str, want: int = TAIL_BYTES) -> Tail:
-        """The last ``want`` bytes of an object, or all of it.
+    def tail(
+        self, call: Call, name: str, want: int = TAIL_BYTES, *, known: Tail | None = None
+    ) -> Tail:
+        """The last ``want`` bytes of an object, or all of it; ``known`` again, without its bytes
+        being sent, if that is still the end of it.
 
         Raises:
             AbsentError: There is no such object.
@@ -104,20 +108,25 @@ class Reads:
         """
         for turn in range(RESUMES + 1):
             try:
-                return self._tail(call, name, want)
+                return self._tail(call, name, want, known)
             except BrokenBodyError as error:
                 if turn == RESUMES:
                     raise UnavailableError(f"get_object: {error}") from error
                 self.resumes += 1
         raise AssertionError("unreachable")
 
-    def _tail(self, call: Call, name: str, want: int) -> Tail:
+    def _tail(self, call: Call, name: str, want: int, known: Tail | None) -> Tail:
         if self.ranges is False:
             return self._whole(call, name)
         if self.suffixes is False:
             return self._tail_after_head(call, name, want)
+        unless = {"IfNoneMatch": known.etag} if known is not None and known.etag else {}
         try:
-            answer = self._get(call, self._client.small, name, Range=f"bytes=-{want}")
+            answer = self._get(call, self._client.small, name, Range=f"bytes=-{want}", **unless)
+        except NotModifiedError:
+            if known is None:
+                raise
+            return known
         except OutOfRangeError:
             # A store that takes a suffix longer than the object for a range outside of it.
             return self._whole(call, name)

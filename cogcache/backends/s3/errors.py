@@ -6,6 +6,7 @@
     └── S3Error
         ├── AbsentError              there is no such object: a miss
         ├── ChangedError             a condition does not hold: another generation is there, or none
+        │   └── NotModifiedError     it is still the one that we know
         ├── OutOfRangeError          the range lies outside of the object
         ├── NotSupportedError        the store does not know what was asked for
         ├── ConflictError            somebody else is at it: try again
@@ -27,6 +28,7 @@ __all__ = [
     "MisconfiguredError",
     "MismatchError",
     "NotAskedError",
+    "NotModifiedError",
     "NotSupportedError",
     "OutOfRangeError",
     "RefusedError",
@@ -46,6 +48,10 @@ class AbsentError(S3Error):
 
 class ChangedError(S3Error):
     """A condition of the request does not hold."""
+
+
+class NotModifiedError(ChangedError):
+    """The object is still the one that the request asked to be spared of (304)."""
 
 
 class OutOfRangeError(S3Error):
@@ -186,7 +192,9 @@ def _error_of_answer(response: dict[str, Any], operation: str) -> S3Error:
     said = f"{operation}: {status} {code}: {_short(detail.get('Message', ''))}"
     if status == 404:
         return _absent_or_not_s3(code, operation, said)
-    if status in (412, 304) or code == "PreconditionFailed":
+    if status == 304:
+        return NotModifiedError(said)
+    if status == 412 or code == "PreconditionFailed":
         return ChangedError(said)
     if status == 416:
         return OutOfRangeError(said)

@@ -35,6 +35,7 @@ class Listed:
 
     name: str
     size: int
+    age_seconds: float  # since it was written, by the clock of this machine
 
 
 class Listing:
@@ -51,7 +52,13 @@ class Listing:
             answer = await self._ask("list_objects_v2", Prefix=prefix, MaxKeys=PAGE, **more)
             found = answer.get("Contents") or ()
             if found:
-                yield [Listed(one["Key"], int(one["Size"])) for one in found]
+                now = datetime.datetime.now(datetime.UTC)
+                yield [
+                    Listed(
+                        one["Key"], int(one["Size"]), (now - one["LastModified"]).total_seconds()
+                    )
+                    for one in found
+                ]
             token = answer.get("NextContinuationToken")
             if not answer.get("IsTruncated") or not token:
                 return

@@ -36,6 +36,7 @@ RAW: Final = "raw"
 NO_PROFILE: Final = "-"
 TEXT_LIMIT: Final = 222  # bytes; with "-" and a digest of 32 digits a segment has 255
 _CUT: Final = "!~"
+_SHORT_KEY: Final = 1024  # bytes; the paths of longer ones are not remembered
 _SAFE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.=-")
 _ESCAPED: Final = [chr(byte) if byte in _SAFE else f"!{byte:02X}" for byte in range(256)]
 _SEGMENT: Final = re.compile(r"(?:[A-Za-z0-9_.=-]|![0-9A-F]{2})*")
@@ -72,7 +73,8 @@ class Names:
 
     def of_key(self, encoded: bytes) -> str:
         """The object of the key with this canonical encoding."""
-        return self.root + _path_of_key(encoded)
+        short = len(encoded) <= _SHORT_KEY
+        return self.root + (_path_of_key(encoded) if short else _path_of_key.__wrapped__(encoded))
 
     def parse(self, name: str) -> Name | None:
         """What an object of the listing is; ``None`` for one that is not ours."""

@@ -58,7 +58,8 @@ logger = logging.getLogger("cogcache")
 T = TypeVar("T")
 
 ABSENT_SECONDS: Final = 10.0  # how long an absence is believed, give or take a fifth
-INDEX_SECONDS: Final = 10.0  # how long an index answers without the object being asked
+FRESH_SECONDS: Final = 10.0  # how long an index answers without the object being asked
+INDEX_SECONDS: Final = 3600.0  # how long it is kept, for reads that are pinned to its ETag
 DAMAGED_SECONDS: Final = 60.0  # how long a damaged object is left alone
 MISSED_SECONDS: Final = 3600.0  # how long after a miss a write is taken for the filling of it
 DENIED_SECONDS: Final = 300.0  # how long a refusal to let us write is believed
@@ -87,6 +88,7 @@ class S3Backend(CacheBackend):
     CONFIG_CLASS: ClassVar[type[Any] | None] = S3CacheConfig
     runs_inline: ClassVar[bool] = False
     is_remote: ClassVar[bool] = True
+    keeps_deadlines: ClassVar[bool] = True
 
     def __init__(self, config: S3CacheConfig) -> None:
         super().__init__(config)
@@ -107,7 +109,8 @@ class S3Backend(CacheBackend):
         self._indexes: Remembered[Tail] = Remembered(
             INDEX_MEMORY, clock, lambda tail: len(tail.data) + 512
         )
-        self.counters.update(created_by_others=0, mismatches=0, resumes=0)
+        self._fresh: Remembered[bool] = Remembered(REMEMBERED, clock)
+        self.counters["created_by_others"] = 0
         self._probing = threading.Lock()
         renew_after_fork(self)
 
@@ -158,9 +161,9 @@ class S3Backend(CacheBackend):
 
     async def _fetch_once(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
         if index_only:
-            known = self._indexes.get(name)
+            known = self._indexes.get(name) if self._fresh.get(name) else None
             if known is not None:
-                return self._open(key, name, known)
+                return self._reopen(key, name, known)
             return await self._in(self._client.small, self._open_first, key, name)
         found = await self._in(self._client.small, self._whole_if_small, key, name)
         if isinstance(found, _core.Entry):
@@ -171,20 +174,27 @@ class S3Backend(CacheBackend):
         """``work(call, *args)`` in a thread of a lane."""
         return await lane.run(lambda call: work(call, *args), seconds=self._client.seconds_for(0))
 
-    def _open(self, key: bytes | None, name: str, tail: Tail) -> _core.Entry:
-        """An entry that reads what is asked of it; an index that begins before the tail is read now
-        and remembered.
+    def _open_first(self, call: Call, key: bytes | None, name: str) -> _core.Entry:
+        """An entry that reads what is asked of it. Its index is remembered, even where it begins
+        before the tail; one that is remembered already is only asked whether it still holds.
         """
+        known = self._indexes.get(name)
+        tail = self._reads.tail(call, name, known=known)
         if tail.is_whole:
             return _core.Entry.from_bytes(tail.data, key)
         remote = RemoteBytes(self._reads, self._client, name, tail)
         entry = _core.Entry.from_reader(tail.size, remote.read, key)
         remote.opened()
         self._indexes.keep(name, remote.tail, INDEX_SECONDS)
+        self._fresh.keep(name, True, FRESH_SECONDS)
         return entry
 
-    def _open_first(self, call: Call, key: bytes | None, name: str) -> _core.Entry:
-        return self._open(key, name, self._reads.tail(call, name))
+    def _reopen(self, key: bytes, name: str, tail: Tail) -> _core.Entry:
+        """The entry of a remembered index; asks nothing."""
+        remote = RemoteBytes(self._reads, self._client, name, tail)
+        entry = _core.Entry.from_reader(tail.size, remote.read, key)
+        remote.opened()
+        return entry
 
     def _whole_if_small(self, call: Call, key: bytes, name: str) -> _core.Entry | Tail:
         """All of an entry up to 8 MiB, in one request where its size is known or at most 64 KiB,
@@ -209,7 +219,7 @@ class S3Backend(CacheBackend):
 
     def _whole_if_large(self, call: Call, key: bytes, name: str, tail: Tail) -> _core.Entry:
         if tail.size > WHOLE_LIMIT:
-            return self._open(key, name, tail)
+            return self._open_first(call, key, name)
         front = bytearray(tail.start)
         fetch_parallel(self._reads, self._client, call, name, 0, front, tail)
         front += tail.data
@@ -571,13 +581,18 @@ class S3Backend(CacheBackend):
         return removed
 
     async def gc(self, older_than_seconds: float = UPLOAD_AGE_SECONDS) -> int:
-        """Give up multipart uploads under the prefix that began so long ago and never ended; how
-        many. Their parts cost money and are seen nowhere else.
+        """Give up multipart uploads under the prefix that began so long ago and never ended, and
+        remove what probes of killed processes left; how many in all. The parts of such uploads cost
+        money and are seen nowhere else.
 
         Raises:
             OSError: The store cannot be asked, or does not let us.
         """
-        return await self._listing.old_uploads(self._names.root, older_than_seconds)
+        given_up = await self._listing.old_uploads(self._names.root, older_than_seconds)
+        async for page in self._listing.pages(self._names.probes):
+            old = [one.name for one in page if one.age_seconds > older_than_seconds]
+            given_up += await self._listing.delete(old)
+        return given_up
 
     # --- the tier itself --------------------------------------------------------------------------
 
@@ -587,7 +602,6 @@ class S3Backend(CacheBackend):
         """
         size = files = pages = 0
         complete = True
-        about: dict[str, Any] = {}
         try:
             async for page in self._ours([self._names.root]):
                 files += len(page)
@@ -599,19 +613,18 @@ class S3Backend(CacheBackend):
         except S3Error as error:
             self.note_fault("list", error)
             complete = False
-        about["mismatches"] = self._reads.mismatches
-        about["resumes"] = self._reads.resumes
         return {
             "size_bytes": size,
             "total_files": files,
             "complete": complete,
             "requests": dict(self._client.requests),
             "bytes_in": self._reads.bytes_in,
+            "mismatches": self._reads.mismatches,
+            "resumes": self._reads.resumes,
             "lanes": {
                 lane.name: lane.describe()
                 for lane in (self._client.small, self._client.bulk, self._client.work)
             },
-            **about,
         }
 
     def note_fault(self, what: str, error: Exception) -> None:

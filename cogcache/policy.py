@@ -1,0 +1,148 @@
+"""What a configuration says about the use of a tier, and the guard that keeps a slow one from
+holding up its callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from cogcache import _core
+from cogcache._inline import is_inline
+from cogcache.backends.base import CacheBackend
+from cogcache.breaker import Breaker
+
+__all__ = ["ROUTED", "Guard", "NotAskedError", "Policy"]
+
+T = TypeVar("T")
+
+# Words for a value that is none of a tier's business: no fault, and nothing was tried.
+ROUTED: Final = frozenset(("too-small", "too-large-for-tier", "off"))
+
+
+class NotAskedError(OSError):
+    """The tier failed so often that it is left alone for a while."""
+
+
+class LateError(OSError):
+    """The tier did not answer within its ``timeout_seconds``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The policy fields of a tier's configuration; see ``BackendConfig``. A configuration of
+    somebody else's that lacks one has its default.
+    """
+
+    write_mode: str = "through"
+    required: bool = False
+    timeout_seconds: float | None = None
+    min_value_size: int = 0
+    max_value_size: int | None = None
+
+    @classmethod
+    def of(cls, tier: CacheBackend) -> Policy:
+        """The policy of a tier."""
+        named = {name: getattr(tier.config, name, None) for name in cls.__slots__}
+        return cls(**{name: value for name, value in named.items() if value is not None})
+
+    @property
+    def needs_size(self) -> bool:
+        """Whether the stored size of a value must be known before it is written."""
+        return self.min_value_size > 0 or self.max_value_size is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every value is written as soon as it is put."""
+        return self.write_mode == "through" and not self.needs_size
+
+    def routed(self, stored_bytes: int) -> str | None:
+        """``None`` if a value of this stored size goes to the tier, else the word for why not."""
+        if self.write_mode == "off":
+            return "off"
+        if stored_bytes < self.min_value_size:
+            return "too-small"
+        if self.max_value_size is not None and stored_bytes > self.max_value_size:
+            return "too-large-for-tier"
+        return None
+
+
+class Guard:
+    """The calls of one tier, each with the deadline of its policy.
+
+    A tier that keeps deadlines of its own (``keeps_deadlines``), or has none to keep, is called as
+    it is. For any other, a call that takes longer than ``timeout_seconds`` is cancelled and counts
+    as a failure for the breaker, so that a tier that hangs costs its time-out a few times and then
+    nothing. What a local tier answers inline, ahead of this, is free.
+
+    Attributes:
+        policy: Of the tier.
+        breaker: ``None`` where the tier is called as it is.
+    """
+
+    def __init__(self, tier: CacheBackend) -> None:
+        self.policy = Policy.of(tier)
+        seconds = self.policy.timeout_seconds
+        self._seconds = None if tier.keeps_deadlines else seconds
+        self.breaker = None if self._seconds is None else Breaker()
+
+    async def call(self, work: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
+        """``await work()``; ``times`` lengthens the deadline, for a batch of so many entries.
+
+        Raises:
+            NotAskedError: The breaker is open, and nothing was called.
+            LateError: It took too long and was cancelled.
+        """
+        if self._seconds is None or self.breaker is None or is_inline():
+            return await work()
+        attempt = self.breaker.enter()
+        if attempt is None:
+            raise NotAskedError("not asked: it failed too often just now")
+        seconds = self._seconds * max(1, times)
+        try:
+            async with asyncio.timeout(seconds) as clock:
+                answer = await work()
+        except (_core.DamagedError, _core.UnsupportedError):
+            attempt.succeeded()
+            raise
+        except TimeoutError as error:
+            attempt.failed(unreachable=True)
+            if not clock.expired():
+                raise
+            raise LateError(f"no answer within timeout_seconds = {seconds:g}") from error
+        except Exception:
+            attempt.failed()
+            raise
+        finally:
+            attempt.dropped()  # nothing if it has been reported
+        if answer == "unavailable":
+            attempt.failed()
+        else:
+            attempt.succeeded()
+        return answer
+
+    def describe(self, tier: CacheBackend, now: float) -> dict[str, Any]:
+        """The health of the tier, for ``get_stats``.
+
+        Args:
+            tier: Whose guard this is.
+            now: Unix seconds.
+        """
+        state = "closed" if self.breaker is None else self.breaker.state
+        fault = tier.last_fault
+        described: dict[str, Any] = {
+            "state": "works" if tier.down_since is None and state == "closed" else "degraded",
+            "degraded_seconds": None if tier.down_since is None else max(0, now - tier.down_since),
+            "last_fault": None if fault is None else fault.describe(),
+            "write_mode": self.policy.write_mode,
+            "required": self.policy.required,
+        }
+        if self.breaker is not None:
+            described["breaker"] = {
+                "state": state,
+                "opened": self.breaker.opened,
+                "rejected": self.breaker.rejected,
+            }
+        return described

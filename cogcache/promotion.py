@@ -1,0 +1,215 @@
+"""Promotion: what was found in a lower tier is copied into those above it, in the background.
+
+An upper tier keeps what is used often, and a scan over many values that are used once must not push
+that out. So not every hit below is worth a copy (``Admission``):
+
+* a value that was found below *before*, among the last 16,384 that were, is copied: it is in use;
+* a value that is found there for the first time is copied as long as such copies make up no more
+  than an eighth of the upper tier's limit an hour (1 GiB where it has none).
+
+So a fresh process warms up at once, and a scan costs a tier an eighth of what it holds, whatever is
+least in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from cogcache import _bridge, _core
+from cogcache._fork import renew_after_fork
+from cogcache._inline import is_inline
+from cogcache.backends.base import CacheBackend
+
+__all__ = ["Admission", "Promotions"]
+
+logger = logging.getLogger("cogcache")
+
+# Entries on their way into higher tiers and their bytes; beyond that a promotion is dropped, since
+# the next hit can try again.
+LIMIT_ITEMS: Final = 64
+LIMIT_BYTES: Final = 256 << 20
+REMEMBERED: Final = 16_384  # keys, about 2 MB
+FIRST_SHARE: Final = 8
+FIRST_BYTES: Final = 1 << 30
+WINDOW_SECONDS: Final = 3600.0
+
+
+class Admission:
+    """Which values found below one tier are copied into it; see the module.
+
+    Args:
+        limit_bytes: Of the tier; ``None`` if it has none.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, limit_bytes: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._share = FIRST_BYTES if limit_bytes is None else int(limit_bytes / FIRST_SHARE)
+        self._clock = clock
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._window = clock()
+        self._first_bytes = 0
+
+    def admits(self, key: bytes, size: int) -> bool:
+        """Whether to copy an entry of ``size`` bytes that was just found below."""
+        digest = _core.hash128(key)
+        if digest in self._seen:
+            self._seen.move_to_end(digest)
+            return True
+        self._seen[digest] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        now = self._clock()
+        if now - self._window >= WINDOW_SECONDS:
+            self._window, self._first_bytes = now, 0
+        if self._first_bytes + size > self._share:
+            return False
+        self._first_bytes += size
+        return True
+
+
+class Promotions:
+    """Copies under way into the upper tiers: at most 64 of them and 256 MiB in memory.
+
+    Args:
+        counters: Where ``promotions``, ``promotions_dropped`` (no room for another copy) and
+            ``promotions_deferred`` (not admitted yet) are counted.
+
+    Attributes:
+        tasks: Those under way, with the key that each is about.
+    """
+
+    def __init__(self, counters: dict[str, int]) -> None:
+        self.counters = counters
+        self._write: Callable[[CacheBackend, _core.Image], Awaitable[str | None]] | None = None
+        self._admission: dict[int, Admission] = {}
+        self._closed = False
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The tasks of the parent's loops are not this process' own."""
+        self.tasks: dict[asyncio.Task[None], bytes] = {}
+        self._bytes = 0
+
+    def use(self, write: Callable[[CacheBackend, _core.Image], Awaitable[str | None]]) -> None:
+        """Put images into tiers with ``write``: ``None`` or the word for why not, never a fault."""
+        self._write = write
+
+    def wanted(self, entry: _core.Entry, above: Sequence[CacheBackend]) -> list[CacheBackend]:
+        """The tiers that an entry found below them is to be copied into, the lowest first."""
+        admitted = [
+            tier for tier in reversed(above) if self._of(tier).admits(entry.key, entry.length)
+        ]
+        self.counters["promotions_deferred"] += len(above) - len(admitted)
+        if not admitted or entry.key in self.tasks.values():
+            return []
+        return admitted
+
+    def _of(self, tier: CacheBackend) -> Admission:
+        known = self._admission.get(id(tier))
+        if known is None:
+            most = getattr(tier.config, "max_size_mb", None)
+            limit = most * 1e6 if isinstance(most, int | float) and most > 0 else None
+            known = self._admission[id(tier)] = Admission(limit)
+        return known
+
+    async def start(self, image: _core.Image, into: Sequence[CacheBackend]) -> None:
+        """Copy an entry with its remaining life, version and tags; inline, at once."""
+
+        async def copy() -> None:
+            for tier in into:
+                if not self._closed and self._write is not None:
+                    self.counters["promotions"] += await self._write(tier, image) is None
+
+        await self._begin(image.key, len(image), copy)
+
+    async def start_large(
+        self, entry: _core.Entry, below: CacheBackend, into: Sequence[CacheBackend]
+    ) -> None:
+        """Copy an entry that is too large for memory, piece by piece, into the tiers that take it
+        so.
+        """
+
+        async def copy() -> None:
+            for tier in into:
+                store = getattr(tier, "store", None)
+                if isinstance(store, _core.Store) and not self._closed:
+                    word = await copy_pieces(entry, below, store)
+                    self.counters["promotions"] += word is None
+
+        await self._begin(entry.key, 0, copy)
+
+    async def _begin(self, key: bytes, size: int, copy: Callable[[], Awaitable[None]]) -> None:
+        if is_inline():
+            await copy()
+            return
+        if len(self.tasks) >= LIMIT_ITEMS or (self.tasks and self._bytes + size > LIMIT_BYTES):
+            self.counters["promotions_dropped"] += 1
+            return
+
+        async def work() -> None:
+            try:
+                await copy()
+            except Exception as error:
+                # The hit has been handed out; the next one can try again.
+                logger.warning("a promotion failed: %s: %s", type(error).__name__, error)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self.tasks.pop(task, None) is not None:
+                self._bytes -= size
+
+        task = asyncio.create_task(work(), name="cogcache-promote")
+        self._bytes += size
+        self.tasks[task] = key
+        task.add_done_callback(ended)
+
+    async def withdraw(self, meant: Callable[[bytes], bool]) -> None:
+        """Call off the copies of keys that are ``meant``, which are about to be forgotten: a copy
+        must not bring them back.
+        """
+        tasks = [task for task, key in self.tasks.items() if meant(key)]
+        for task in tasks:
+            loop = task.get_loop()
+            if not is_inline() and loop is asyncio.get_running_loop():
+                task.cancel()
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
+        if tasks and not is_inline():
+            here = asyncio.get_running_loop()
+            mine = [task for task in tasks if task.get_loop() is here]
+            await asyncio.gather(*mine, return_exceptions=True)
+
+    async def aclose(self, timeout: float) -> None:
+        """Let the copies of this loop end, for at most ``timeout`` seconds."""
+        try:
+            if not is_inline():
+                here = asyncio.get_running_loop()
+                mine = [task for task in self.tasks if task.get_loop() is here]
+                if mine:
+                    _, late = await asyncio.wait(mine, timeout=timeout)
+                    for task in late:
+                        task.cancel()
+                    await asyncio.gather(*late, return_exceptions=True)
+        finally:
+            self._closed = True
+
+
+async def copy_pieces(entry: _core.Entry, below: CacheBackend, store: _core.Store) -> str | None:
+    """Bring an entry of any size into a local store in bounded memory; ``None`` or the word for why
+    not.
+    """
+    sink = await _bridge.run(store, "incoming", entry.key, length=entry.length)
+    if isinstance(sink, str):
+        return sink
+    try:
+        word = await below.copy_to(entry, sink)
+        return word if word is not None else await _bridge.run(sink, "commit")
+    finally:
+        sink.abort()  # nothing if it was committed

@@ -1,0 +1,146 @@
+"""Puts: which tier gets a value, when, and whether that was enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from cogcache import _bridge, _core
+from cogcache._types import StoreResult
+from cogcache.backends.base import CacheBackend, DraftKind
+from cogcache.keys import Key
+from cogcache.policy import ROUTED, NotAskedError
+from cogcache.tiering import Tiers, together
+
+__all__ = ["LATER", "Drafts", "Writing"]
+
+What: TypeAlias = _core.Draft | _core.Image
+# One draft of a value for all tiers that would make the same one.
+Drafts: TypeAlias = dict[DraftKind, What]
+
+LATER: Final = "later"  # the word for a value that a tier gets in the background
+_GIVEN: Final = (None, LATER)
+
+
+class Writing:
+    """Puts of one manager into its tiers.
+
+    Args:
+        tiers: Of the manager.
+    """
+
+    def __init__(self, tiers: Tiers) -> None:
+        self._tiers = tiers
+        tiers.promotions.use(self.write_one)
+        policies = [tiers.guard(tier).policy for tier in tiers.backends]
+        self._composes = len(policies) > 1 or not all(one.is_plain for one in policies)
+
+    async def compose(self, draft: _core.Draft) -> What:
+        """The draft as the tiers need it: finished where there are several or sizes matter."""
+        return await _bridge.compose(draft) if self._composes else draft
+
+    async def write_one(
+        self, tier: CacheBackend, what: What, *, source: int = 0, kind: int = 0
+    ) -> str | None:
+        """Put one entry into one tier now, if it is for it; ``None`` or the word for why not."""
+        guard = self._tiers.guard(tier)
+        word = guard.policy.routed(_size(what)) if self._composes else None
+        if word is not None:
+            if word != "off":
+                await self._drop_older(tier, what.key)
+            return word
+        try:
+            word = await guard.call(lambda: tier.write(what, source=source, kind=kind))
+        except NotAskedError:
+            word = "unavailable"
+        except Exception as error:
+            self._tiers.failed(tier, "write", error)
+            word = "io-error"
+        if word is None:
+            tier.note_works("write")
+        tier.counters["sets" if word is None else "refused"] += 1
+        return word
+
+    async def write(self, what: Drafts, *, source: int = 0, kind: int = 0) -> StoreResult:
+        """Put a value into every tier that it is for, and say what became of it."""
+        words = await together(
+            [
+                self.write_one(tier, what[tier.draft_kind], source=source, kind=kind)
+                for tier in self._tiers.backends
+            ]
+        )
+        return self._judge(words, max(_size(one) for one in what.values()))
+
+    async def write_batch(self, whats: Sequence[Drafts]) -> list[StoreResult]:
+        """``write`` of each, with one call for each tier."""
+        answers = await together(
+            [
+                self._write_many(tier, [what[tier.draft_kind] for what in whats])
+                for tier in self._tiers.backends
+            ]
+        )
+        return [
+            self._judge(words, max(_size(one) for one in what.values()))
+            for what, *words in zip(whats, *answers, strict=True)
+        ]
+
+    async def _write_many(self, tier: CacheBackend, whats: list[What]) -> list[str | None]:
+        guard = self._tiers.guard(tier)
+        if not guard.policy.is_plain:
+            return [await self.write_one(tier, what) for what in whats]
+        try:
+            words = await guard.call(lambda: tier.write_many(whats), times=len(whats))
+        except NotAskedError:
+            words = ["unavailable"] * len(whats)
+        except Exception as error:
+            self._tiers.failed(tier, "write", error)
+            words = ["io-error"] * len(whats)
+        if all(word is None for word in words):
+            tier.note_works("write")
+        for word in words:
+            tier.counters["sets" if word is None else "refused"] += 1
+        return words
+
+    def _judge(self, words: Sequence[str | None], size: int) -> StoreResult:
+        tiers = self._tiers.backends
+        named = list(zip(tiers, words, strict=True))
+        kept = tuple(tier.name for tier, word in named if word is None)
+        later = tuple(tier.name for tier, word in named if word == LATER)
+        refused = [(tier, word) for tier, word in named if word not in _GIVEN]
+        for tier, word in refused:
+            if word not in ROUTED and self._tiers.guard(tier).policy.required:
+                return StoreResult(False, word or "", kept, size, later)
+        if kept or later:
+            return StoreResult(True, "stored", kept, size, later)
+        words_of_faults = [word for _, word in refused if word not in ROUTED]
+        return StoreResult(False, (words_of_faults or [word for _, word in refused])[0] or "")
+
+    async def withdraw(self, meant: Callable[[bytes], bool]) -> None:
+        """Call off what is under way in the background for keys that are ``meant``, which are about
+        to be forgotten: it must not bring them back.
+        """
+        await self._tiers.promotions.withdraw(meant)
+
+    def describe(self, tier: CacheBackend) -> dict[str, Any]:
+        """The health of a tier, for ``get_stats``."""
+        return self._tiers.guard(tier).describe(tier, time.time())
+
+    async def _drop_older(self, tier: CacheBackend, key: bytes) -> None:
+        """A value that is not for a tier any more must not leave an older one of its key there.
+
+        Equal keys of artifacts mean equivalent values, so that only keys of the caller's own are
+        looked after where it costs a request.
+        """
+        if tier.is_remote and Key.from_encoded(key).artifact != "":
+            return
+        try:
+            await self._tiers.guard(tier).call(lambda: tier.discard(key))
+        except NotAskedError:
+            pass
+        except Exception as error:
+            self._tiers.failed(tier, "delete", error)
+
+
+def _size(what: What) -> int:
+    return len(what) if isinstance(what, _core.Image) else what.stored_bytes
