@@ -28,7 +28,13 @@ from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
 from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, key_params
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE
 from cogcache.computing import Gate, Recipe, call_compute, own_copy
-from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig, S3CacheConfig
+from cogcache.config import (
+    BackendConfig,
+    CacheConfig,
+    FilesystemCacheConfig,
+    RedisCacheConfig,
+    S3CacheConfig,
+)
 from cogcache.exceptions import CogcacheWarning, ConfigError
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
@@ -663,11 +669,13 @@ def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:
         scheme, _, rest = tier.partition("://")
         if scheme.lower() == "s3":
             return S3CacheConfig.from_url(tier, priority=priority)
+        if scheme.lower() in ("redis", "rediss", "unix"):
+            return RedisCacheConfig(tier, priority=priority)
         if scheme.lower() != "file":
             raise ConfigError(
                 f"tier {scheme}://...: this kind of tier does not exist yet in this version of "
-                f"cogcache; known: a directory, file:///directory, s3://bucket/prefix, or a "
-                f"configuration"
+                f"cogcache; known: a directory, file:///directory, s3://bucket/prefix, "
+                f"redis://host:port/db, or a configuration"
             )
         tier = unquote(rest.removeprefix("localhost"))
     if isinstance(tier, str | os.PathLike):

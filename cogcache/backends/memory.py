@@ -19,6 +19,7 @@ ENTRY_OVERHEAD = (
 )
 
 _SLOT_SEED: Final = 0xEB44ACCAB455D165  # docs/format.md, "Checksums"
+TAIL_BYTES: Final = 112  # of a container: the freshness slots and the footer
 _SLOTS: Final = (112, 80)  # of slot A and B, from the end
 
 
@@ -141,11 +142,17 @@ def refreshed(entry: _core.Entry, now_ms: int, ttl_ms: int | None) -> bytes:
     """The bytes of an entry whose life begins ``now_ms``: in the freshness slot that is not
     current, as ``docs/format.md`` says.
     """
-    image = bytearray(entry.tobytes())
+    image = entry.tobytes()
+    return image[:-TAIL_BYTES] + refreshed_tail(image[-TAIL_BYTES:], entry.token, now_ms, ttl_ms)
+
+
+def refreshed_tail(tail: bytes, token: int, now_ms: int, ttl_ms: int | None) -> bytes:
+    """``refreshed`` for the last 112 bytes of a container alone: all that changes."""
+    image = bytearray(tail)
     seqs: list[int | None] = []
     for at in _SLOTS:
         words = bytes(image[-at : -at + 24])
-        valid = _slot_sum(words, entry.token) == image[-at + 24 : -at + 32]
+        valid = _slot_sum(words, token) == image[-at + 24 : -at + 32]
         seqs.append(struct.unpack_from("<Q", words)[0] >> 48 if valid else None)
     first, second = seqs
     if first is None or second is None:
@@ -162,9 +169,8 @@ def refreshed(entry: _core.Entry, now_ms: int, ttl_ms: int | None) -> bytes:
         flags << 48 | (NEVER_MS if ttl_ms is None else ttl_ms),
         stale & NEVER_MS,
     )
-    target = _SLOTS[1 - current]
-    end = len(image) - target + 32
-    image[end - 32 : end] = words + _slot_sum(words, entry.token)
+    end = len(image) - _SLOTS[1 - current] + 32
+    image[end - 32 : end] = words + _slot_sum(words, token)
     return bytes(image)
 
 
