@@ -43,6 +43,7 @@ from cogcache.backends.s3.errors import AbsentError, MisconfiguredError, S3Error
 from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.config import RedisCacheConfig
 from cogcache.exceptions import IncompleteError
+from cogcache.policy import Policy
 
 __all__ = ["RedisBackend"]
 
@@ -50,6 +51,7 @@ logger = logging.getLogger("cogcache")
 T = TypeVar("T")
 
 THREADS: Final = 4  # for readers of parts of large entries
+REPLACED: Final = 20  # how often an entry may be replaced under a reader before that is a miss
 STAGED_MS: Final = 600_000  # how long slices live that no manifest names yet
 SLICES_LONGER_MS: Final = 60_000  # than their manifest, which goes first
 PAGE: Final = 500  # names of one SCAN
@@ -79,6 +81,7 @@ class RedisBackend(CacheBackend):
     CONFIG_CLASS: ClassVar[type[Any] | None] = RedisCacheConfig
     runs_inline: ClassVar[bool] = False
     is_remote: ClassVar[bool] = True
+    keeps_deadlines: ClassVar[bool] = True
 
     def __init__(self, config: RedisCacheConfig) -> None:
         super().__init__(config)
@@ -121,22 +124,25 @@ class RedisBackend(CacheBackend):
             return None
 
     async def _fetch(self, key: bytes, base: bytes, index_only: bool) -> _core.Entry:
-        """The entry. One that is not whole is read once more, and then removed: exactly that
-        generation, so that a newer one stays.
+        """The entry. A write that is not whole is read once more, and then removed: exactly that
+        one, so that a newer one stays.
         """
-        for again in (True, False):
+        seen: set[str] = set()
+        while True:
             data = await self._manifest_and_tags(base)
             if data is None:
                 raise AbsentError(base.decode())
             try:
                 return await self._open(key, base, Manifest.parse_whole(data), index_only)
             except (_core.DamagedError, AbsentError):
-                if again:
-                    continue
-                self.counters["healed"] += 1
-                await self._remove(base, _token_of(data))
-                raise
-        raise AssertionError("unreachable")
+                token = _token_of(data)
+                if token in seen:
+                    self.counters["healed"] += 1
+                    await self._remove(base, token)
+                    raise
+                if len(seen) == REPLACED:
+                    raise
+                seen.add(token)  # another write took its place meanwhile, perhaps
 
     async def _open(
         self, key: bytes, base: bytes, manifest: Manifest, index_only: bool
@@ -408,10 +414,12 @@ class RedisBackend(CacheBackend):
         self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
     ) -> str | None:
         del source, kind
-        word = self._unwanted(what.raw_bytes)
+        if self._clock() < self._denied_until:
+            return "read-only"
+        image = await _bridge.compose(what) if isinstance(what, _core.Draft) else what
+        word = Policy.of(self).routed(len(image))
         if word is not None:
             return word
-        image = await _bridge.compose(what) if isinstance(what, _core.Draft) else what
         container = memoryview(await _bridge.run(image, "tobytes"))
         try:
             return await self._write(image.key, container)
@@ -428,14 +436,6 @@ class RedisBackend(CacheBackend):
         except S3Error as error:
             self.note_fault("write", error)
             return "unavailable"
-
-    def _unwanted(self, raw_bytes: int) -> str | None:
-        if self._clock() < self._denied_until:
-            return "read-only"
-        most = self.config.max_value_size
-        if most is not None and raw_bytes > most:
-            return "too-large"
-        return "too-small" if raw_bytes < self.config.min_value_size else None
 
     async def _write(self, key: bytes, container: memoryview) -> str | None:
         entry = _core.Entry.from_reader(
