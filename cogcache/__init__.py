@@ -9,6 +9,7 @@ from cogcache._types import Duration, Fault, Lookup, StoreResult
 from cogcache.backends.base import CacheBackend, CacheBackendRegistry
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.backends.s3 import S3Backend, S3CacheBackend
 from cogcache.codecs import register_type
 from cogcache.config import (
     BackendConfig,
@@ -76,6 +77,8 @@ __all__ = [
     "RecursiveComputeError",
     "RedisCacheBackendConfig",
     "RedisCacheConfig",
+    "S3Backend",
+    "S3CacheBackend",
     "S3CacheBackendConfig",
     "S3CacheConfig",
     "SourceRef",
