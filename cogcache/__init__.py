@@ -9,12 +9,15 @@ from cogcache._types import Duration, Fault, Lookup, StoreResult
 from cogcache.backends.base import CacheBackend, CacheBackendRegistry
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.backends.s3 import S3Backend, S3CacheBackend
 from cogcache.codecs import register_type
 from cogcache.config import (
     BackendConfig,
     CacheConfig,
     FilesystemCacheConfig,
     MemoryCacheConfig,
+    RedisCacheBackendConfig,
+    RedisCacheConfig,
     S3CacheBackendConfig,
     S3CacheConfig,
     StructuredFilesystemConfig,
@@ -72,6 +75,10 @@ __all__ = [
     "RangeAnswer",
     "Reader",
     "RecursiveComputeError",
+    "RedisCacheBackendConfig",
+    "RedisCacheConfig",
+    "S3Backend",
+    "S3CacheBackend",
     "S3CacheBackendConfig",
     "S3CacheConfig",
     "SourceRef",

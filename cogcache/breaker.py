@@ -89,6 +89,7 @@ class Breaker:
     Args:
         clock: Monotonic seconds.
         random: Uniform in [0, 1), for the jitter of pauses. The default is safe across forks.
+        unreachable_in_a_row: Instead of five.
 
     Attributes:
         opened: How often it has opened from closed.
@@ -100,8 +101,10 @@ class Breaker:
         *,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] | None = None,
+        unreachable_in_a_row: int = UNREACHABLE_IN_A_ROW,
     ) -> None:
         self._clock = clock
+        self._most_unreachable = unreachable_in_a_row
         self._random = SystemRandom().random if random is None else random
         self._lock = threading.Lock()
         self._era = 0  # reports of calls that were let through in an earlier era say nothing now
@@ -210,7 +213,7 @@ class Breaker:
             return
         calls = sum(bucket[1] for bucket in self._window)
         failures = sum(bucket[2] for bucket in self._window)
-        if self._unreachable >= UNREACHABLE_IN_A_ROW or (
+        if self._unreachable >= self._most_unreachable or (
             calls >= LEAST_CALLS and failures >= FAILURE_RATE * calls
         ):
             self._open(outcome)

@@ -37,6 +37,7 @@ from cogcache.backends.base import (
 )
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.backends.redis.tier import RedisBackend
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
 from cogcache.config import CacheConfig
@@ -52,6 +53,7 @@ _T = TypeVar("_T")
 CacheBackendRegistry.register("filesystem", FilesystemCacheBackend)
 CacheBackendRegistry.register("structured_filesystem", StructuredFilesystemBackend)
 CacheBackendRegistry.register("memory", MemoryCacheBackend)
+CacheBackendRegistry.register("redis", RedisBackend)
 CacheBackendRegistry.register("s3", S3Backend)
 
 # After so many hits in a row that never left the running task, it lets the loop turn once: about

@@ -31,6 +31,7 @@ from cogcache.config import (
     BackendConfig,
     CacheConfig,
     FilesystemCacheConfig,
+    RedisCacheConfig,
     S3CacheConfig,
     nearest,
 )
@@ -688,11 +689,13 @@ def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:
         scheme, _, rest = tier.partition("://")
         if scheme.lower() == "s3":
             return S3CacheConfig.from_url(tier, priority=priority)
+        if scheme.lower() in ("redis", "rediss", "unix"):
+            return RedisCacheConfig(tier, priority=priority)
         if scheme.lower() != "file":
             raise ConfigError(
                 f"tier {scheme}://...: this kind of tier does not exist yet in this version of "
-                f"cogcache; known: a directory, file:///directory, s3://bucket/prefix, or a "
-                f"configuration"
+                f"cogcache; known: a directory, file:///directory, s3://bucket/prefix, "
+                f"redis://host:port/db, or a configuration"
             )
         path = rest.removeprefix("localhost")
         if not path.startswith("/") or "?" in path or "#" in path:

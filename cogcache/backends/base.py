@@ -595,8 +595,8 @@ class CacheBackendRegistry:
         """Make a tier from its configuration; ``shared`` fills in what a dict form does not say.
 
         Raises:
-            ConfigError: An unknown kind (the choices are named), one that does not exist yet, or a
-                tier without ``CONFIG_CLASS``. (A ``ValueError``.)
+            ConfigError: An unknown kind (the choices are named), or a tier without
+                ``CONFIG_CLASS``. (A ``ValueError``.)
         """
         if isinstance(config, Mapping):
             kind = config.get("backend_type")
@@ -619,12 +619,6 @@ class CacheBackendRegistry:
     def _find(cls, kind: object) -> tuple[type[CacheBackend], type[Any]]:
         backend = cls._classes.get(kind) if isinstance(kind, str) else None
         if backend is None:
-            if kind in _NOT_YET:
-                raise ConfigError(
-                    f"backend_type {kind!r}: this tier does not exist yet in this version of "
-                    f"cogcache; "
-                    "leave it out or set enabled=False"
-                )
             raise ConfigError(f"backend_type: unknown value {kind!r}{nearest(kind, cls._classes)}")
         if backend.CONFIG_CLASS is None:
             raise ConfigError(
@@ -633,7 +627,6 @@ class CacheBackendRegistry:
         return backend, backend.CONFIG_CLASS
 
 
-_NOT_YET = ("redis",)
 # Keys of a manager's dict form that people also put into a tier's; silently not the tier's
 # business.
 _SHARED_KEYS = ("default_ttl", "enable_stats", "enable_compression", "serialization_format")

@@ -8,6 +8,8 @@ import asyncio
 import itertools
 import logging
 import random
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -590,6 +592,41 @@ async def test_a_wrong_configuration_is_said_once_with_its_remedy(
     assert tier._client.small.breaker.state == "configuration"
     assert tier._client.small.breaker.retry_seconds > 40
     assert s3_proxy.counts()["requests"] <= 4
+    assert not tier._gone._kept
+
+
+@pytest.mark.parametrize("status", [200, 404, 405])
+async def test_an_endpoint_that_is_not_s3_is_a_wrong_configuration(
+    s3_place: S3Place, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    class Portal(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b"<html>please log in</html>"
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = answer
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tier = tier_at(s3_place, endpoint_url=f"http://127.0.0.1:{server.server_port}")
+        for _ in range(5):
+            assert await tier.fetch(key_bytes("key")) == "unavailable"
+            assert not await tier.set("key", 1)
+        await tier.aclose()
+        server.shutdown()
+    assert tier._client.small.breaker.state == "configuration"
+    assert "endpoint_url" in caplog.text
     assert not tier._gone._kept
 
 

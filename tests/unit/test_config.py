@@ -177,7 +177,9 @@ def test_s3_says_what_is_wrong() -> None:
 
 
 def test_s3_has_a_url_form() -> None:
-    cache = PipelineArtifactCache.open("s3://bucket/team/a%20b/?endpoint=http://h:1&region=eu")
+    cache = PipelineArtifactCache.open(
+        "s3://bucket/team/a%20b/?endpoint=http://h:1&region=eu", identity="content"
+    )
     config = cache.cache.backends[0].config
     assert isinstance(config, S3CacheConfig)
     assert (config.bucket, config.clean_prefix, config.region) == ("bucket", "team/a b", "eu")

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.errors import (
+    MisconfiguredError,
     MismatchError,
     NotModifiedError,
     NotSupportedError,
@@ -135,6 +136,7 @@ class Reads:
             return self._tail_after_head(call, name, want)
         size = _length(answer)
         if _status(answer) == 200:
+            self._expect_s3(call, answer)
             if size > want:  # it ignored the range; now at least the size is known
                 self._drop(call, answer)
                 self.suffixes = False
@@ -267,6 +269,18 @@ class Reads:
             raise MismatchError(
                 f"get_object: an answer for {said or 'no range'!r} of {_length(answer)} bytes, "
                 f"asked for was {expected!r}"
+            )
+
+    def _expect_s3(self, call: Call, answer: dict[str, Any]) -> None:
+        """Something that says 200 to every request, such as a portal that wants a log-in."""
+        headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
+        if not _etag(answer) and not any(name.startswith("x-amz") for name in headers):
+            attempt = call.attempt
+            answer["Body"].close()
+            if attempt is not None:
+                attempt.misconfigured()
+            raise MisconfiguredError(
+                "get_object: the endpoint does not answer as an S3 store does; correct endpoint_url"
             )
 
     def _read_body(self, call: Call, answer: dict[str, Any], room: memoryview) -> int:

@@ -200,6 +200,8 @@ def _error_of_answer(response: dict[str, Any], operation: str) -> S3Error:
         return OutOfRangeError(said)
     if status == 409:
         return ConflictError(said)
+    if status == 405 and code in ("", "405"):  # a store would have named its reason
+        return MisconfiguredError(f"{said}: the endpoint {_NOT_S3}")
     if status == 501 or code in ("NotImplemented", "MethodNotAllowed"):
         return NotSupportedError(said)
     if status in (429, 500, 502, 503, 504) or code in _BUSY:

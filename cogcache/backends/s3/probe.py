@@ -18,6 +18,7 @@ from cogcache.backends.s3.download import TOKEN
 from cogcache.backends.s3.errors import (
     AbsentError,
     ChangedError,
+    MisconfiguredError,
     NotSupportedError,
     RefusedError,
     S3Error,
@@ -72,9 +73,11 @@ def probe(client: S3Client, call: Call, prefix: str) -> Abilities:
         tried.append(extra)
         try:
             _put(client, call, plain | extra)
-        except (NotSupportedError, RefusedError):
+        except (NotSupportedError, RefusedError) as error:
             if not extra:
-                raise
+                raise MisconfiguredError(
+                    f"{error}: the endpoint does not take objects; correct endpoint_url"
+                ) from error
         else:
             break
     taken = tried[-1]

@@ -61,8 +61,7 @@ def copy_parallel(
 class S3Upload:
     """An entry on its way into the bucket while it is being made: its container is fed in pieces of
     any size, in order. One request for up to 16 MiB in all, parts of 16 MiB beyond; ``feed`` waits
-    while four parts are under way, so at most 80 MiB are in memory. Nothing is visible before
-    ``finish``.
+    for room, so at most 64 MiB are in memory. Nothing is visible before ``finish``.
 
     Methods never raise for a fault of the store: they answer ``None`` or one word, and after a word
     the upload is over. Made by ``S3Backend.open_upload``.

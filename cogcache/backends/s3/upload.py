@@ -211,9 +211,9 @@ class Upload:
         self._count = 0
 
     def add(self, call: Call, body: bytearray) -> None:
-        """Send a part; waits while four are under way."""
-        while len(self._flying) >= IN_FLIGHT:
-            self._take_first(call)
+        """Send a part. Returns when there is room for the next: four parts at most are under way or
+        being made.
+        """
         self._count += 1
         number = self._count
         part = Call(self._client.seconds_for(len(body)))
@@ -222,6 +222,8 @@ class Upload:
             return self._send(part, number, body)
 
         self._flying.append((part, number, self._client.bulk.submit(work, part)))
+        while len(self._flying) >= IN_FLIGHT:
+            self._take_first(call)
 
     def finish_parts(self, call: Call) -> list[dict[str, Any]]:
         """Wait for all parts; what completes the upload."""

@@ -1,0 +1,745 @@
+"""The Redis tier: entries in the memory of a server, for any number of hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, ClassVar, Final, TypeVar
+
+from cogcache import _bridge, _core
+from cogcache.backends.base import (
+    COPY_BYTES,
+    META_FULL_PARAMS,
+    META_SOURCE,
+    META_STALE_IF_ERROR,
+    META_TAGS,
+    CacheBackend,
+    ContainerSink,
+    missing_ranges,
+)
+from cogcache.backends.redis.client import (
+    BULK_FACTOR,
+    FullError,
+    ReadOnlyServerError,
+    RedisClient,
+    WrongKindError,
+)
+from cogcache.backends.redis.layout import (
+    FIXED_BYTES,
+    HEAD_BYTES,
+    Manifest,
+    Names,
+    cut_of,
+    index_bytes,
+)
+from cogcache.backends.redis.reading import BATCH_BYTES, RemoteBytes, here
+from cogcache.backends.redis.scripts import BEGIN_TAGS, COMMIT, INVALIDATE, REFRESH, REMOVE
+from cogcache.backends.redis.slots import TAIL_BYTES, refreshed_tail
+from cogcache.backends.redis.tags import CHANGES, MOST_TAGS, Tags, fresh_origin, member
+from cogcache.backends.s3.errors import AbsentError, MisconfiguredError, S3Error
+from cogcache.backends.s3.lanes import Call, Lane
+from cogcache.config import RedisCacheConfig
+from cogcache.exceptions import IncompleteError
+from cogcache.policy import Policy
+
+__all__ = ["RedisBackend"]
+
+logger = logging.getLogger("cogcache")
+T = TypeVar("T")
+
+THREADS: Final = 4  # for readers of parts of large entries
+REPLACED: Final = 20  # how often an entry may be replaced under a reader before that is a miss
+STAGED_MS: Final = 600_000  # how long slices live that no manifest names yet
+SLICES_LONGER_MS: Final = 60_000  # than their manifest, which goes first
+PAGE: Final = 500  # names of one SCAN
+SCAN_TAIL_BYTES: Final = 8 * 1024
+SCAN_BATCH: Final = 100  # manifests looked at in one request
+COUNTED_NAMES: Final = 200_000  # of the server; what `usage` looks at
+TAGS_AT_ONCE: Final = 256  # fewer than `CHANGES`, so that an answer never ends inside one version
+MEMORY_SHARE: Final = 4  # an entry may take that part of the server's maxmemory
+DENIED_SECONDS: Final = 5.0  # how long a replica is not asked to write
+
+
+class RedisBackend(CacheBackend):
+    """Entries in a Redis (6.2 or newer) or Valkey server.
+
+    A hit on up to 256 KiB, its tags checked against every invalidation of every host, is one round
+    trip, and so is a miss. An outage costs one deadline, then microseconds a call; no fault of the
+    server is an exception of ``fetch`` or ``write``. Absences are not remembered: what another host
+    wrote is seen at once.
+
+    A process holds at most 16 connections for each event loop, 4 threads, the versions of 65,536
+    tags, and the values that are being read or written.
+
+    Raises:
+        ConfigError: redis-py is not installed.
+    """
+
+    CONFIG_CLASS: ClassVar[type[Any] | None] = RedisCacheConfig
+    runs_inline: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = True
+    keeps_deadlines: ClassVar[bool] = True
+
+    def __init__(self, config: RedisCacheConfig) -> None:
+        super().__init__(config)
+        self._client = RedisClient(config)
+        self._lane = Lane("redis", THREADS, self._client.breaker)
+        self._names = Names(config.prefix)
+        self._tags = Tags()
+        self._clock: Callable[[], float] = time.monotonic
+        self._born_us = self.now_ms() * 1000
+        self._looked = False
+        self._largest: int | None = None
+        self._denied_until = 0.0
+        self.counters.update(healed=0)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def fetch(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str:
+        base = self._names.of_key(key)
+        try:
+            entry = await self._fetch(key, base, index_only)
+        except AbsentError:
+            self.note_works("read")
+            return "absent"
+        except _core.DamagedError as error:
+            self.counters["damaged"] += 1
+            logger.warning("%s: removed a damaged entry: %s: %s", self.name, base.decode(), error)
+            return "damaged"
+        except (_core.ForeignError, WrongKindError):
+            return "absent"
+        except S3Error as error:
+            self.note_fault("read", error)
+            return "unavailable"
+        self.note_works("read")
+        return self._why_dead(entry) or entry
+
+    async def read(self, key: bytes) -> _core.Entry | None:
+        try:
+            return await self._fetch(key, self._names.of_key(key), False)
+        except (AbsentError, WrongKindError, _core.ForeignError):
+            return None
+
+    async def _fetch(self, key: bytes, base: bytes, index_only: bool) -> _core.Entry:
+        """The entry. A write that is not whole is read once more, and then removed: exactly that
+        one, so that a newer one stays.
+        """
+        seen: set[str] = set()
+        while True:
+            data = await self._manifest_and_tags(base)
+            if data is None:
+                raise AbsentError(base.decode())
+            try:
+                return await self._open(key, base, Manifest.parse_whole(data), index_only)
+            except (_core.DamagedError, AbsentError):
+                token = _token_of(data)
+                if token in seen:
+                    self.counters["healed"] += 1
+                    await self._remove(base, token)
+                    raise
+                if len(seen) == REPLACED:
+                    raise
+                seen.add(token)  # another write took its place meanwhile, perhaps
+
+    async def _open(
+        self, key: bytes, base: bytes, manifest: Manifest, index_only: bool
+    ) -> _core.Entry:
+        remote = RemoteBytes(self._client, base, manifest)
+        if manifest.slices == 0:
+            entry = _core.Entry.from_bytes(await remote.load_all(), key)
+        else:
+            entry = remote.open(key)
+        if entry.token != manifest.token:
+            raise _core.DamagedError("a manifest of two writes")
+        await self._learn([entry])
+        if index_only or manifest.slices == 0 or self._why_dead(entry) is not None:
+            return entry
+        return _core.Entry.from_bytes(await remote.load_all(), key)
+
+    async def _manifest_and_tags(self, base: bytes) -> bytes | None:
+        """The manifest of an entry, and what happened to tags up to now, in one round trip."""
+        await self._pay()
+        name = Names.manifest(base)
+        asked = self._tags.cursor
+
+        async def work(client: Any) -> list[Any]:
+            pipe = client.pipeline(transaction=False)
+            pipe.get(name)
+            self._ask_tags(pipe, asked)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            return answers
+
+        data, lowest, changes = await self._client.run(work)
+        await self._take_tags(asked, lowest, changes)
+        found: bytes | None = data
+        return found
+
+    async def load(self, entry: _core.Entry, **options: Any) -> Any:
+        if entry.in_memory:
+            return await super().load(entry, **options)
+        try:
+            return await self._in_lane(lambda call: entry.value(**options))
+        except (_core.DamagedError, AbsentError):
+            pass
+        except S3Error as error:
+            self.note_fault("read", error)
+            raise
+        # Replaced since it was opened, or spoilt on the way: once more from the beginning.
+        again = await self._fetch(entry.key, self._names.of_key(entry.key), False)
+        if self._why_dead(again) is not None or not _same_meaning(entry, again):
+            raise AbsentError("replaced by another entry")
+        return await super().load(again, **options)
+
+    async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
+        if entry.in_memory:
+            return await super().read_part(entry, part, start, stop)
+        try:
+            try:
+                return await self._in_lane(lambda call: entry.read(part, start, stop))
+            except _core.DamagedError:  # perhaps on the way
+                return await self._in_lane(lambda call: entry.read(part, start, stop))
+        except AbsentError as error:
+            raise IncompleteError(
+                "the entry was replaced or removed since it was opened"
+            ) from error
+        except S3Error as error:
+            self.note_fault("read", error)
+            raise
+
+    async def copy_to(self, entry: _core.Entry, sink: ContainerSink) -> str | None:
+        if entry.in_memory:
+            return await super().copy_to(entry, sink)
+        try:
+            for start, stop in missing_ranges(sink.written, entry.length, COPY_BYTES):
+
+                def work(_: Call, at: int = start, size: int = stop - start) -> bytes:
+                    return entry.read_container(at, size)
+
+                data = await self._in_lane(work)
+                word = sink.write_at(start, data)
+                if word is not None:
+                    return word
+        except AbsentError:
+            return "changed"
+        except S3Error as error:
+            self.note_fault("read", error)
+            return "unavailable"
+        return None
+
+    async def _in_lane(self, work: Callable[[Call], T]) -> T:
+        """``work(call)`` in a thread of the tier, where entries may read from the server."""
+        loop = asyncio.get_running_loop()
+
+        def job(call: Call) -> T:
+            here.loop = loop
+            try:
+                return work(call)
+            finally:
+                here.loop = None
+
+        return await self._lane.run(job, seconds=4 * BULK_FACTOR * self._client.seconds)
+
+    async def value_failed(self, entry: _core.Entry, error: Exception) -> str:
+        if isinstance(error, _core.UnsupportedError):
+            return await super().value_failed(entry, error)
+        self.counters["damaged"] += 1
+        self.counters["healed"] += 1
+        base = self._names.of_key(entry.key)
+        logger.warning("%s: removed a damaged entry: %s: %s", self.name, base.decode(), error)
+        with contextlib.suppress(S3Error):
+            await self._remove(base, f"{entry.token:016x}")
+        return "damaged"
+
+    # --- tags -------------------------------------------------------------------------------------
+
+    def _why_dead(self, entry: _core.Entry) -> str | None:
+        if entry.is_expired(self.now_ms()):
+            return "expired"
+        pairs = entry.meta.get(META_TAGS)
+        return "tag-invalidated" if pairs and self._tags.is_dead(pairs) else None
+
+    def tag_version(self, tag: str) -> int:
+        return self._tags.version(tag)
+
+    async def invalidate_tags(self, tags: Iterable[str]) -> None:
+        """See ``CacheBackend``. What the server does not take now holds in this process at once,
+        and is sent before this process asks for anything else.
+
+        Raises:
+            OSError: The server has not taken it yet.
+        """
+        names = list(dict.fromkeys(tags))
+        # Stamps are taken in whole milliseconds: the next one is later than any that was.
+        next_us = (self.now_ms() + 1) * 1000
+        self._tags.owe(names, next_us)
+        await self._pay()
+
+    async def _pay(self) -> None:
+        """Send the invalidations that the server has not taken."""
+        owed = list(self._tags.owed.items())
+        for first in range(0, len(owed), TAGS_AT_ONCE):
+            some = owed[first : first + TAGS_AT_ONCE]
+            names = [tag for tag, _ in some]
+            wanted = max(version for _, version in some)
+            version = await self._client.script(
+                INVALIDATE,
+                [self._names.tags],
+                fresh_origin(),
+                wanted,
+                MOST_TAGS,
+                *map(member, names),
+            )
+            self._tags.paid(names, int(version))
+
+    def _ask_tags(self, pipe: Any, asked: int) -> None:
+        """The lowest member, which is the origin, and what is above the highest known version."""
+        name = self._names.tags
+        pipe.execute_command("ZRANGE", name, 0, 0, "WITHSCORES")
+        above = (f"({asked}", "+inf", "BYSCORE", "LIMIT", 0, CHANGES, "WITHSCORES")
+        pipe.execute_command("ZRANGE", name, *above)
+
+    async def _take_tags(self, asked: int, lowest: Sequence[Any], changes: Sequence[Any]) -> None:
+        """Learn from the answers to ``_ask_tags``, and ask on while there is more."""
+        tags = self._tags
+        while True:
+            if not lowest:
+                lowest = await self._begin_tags()
+            elif tags.origin is None and self.counters["errors"]:
+                tags.floor = self.now_ms() * 1000  # what was invalidated meanwhile may be lost
+            tags.note_origin(lowest, self.now_ms() * 1000)
+            if not tags.note_changes(asked, bytes(lowest[0]), changes):
+                return
+            asked = tags.cursor
+
+            async def work(client: Any, asked: int = asked) -> list[Any]:
+                pipe = client.pipeline(transaction=False)
+                self._ask_tags(pipe, asked)
+                answers: list[Any] = await pipe.execute()
+                return answers
+
+            lowest, changes = await self._client.run(work)
+
+    async def _begin_tags(self) -> list[Any]:
+        """There are no versions: nobody has been here, or they are lost. Where nothing at all is in
+        the server and this process has seen nothing fail, nothing can have been lost since it
+        began.
+        """
+        now = max(self.now_ms() * 1000, self._tags.cursor + 1)
+        first = self._tags.origin is None and not self.counters["errors"]
+        began: list[Any] = await self._client.script(
+            BEGIN_TAGS,
+            [self._names.tags],
+            fresh_origin(),
+            now,
+            min(now, self._born_us) if first else now,
+        )
+        return began
+
+    async def _learn(self, entries: Iterable[_core.Entry]) -> None:
+        """Ask about the tags of entries that were captured before the last invalidation and are not
+        known here.
+        """
+        tags = self._tags
+        pairs = [pair for entry in entries for pair in entry.meta.get(META_TAGS) or ()]
+        names = list(dict.fromkeys(tags.unknown(pairs)))
+        for first in range(0, len(names), CHANGES):
+            some = names[first : first + CHANGES]
+            seen = tags.cursor
+
+            async def work(client: Any, some: list[bytes] = some) -> list[Any]:
+                scores: list[Any] = await client.execute_command("ZMSCORE", self._names.tags, *some)
+                return scores
+
+            tags.note_versions(some, await self._client.run(work), seen)
+
+    async def _sync_tags(self) -> None:
+        """Know of every invalidation up to now."""
+        await self._pay()
+        asked = self._tags.cursor
+
+        async def work(client: Any) -> list[Any]:
+            pipe = client.pipeline(transaction=False)
+            self._ask_tags(pipe, asked)
+            answers: list[Any] = await pipe.execute()
+            return answers
+
+        lowest, changes = await self._client.run(work)
+        await self._take_tags(asked, lowest, changes)
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Look at the server's version and memory, unless that was done; the first write does it by
+        itself.
+
+        Raises:
+            OSError: The server does not answer, or is too old.
+        """
+        if self._looked:
+            return
+
+        async def work(client: Any) -> dict[str, Any]:
+            return {**await client.info("server"), **await client.info("memory")}
+
+        try:
+            about = await self._client.run(work, factor=BULK_FACTOR)
+        except MisconfiguredError as error:
+            if not error.denied:
+                raise
+            about = {}  # who may not look does without
+        version = str(about.get("redis_version", ""))
+        numbers = [int(n) for n in version.split(".")[:2] if n.isdigit()]
+        if len(numbers) == 2 and numbers < [6, 2]:
+            raise MisconfiguredError(f"the server is Redis {version}: 6.2 is the oldest that does")
+        most = int(about.get("maxmemory", 0) or 0)
+        self._largest = most // MEMORY_SHARE if most else None
+        policy = str(about.get("maxmemory_policy", ""))
+        if most and policy.startswith("allkeys"):
+            logger.warning(
+                "%s: the server's maxmemory-policy is %s, which may let go of the versions of "
+                "tags; every tagged entry is then computed anew. Set maxmemory-policy to "
+                "volatile-lru (or volatile-ttl) and give entries a life.",
+                self.name,
+                policy,
+            )
+        self._looked = True
+
+    async def write(
+        self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
+    ) -> str | None:
+        del source, kind
+        if self._clock() < self._denied_until:
+            return "read-only"
+        image = await _bridge.compose(what) if isinstance(what, _core.Draft) else what
+        word = Policy.of(self).routed(len(image))
+        if word is not None:
+            return word
+        container = memoryview(await _bridge.run(image, "tobytes"))
+        try:
+            return await self._write(image.key, container)
+        except FullError as error:
+            self.note_fault("write", error)
+            return "no-space"
+        except ReadOnlyServerError as error:
+            self.note_fault("write", error)
+            self._denied_until = self._clock() + DENIED_SECONDS
+            return "read-only"
+        except MisconfiguredError as error:
+            self.note_fault("write", error)
+            return "read-only" if error.denied else "unavailable"
+        except S3Error as error:
+            self.note_fault("write", error)
+            return "unavailable"
+
+    async def _write(self, key: bytes, container: memoryview) -> str | None:
+        entry = _core.Entry.from_reader(
+            len(container), lambda offset, size: container[offset : offset + size], key
+        )
+        life = self._life_of(entry)
+        if life is not None and life <= 0:
+            return "expired"
+        await self.prepare()
+        if self._largest is not None and len(container) > self._largest:
+            return "too-large"
+        pairs = entry.meta.get(META_TAGS)
+        if pairs:
+            await self._sync_tags()
+            if any(captured < self._tags.floor for _, captured in pairs):
+                return "tag-invalidated"
+        base = self._names.of_key(key)
+        cut = cut_of(container, entry)
+        manifest = Manifest.of(container, cut, self.config.slice_size)
+        names = self._slice_names(base, manifest)
+        try:
+            await self._put_slices(names, manifest, container)
+            kept = await self._client.script(
+                COMMIT,
+                [Names.manifest(base)],
+                base,
+                manifest.pack(),
+                "" if life is None else life,
+                "" if life is None else life + SLICES_LONGER_MS,
+            )
+        except BaseException:
+            # Nobody sees them, and they would go by themselves in a while.
+            with contextlib.suppress(S3Error):
+                await self._unlink(names)
+            raise
+        if not kept:
+            return "no-space"  # the server let go of a slice before the manifest came
+        self.note_works("write")
+        return None
+
+    def _life_of(self, entry: _core.Entry) -> int | None:
+        """How long the server keeps an entry, milliseconds; ``None`` is for ever. That it has
+        expired says the entry itself.
+        """
+        expires, stale = entry.expires_ms, entry.stale_ms
+        if expires is None or stale is None:
+            return None
+        grace = max(stale, int(entry.meta.get(META_STALE_IF_ERROR) or 0))
+        return expires + grace - self.now_ms()
+
+    @staticmethod
+    def _slice_names(base: bytes, manifest: Manifest) -> list[bytes]:
+        prefix = Names.slice_prefix(base, manifest.token)
+        return [prefix + b"%d" % number for number in range(manifest.slices)]
+
+    async def _put_slices(
+        self, names: Sequence[bytes], manifest: Manifest, container: memoryview
+    ) -> None:
+        """The slices, in requests of up to 1 MiB or one slice. They have a short life until the
+        manifest names them, so that a killed writer leaves nothing.
+        """
+        number = 0
+        while number < len(names):
+            batch: list[tuple[bytes, memoryview]] = []
+            size = 0
+            while number < len(names):
+                count = manifest.slice_bytes(number)
+                if batch and size + count > BATCH_BYTES:
+                    break
+                start = HEAD_BYTES + number * manifest.slice_size
+                batch.append((names[number], container[start : start + count]))
+                size += count
+                number += 1
+
+            async def work(client: Any, batch: list[tuple[bytes, memoryview]] = batch) -> None:
+                pipe = client.pipeline(transaction=False)
+                for name, data in batch:
+                    pipe.set(name, data, px=STAGED_MS)
+                await pipe.execute()
+
+            await self._client.run(work, factor=BULK_FACTOR)
+
+    async def _unlink(self, names: Sequence[bytes]) -> None:
+        for first in range(0, len(names), 1000):
+            some = names[first : first + 1000]
+
+            async def work(client: Any, some: Sequence[bytes] = some) -> None:
+                await client.unlink(*some)
+
+            await self._client.run(work)
+
+    async def refresh(self, key: bytes, ttl_ms: int | None) -> bool:
+        base = self._names.of_key(key)
+        try:
+            data = await self._manifest_and_tags(base)
+            if data is None:
+                return False
+            manifest = Manifest.parse_whole(data)
+            entry = await self._open(key, base, manifest, True)
+            if self._why_dead(entry) is not None:
+                return False
+            now = self.now_ms()
+            if ttl_ms is not None and (entry.expires_ms is None or now + ttl_ms < entry.expires_ms):
+                return True  # it lives longer as it is
+            old = manifest.tail[-TAIL_BYTES:]
+            life = None
+            if ttl_ms is not None and entry.stale_ms is not None:
+                life = ttl_ms + max(entry.stale_ms, int(entry.meta.get(META_STALE_IF_ERROR) or 0))
+            done = await self._client.script(
+                REFRESH,
+                [Names.manifest(base)],
+                base,
+                f"{manifest.token:016x}",
+                old,
+                refreshed_tail(old, manifest.token, now, ttl_ms),
+                "" if life is None else life,
+                "" if life is None else life + SLICES_LONGER_MS,
+            )
+        except (_core.DamagedError, _core.ForeignError, AbsentError, WrongKindError):
+            return False
+        except S3Error as error:
+            self.note_fault("write", error)
+            return False
+        return bool(done)
+
+    # --- removing ---------------------------------------------------------------------------------
+
+    async def discard(self, key: bytes) -> bool:
+        return await self._remove(self._names.of_key(key), "")
+
+    async def discard_entry(self, entry: _core.Entry) -> bool:
+        return await self._remove(self._names.of_key(entry.key), f"{entry.token:016x}")
+
+    async def _remove(self, base: bytes, token: str) -> bool:
+        """Unlink an entry and its slices; with a token only if it is of that write."""
+        try:
+            return bool(await self._client.script(REMOVE, [Names.manifest(base)], base, token))
+        except WrongKindError:
+            return False
+
+    # --- listing ----------------------------------------------------------------------------------
+
+    async def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
+        """See ``CacheBackend``: all of them, whatever the source, since nothing but the entries
+        themselves says where they are from. Pages of names, 100 entries at a time.
+        """
+        del source
+        await self._sync_tags()
+        seen: set[int] = set()  # the server may name one twice
+        async for names in self._pages(self._names.manifests):
+            fresh = [name for name in names if hash(name) not in seen]
+            seen.update(map(hash, fresh))
+            for first in range(0, len(fresh), SCAN_BATCH):
+                entries = await self._peek(fresh[first : first + SCAN_BATCH])
+                await self._learn(entries)
+                for entry in entries:
+                    yield entry
+
+    async def _pages(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
+        """Names that match, a page at a time."""
+        cursor: Any = 0
+        while True:
+
+            async def work(client: Any, cursor: Any = cursor) -> Any:
+                return await client.scan(cursor, match=pattern, count=PAGE)
+
+            cursor, names = await self._client.run(work, factor=BULK_FACTOR)
+            yield list(dict.fromkeys(names))
+            if int(cursor) == 0:
+                return
+
+    async def _peek(self, names: Sequence[bytes]) -> list[_core.Entry]:
+        """The entries of manifests, without their values; what is none is left out."""
+
+        async def work(client: Any) -> list[Any]:
+            pipe = client.pipeline(transaction=False)
+            for name in names:
+                pipe.getrange(name, 0, FIXED_BYTES - 1)
+                pipe.getrange(name, -SCAN_TAIL_BYTES, -1)
+                pipe.strlen(name)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+            return answers
+
+        answers = await self._client.run(work, factor=BULK_FACTOR)
+        entries = []
+        for number, name in enumerate(names):
+            start, tail, size = answers[3 * number : 3 * number + 3]
+            if isinstance(start, Exception) or isinstance(tail, Exception):
+                continue
+            base = name.removesuffix(b":m")
+            try:
+                entry = await self._peek_one(base, start, tail, size)
+            except (_core.DamagedError, _core.ForeignError, AbsentError):
+                continue
+            if self._names.of_key(entry.key) == base:
+                entries.append(entry)
+        return entries
+
+    async def _peek_one(self, base: bytes, start: bytes, tail: bytes, size: int) -> _core.Entry:
+        rest = max(0, size - FIXED_BYTES)
+        manifest = Manifest.parse(start, tail[-rest:] if rest else b"", size)
+        remote = RemoteBytes(self._client, base, manifest)
+        remote = await remote.with_tail(index_bytes(manifest.tail[-48:]) + TAIL_BYTES)
+        return remote.open()
+
+    async def gc(self) -> int:
+        """Unlink slices without a life that no manifest names (its manifest was evicted, or removed
+        by hand); how many. Those of a killed writer go by themselves after ten minutes.
+
+        Raises:
+            OSError: The server cannot be asked, or does not let us.
+        """
+        removed = 0
+        async for names in self._pages(self._names.slices):
+            owners = [(name, self._names.manifest_of_slice(name)) for name in names]
+            ours = [(name, owner) for name, owner in owners if owner is not None]
+
+            async def work(
+                client: Any, ours: list[tuple[bytes, tuple[bytes, int]]] = ours
+            ) -> list[Any]:
+                pipe = client.pipeline(transaction=False)
+                for name, (manifest, _) in ours:
+                    pipe.pttl(name)
+                    pipe.getrange(manifest, FIXED_BYTES - 24, FIXED_BYTES - 17)
+                answers: list[Any] = await pipe.execute(raise_on_error=False)
+                return answers
+
+            answers = await self._client.run(work, factor=BULK_FACTOR) if ours else []
+            lost = [
+                name
+                for number, (name, (_, token)) in enumerate(ours)
+                if answers[2 * number] == -1
+                and answers[2 * number + 1] != token.to_bytes(8, "little")
+            ]
+            if lost:
+                await self._unlink(lost)
+            removed += len(lost)
+        return removed
+
+    # --- the tier itself --------------------------------------------------------------------------
+
+    async def usage(self) -> dict[str, Any]:
+        """What lies under the prefix, as far as 200,000 names of the server show it (``complete``
+        says whether that is all), and what this process asked for.
+        """
+        size = files = looked = 0
+        complete = True
+        try:
+            async for names in self._pages(self._names.manifests):
+                looked += PAGE
+
+                async def work(client: Any, names: list[bytes] = names) -> list[Any]:
+                    pipe = client.pipeline(transaction=False)
+                    for name in names:
+                        pipe.getrange(name, 0, 7)
+                        pipe.strlen(name)
+                    answers: list[Any] = await pipe.execute(raise_on_error=False)
+                    return answers
+
+                answers = await self._client.run(work, factor=BULK_FACTOR) if names else []
+                for cut, length in zip(answers[::2], answers[1::2], strict=True):
+                    if isinstance(cut, bytes) and isinstance(length, int) and len(cut) == 8:
+                        files += 1
+                        size += int.from_bytes(cut, "little") + length - FIXED_BYTES
+                if looked >= COUNTED_NAMES:
+                    complete = False
+                    break
+        except S3Error as error:
+            self.note_fault("list", error)
+            complete = False
+        else:
+            self.note_works("list")
+        breaker = self._client.breaker
+        return {
+            "size_bytes": size,
+            "total_files": files,
+            "complete": complete,
+            "calls": self._client.calls,
+            "breaker": breaker.state,
+            "opened": breaker.opened,
+            "rejected": breaker.rejected,
+            "tags_lost": self._tags.losses,
+            "tags_owed": len(self._tags.owed),
+        }
+
+    def note_fault(self, what: str, error: Exception) -> None:
+        if isinstance(error, AbsentError):
+            return  # another host replaced or removed it: nothing is wrong with the tier
+        super().note_fault(what, error)
+
+    async def aclose(self) -> None:
+        with contextlib.suppress(Exception):
+            await self._client.aclose()
+
+    def __reduce__(self) -> Any:
+        """A copy in another process begins anew: only the configuration travels."""
+        return type(self), (self.config,)
+
+
+def _token_of(manifest: bytes) -> str:
+    """The token in a manifest, perhaps a damaged one, as the scripts write it."""
+    return f"{int.from_bytes(manifest[24:32], 'little'):016x}" if len(manifest) >= 48 else ""
+
+
+def _same_meaning(one: _core.Entry, other: _core.Entry) -> bool:
+    """Whether what the caller compared with its key is the same in both."""
+    return all(one.meta.get(n) == other.meta.get(n) for n in (META_SOURCE, META_FULL_PARAMS))
