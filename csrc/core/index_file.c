@@ -347,11 +347,26 @@ static uint64_t fixed_total(const struct cog_index_options *options)
     return ours + options->fixed_bytes;
 }
 
+struct bounds { /* as they lie in the head */
+    uint64_t limit, fixed_bytes, free_floor, max_files, check;
+};
+
+static struct bounds bounds_of(const struct cog_index_options *options)
+{
+    struct bounds bounds = {.limit = options->limit,
+                            .fixed_bytes = fixed_total(options),
+                            .free_floor = options->free_floor,
+                            .max_files = options->max_files};
+    bounds.check = cog_hash64(&bounds, offsetof(struct bounds, check), COG_INDEX_MAGIC);
+    return bounds;
+}
+
 static int write_new_index(struct cog_index *index, int fd, uint64_t ceiling)
 {
     const struct cog_fs *fs = index->options.fs;
     struct cog_stat stat;
     uint64_t totals[COG_SHARDS];
+    const struct bounds bounds = bounds_of(&index->options);
     struct cog_index_head head = {
         .magic = COG_INDEX_MAGIC,
         .version = COG_INDEX_VERSION,
@@ -359,10 +374,11 @@ static int write_new_index(struct cog_index *index, int fd, uint64_t ceiling)
         .root_device = index->root_stat.device,
         .root_inode = index->root_stat.inode,
         .region_bytes = cog_shard_bytes(slots_for(index)),
-        .limit = index->options.limit,
-        .fixed_bytes = fixed_total(&index->options),
-        .free_floor = index->options.free_floor,
-        .max_files = index->options.max_files,
+        .limit = bounds.limit,
+        .fixed_bytes = bounds.fixed_bytes,
+        .free_floor = bounds.free_floor,
+        .max_files = bounds.max_files,
+        .bounds_check = bounds.check,
         .inherited = ceiling,
         .ceiling = ceiling,
         .ceiling_durable = ceiling,
@@ -525,10 +541,34 @@ static int try_locks(const struct cog_fs *fs, int fd)
 
 static void store_limits(struct cog_index *index, struct cog_index_file *file)
 {
-    cog_word64_set(file, COG_AT_HEAD(limit), index->options.limit);
-    cog_word64_set(file, COG_AT_HEAD(fixed_bytes), fixed_total(&index->options));
-    cog_word64_set(file, COG_AT_HEAD(free_floor), index->options.free_floor);
-    cog_word64_set(file, COG_AT_HEAD(max_files), index->options.max_files);
+    const struct bounds bounds = bounds_of(&index->options);
+    cog_word64_set(file, COG_AT_HEAD(limit), bounds.limit);
+    cog_word64_set(file, COG_AT_HEAD(fixed_bytes), bounds.fixed_bytes);
+    cog_word64_set(file, COG_AT_HEAD(free_floor), bounds.free_floor);
+    cog_word64_set(file, COG_AT_HEAD(max_files), bounds.max_files);
+    cog_word64_set(file, COG_AT_HEAD(bounds_check), bounds.check);
+}
+
+/*
+ * A garbled limit would empty the cache, or let it fill the disk. Somebody who is just storing new
+ * bounds is waited for; one who died over it is not.
+ */
+void cog_bounds_heal(struct cog_index *index, struct cog_index_file *file)
+{
+    enum { AT_ONCE = 3, MOST_TRIES = 20, PAUSE_US = 100 };
+    for (int tries = 0; tries < MOST_TRIES; tries++) {
+        uint64_t words[sizeof(struct bounds) / sizeof(uint64_t)];
+        struct bounds bounds;
+        if (tries >= AT_ONCE)
+            file->fs->sleep_us(PAUSE_US);
+        cog_words64(file, COG_AT_HEAD(limit), sizeof words[0], sizeof words / sizeof words[0],
+                    words);
+        memcpy(&bounds, words, sizeof bounds);
+        if (bounds.check == cog_hash64(&bounds, offsetof(struct bounds, check), COG_INDEX_MAGIC) ||
+            atomic_load(&file->broken))
+            return;
+    }
+    store_limits(index, file);
 }
 
 /* index->moving and all_lock are held. */

@@ -47,6 +47,7 @@ struct cog_index_head {
     uint64_t index_inode, root_device, root_inode, region_bytes, created;
     uint64_t check; /* ... to here: XXH3-64 of the bytes before */
     _Atomic uint64_t limit, fixed_bytes, free_floor, max_files;
+    _Atomic uint64_t bounds_check; /* of these four; see cog_bounds_heal */
     /* Ceiling of the index before: bounds what is not counted yet. */
     _Atomic uint64_t inherited;
     /* Bound of the sum at any death of the machine; see cog_ceiling_pack. */
@@ -123,6 +124,7 @@ struct cog_index_file {
     atomic_bool broken;  /* words could not be read or written, or memory was cut off under us: good
                             for nothing any more */
     atomic_bool counted; /* no shard is unknown */
+    _Atomic uint64_t healed_ns; /* when cog_shards_heal last looked */
     atomic_uint refs;
     bool shared; /* by all handles of the process */
     pthread_mutex_t shard_mutex[COG_SHARDS];
@@ -194,6 +196,8 @@ enum cog_status cog_index_lose(struct cog_index *index, struct cog_index_file *f
  * a forked child. */
 enum cog_status cog_file_check(struct cog_index *index, struct cog_index_file *file,
                                struct cog_error *err);
+/* The bounds in the file are what somebody stored there, or else, garbled, become this handle's. */
+void cog_bounds_heal(struct cog_index *index, struct cog_index_file *file);
 bool cog_index_owns(const struct cog_index *index, const struct cog_stat *stat); /* ours to use */
 uint64_t cog_index_now_ms(const struct cog_index *index);
 uint64_t cog_index_time(const struct cog_index *index); /* as cog_shard_time of now */
@@ -233,6 +237,8 @@ void cog_table_view(struct cog_index_file *file, unsigned shard, struct cog_shar
 enum cog_status cog_table_open(struct cog_index_lock *lock, struct cog_error *err);
 void cog_table_flush(struct cog_index_lock *lock);
 void cog_table_close(struct cog_index_lock *lock);
+/* Lock, and so count anew, up to `most` shards whose words do not add up; how many that were. */
+unsigned cog_shards_heal(struct cog_index *index, struct cog_index_file *file, unsigned most);
 /* Stamp odd / even. */
 void cog_stamp_inside(struct cog_index_lock *lock);
 void cog_stamp_outside(struct cog_index_lock *lock);

@@ -345,6 +345,7 @@ static bool within_files(struct cog_index_file *file, uint64_t max_files)
 static enum verdict judge(struct cog_index *index, struct cog_index_file *file, uint64_t bytes,
                           struct cog_sum *sum)
 {
+    cog_bounds_heal(index, file);
     uint64_t limit = cog_word64(file, COG_AT_HEAD(limit));
     cog_index_sum(file, sum);
     bool floor_kept = within_floor(index, cog_word64(file, COG_AT_HEAD(free_floor)), bytes) &&
@@ -363,8 +364,8 @@ static enum verdict judge(struct cog_index *index, struct cog_index_file *file, 
 
 struct effort { /* what one reserve has spent */
     uint64_t unlinks, most_unlinks;
-    unsigned rounds, busy, waited_us;
-    bool reaped;
+    unsigned rounds, busy, waited_us, heals;
+    bool reaped, sound;
     struct cog_error last;
 };
 
@@ -375,6 +376,29 @@ static void reap_once(struct cog_index *index, struct cog_index_file *file, stru
     effort->reaped = true;
     held_heal(file);
     reap_all(index, file, true);
+}
+
+/*
+ * Evicting on the word of a garbled index would empty the cache for nothing. More than the limit in
+ * the totals alone is nothing that writers do, nor is a shard that is unknown again; less is looked
+ * at now and then. True: something was counted anew, judge again.
+ */
+static bool heal_first(struct cog_index *index, struct cog_index_file *file,
+                       const struct cog_sum *sum, struct effort *effort)
+{
+    enum { AT_ONCE = 16, MOST_HEALS = 32 };
+    const uint64_t interval_ns = UINT64_C(1000000000);
+    uint64_t limit = cog_word64(file, COG_AT_HEAD(limit)), now = file->fs->boottime_ns(),
+             before = atomic_load(&file->healed_ns);
+    bool absurd = (sum->unknown && atomic_load(&file->counted)) ||
+                  (limit && add_saturated(sum->known, sum->fixed) > limit);
+    bool due = !before || now - before >= interval_ns;
+    if (effort->sound || effort->heals >= MOST_HEALS || (!absurd && !due))
+        return false;
+    atomic_store(&file->healed_ns, now);
+    effort->heals++;
+    effort->sound = cog_shards_heal(index, file, AT_ONCE) == 0;
+    return !effort->sound;
 }
 
 /* One step towards room. COG_OK: judge again. Otherwise the answer of the reserve. */
@@ -398,6 +422,8 @@ static enum cog_status make_room(struct cog_index *index, struct cog_index_file 
         }
         return COG_OK;
     }
+    if (heal_first(index, file, sum, effort))
+        return COG_OK;
     if (++effort->rounds > REAP_AFTER)
         reap_once(index, file, effort);
     if (sum->unknown) { /* victims come from counted shards only */
@@ -472,6 +498,7 @@ static enum cog_status reserve_in(struct cog_index *index, struct cog_index_file
             return status;
     }
 #endif
+    held_heal(file);
     held_add(file, bytes);
     for (;;) {
         enum verdict verdict = judge(index, file, bytes, &sum);
@@ -502,6 +529,7 @@ enum cog_status cog_index_reserve(struct cog_index *index, uint64_t bytes,
         status = cog_index_attach(index, &file, err);
     if (status != COG_OK)
         return status;
+    cog_bounds_heal(index, file);
     uint64_t limit = cog_word64(file, COG_AT_HEAD(limit));
     if (limit && reservation->bytes + bytes > limit / 4)
         status = cog_fail(err, COG_ERR_TOO_LARGE, 0, "over a quarter of the limit in one write");

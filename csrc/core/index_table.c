@@ -245,10 +245,8 @@ bool cog_shard_settle(struct cog_index_lock *lock, uint64_t objects)
 /* --- lock --- */
 
 /* [L3] Anything in doubt? Words only; rows are compared with files when they are used. */
-static bool in_doubt(struct cog_index_lock *lock)
+static bool in_doubt(struct cog_index_file *file, unsigned s)
 {
-    struct cog_index_file *file = lock->file;
-    unsigned s = lock->shard;
     uint32_t capacity = cog_word32(file, COG_AT_SHARD(capacity, s)),
              rows = cog_word32(file, COG_AT_SHARD(rows, s));
     uint32_t stamp = cog_word32(file, COG_AT_SHARD(stamp, s));
@@ -333,7 +331,7 @@ enum cog_status cog_index_lock(struct cog_index *index, unsigned shard,
         *lock = (struct cog_index_lock){0};
         return status;
     }
-    status = in_doubt(lock) ? cog_rebuild(lock, err) : cog_table_open(lock, err);
+    status = in_doubt(lock->file, lock->shard) ? cog_rebuild(lock, err) : cog_table_open(lock, err);
     if (status == COG_OK && atomic_load(&lock->file->broken))
         status = cog_index_lose(index, lock->file, err);
     if (status != COG_OK)
@@ -353,6 +351,23 @@ void cog_index_unlock(struct cog_index_lock *lock)
     pthread_mutex_unlock(&file->shard_mutex[lock->shard]);
     cog_file_unref(file);
     *lock = (struct cog_index_lock){0};
+}
+
+/* Without a lock a shard that somebody is just changing looks the same: its lock tells. */
+unsigned cog_shards_heal(struct cog_index *index, struct cog_index_file *file, unsigned most)
+{
+    bool counted = atomic_load(&file->counted);
+    unsigned healed = 0;
+    for (unsigned s = 0; s < COG_SHARDS && healed < most; s++) {
+        struct cog_index_lock lock;
+        bool unknown = cog_word64(file, COG_AT_SHARD(total, s)) >= COG_UNKNOWN;
+        if ((unknown && !counted) || !in_doubt(file, s) ||
+            cog_index_lock(index, s, NULL, &lock, NULL) != COG_OK)
+            continue;
+        cog_index_unlock(&lock);
+        healed++;
+    }
+    return healed;
 }
 
 enum cog_status cog_index_rebuild(struct cog_index_lock *lock, struct cog_error *err)

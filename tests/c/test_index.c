@@ -543,6 +543,54 @@ static void test_bits_flipped_in_use_are_healed(struct root *root)
     cog_index_close(index);
 }
 
+/* Each bit of each word that a reservation goes by: no put is refused, nothing is evicted for it.
+ */
+static void test_no_flipped_bit_makes_a_put_evict_or_fail(struct root *root)
+{
+    struct cog_index *index = root_open(root, NULL);
+    struct cog_index_stats before, after;
+    for (uint64_t key = 0; key < 100; key++) {
+        CHECK_EQ(entry_put(index, key, 2000), COG_OK);
+    }
+    struct cog_index_file *file = cog_index_enter(index);
+    cog_word32_raise(file, COG_AT_HEAD(slots_high), 3, COG_WRITER_SLOTS);
+    struct cog_digest digest;
+    key_digest(50, &digest);
+    const unsigned s = digest.bytes[0], pair = s & ~1u; /* two words of 32 bits at once */
+    const size_t words[] = {
+        COG_AT_HEAD(limit),           COG_AT_HEAD(fixed_bytes),
+        COG_AT_HEAD(free_floor),      COG_AT_HEAD(max_files),
+        COG_AT_HEAD(bounds_check),    COG_AT_HEAD(slots_high),
+        COG_AT_SHARD(total, s),       COG_AT_SHARD(total, 200),
+        COG_AT_SHARD(rows, pair),     COG_AT_SHARD(stamp, pair),
+        COG_AT_SHARD(capacity, pair), COG_AT_SHARD(dir_charge, pair),
+        COG_AT_SHARD(first, s),       COG_AT_SLOT(held, 0),
+        COG_AT_SLOT(held, 2),         COG_AT_REGION(file, objects, s),
+    };
+    cog_index_leave(index);
+    cog_index_get_stats(index, &before);
+    for (size_t w = 0; w < sizeof words / sizeof words[0]; w++) {
+        for (unsigned bit = 0; bit < 64; bit++) {
+            file = cog_index_enter(index);
+            cog_word64_set(file, words[w], cog_word64(file, words[w]) ^ UINT64_C(1) << bit);
+            cog_index_leave(index);
+            CHECK_EQ(entry_put(index, w * 64 + bit, 2000), COG_OK);
+        }
+    }
+    cog_index_get_stats(index, &after);
+    CHECK_EQ(after.evicted_policy, before.evicted_policy);
+    CHECK_EQ(after.limit, before.limit);
+    for (uint64_t key = 0; key < 100; key++) {
+        CHECK(entry_exists(root, key));
+    }
+    cog_index_reap(index);
+    for (unsigned shard = 0; shard < COG_SHARDS; shard++) {
+        CHECK_EQ(cog_index_sweep_shard(index, shard, true, NULL, NULL), COG_OK);
+    }
+    CHECK_AUDIT(root, index);
+    cog_index_close(index);
+}
+
 static void test_a_garbled_row_does_not_keep_eviction_from_going_on(struct root *root)
 {
     struct cog_index *index = root_open(root, NULL);
@@ -1046,6 +1094,7 @@ int main(void)
     ROOT_RUN(test_a_stranger_in_place_of_the_index_is_replaced);
     ROOT_RUN(test_an_index_cut_short_is_replaced_at_open);
     ROOT_RUN(test_bits_flipped_in_use_are_healed);
+    ROOT_RUN(test_no_flipped_bit_makes_a_put_evict_or_fail);
     ROOT_RUN(test_a_garbled_row_does_not_keep_eviction_from_going_on);
     ROOT_RUN(test_a_garbled_held_word_of_ours_is_put_right);
     ROOT_RUN(test_after_a_reboot_puts_go_on_and_costs_are_kept);
