@@ -14,6 +14,7 @@ from cogcache.codecs import register_type
 from cogcache.config import (
     BackendConfig,
     CacheConfig,
+    ChunkingConfig,
     FilesystemCacheConfig,
     MemoryCacheConfig,
     RedisCacheBackendConfig,
@@ -30,6 +31,7 @@ from cogcache.exceptions import (
     IncompleteError,
     KeyTypeError,
     MissingExtraError,
+    NotFoundError,
     RecursiveComputeError,
     ValueTypeError,
 )
@@ -41,6 +43,7 @@ from cogcache.pipeline import PipelineArtifactCache
 from cogcache.ranges import RangeAnswer, http_answer, http_headers, parse_range
 from cogcache.reader import Reader
 from cogcache.sources import SourceRef, file_digest
+from cogcache.streams import StreamResult
 from cogcache.video import VideoArtifacts, VideoCache
 
 __version__ = "0.1.0"
@@ -51,6 +54,7 @@ __all__ = [
     "CacheBackendRegistry",
     "CacheConfig",
     "CacheManager",
+    "ChunkingConfig",
     "ClosedError",
     "CogcacheError",
     "CogcacheWarning",
@@ -71,6 +75,7 @@ __all__ = [
     "MemoryCacheBackend",
     "MemoryCacheConfig",
     "MissingExtraError",
+    "NotFoundError",
     "PipelineArtifactCache",
     "RangeAnswer",
     "Reader",
@@ -83,6 +88,7 @@ __all__ = [
     "S3CacheConfig",
     "SourceRef",
     "StoreResult",
+    "StreamResult",
     "StructuredFilesystemBackend",
     "StructuredFilesystemConfig",
     "ValueTypeError",

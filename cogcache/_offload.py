@@ -74,12 +74,12 @@ def _start_anew() -> None:
 os.register_at_fork(after_in_child=_start_anew)
 
 
-async def offload(work: Callable[[Callable[[], None]], T], *, timeout_seconds: float) -> T:
+async def offload(work: Callable[[Callable[[], None]], T], *, timeout_seconds: float | None) -> T:
     """Run ``work(beat)`` in a daemon thread and await its result.
 
     Args:
         work: calls ``beat`` whenever it got further; that call raises once nobody waits any more.
-        timeout_seconds: how long it may go without getting further.
+        timeout_seconds: how long it may go without getting further; ``None`` is no limit.
 
     Raises:
         NoAnswerError: no progress for that long. Cancelling leaves the thread to end by itself.

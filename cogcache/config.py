@@ -608,6 +608,68 @@ def _redis_connection(
 
 @_strict
 @dataclass(frozen=True)
+class ChunkingConfig:
+    """How large values move: read in chunks, several at a time and in order, and streamed in.
+
+    Every option has a second name, that of the ``kvChunking`` block of older configurations
+    (``sizeThreshold``, ``chunkSize``, ``timeoutMs`` ...).
+
+    Attributes:
+        enabled: Whether tiers with a limit on one value (Redis) may cut larger ones; without it
+            such a tier refuses them, and the others keep them.
+        size_threshold: Bytes from which on such a tier cuts a value.
+        chunk_size: Bytes of a chunk of a stream, 4 KiB to 64 MiB, and of such a cut.
+        timeout_ms: How long one chunk may take, for every 5 MiB that it has.
+        max_chunks: Of one value. A stream of announced length gets larger chunks to keep it, one of
+            unknown length is refused beyond it.
+        parallel_fetches: Chunks of one stream that are read at once.
+        log_chunk_operations: Whether each is logged, at DEBUG.
+        use_edge_cache: Whether ranges of remote tiers are read ahead into this process' memory when
+            they follow each other.
+        edge_cache_ttl: Seconds for which these serve.
+    """
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "sizeThreshold": "size_threshold",
+        "chunkSize": "chunk_size",
+        "timeoutMs": "timeout_ms",
+        "maxChunks": "max_chunks",
+        "parallelFetches": "parallel_fetches",
+        "logChunkOperations": "log_chunk_operations",
+        "useEdgeCache": "use_edge_cache",
+        "edgeCacheTtl": "edge_cache_ttl",
+    }
+
+    enabled: bool = True
+    size_threshold: int = 20_971_520
+    chunk_size: int = 5_242_880
+    timeout_ms: int = 10_000
+    max_chunks: int = 1000
+    parallel_fetches: int = 3
+    log_chunk_operations: bool = False
+    use_edge_cache: bool = True
+    edge_cache_ttl: float = 3600
+
+    def __post_init__(self) -> None:
+        for name in ("enabled", "log_chunk_operations", "use_edge_cache"):
+            _flag(getattr(self, name), name)
+        bounds = {
+            "size_threshold": (1, 1 << 40),
+            "chunk_size": (4096, 64 << 20),
+            "timeout_ms": (1, 86_400_000),
+            "max_chunks": (1, 4_194_303),
+            "parallel_fetches": (1, 64),
+        }
+        for name, (least, most) in bounds.items():
+            value = getattr(self, name)
+            if value is None:
+                raise ConfigError(f"{name} must be a whole number from {least} to {most}")
+            whole(value, name, least=least, most=most)
+        number(self.edge_cache_ttl, "edge_cache_ttl", most=31_536_000)
+
+
+@_strict
+@dataclass(frozen=True)
 class CacheConfig:
     """Configuration of a ``CacheManager``.
 
@@ -625,15 +687,27 @@ class CacheConfig:
             whatever the setting.
         serialization_format: Accepted for older configurations; there is one codec, so it has no
             effect.
+        chunking: How streams and large values move, as a ``ChunkingConfig`` or its dict form; also
+            ``kvChunking``. ``None`` is what its fields say, without a limit on chunks.
     """
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"kvChunking": "chunking"}
 
     backends: Sequence[BackendConfig | Mapping[str, Any]]
     default_ttl: Duration | None = 3600
     enable_stats: bool = True
     enable_compression: Compression = "auto"
     serialization_format: str | None = None
+    chunking: ChunkingConfig | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.chunking, ChunkingConfig | Mapping | None):
+            raise ConfigError(
+                f"chunking must be a ChunkingConfig or a dict, not {type(self.chunking).__name__}"
+            )
+        if isinstance(self.chunking, Mapping):
+            options = known_options(ChunkingConfig, self.chunking)
+            object.__setattr__(self, "chunking", ChunkingConfig(**options))
         if isinstance(self.backends, str | bytes | Mapping) or not isinstance(
             self.backends, Sequence
         ):

@@ -14,7 +14,8 @@
         ├── RecursiveComputeError  (also RuntimeError)  a computation asked for the very key that
         it computes
         ├── MissingExtraError      (also ImportError)   names the optional extra to install
-        └── IncompleteError        (also OSError)       a stream ended before its declared size
+        ├── IncompleteError        (also OSError)       a stream ended before its declared size
+        └── NotFoundError          (also KeyError)      a stream of a key that no tier has
     UserWarning
     └── CogcacheWarning            a misuse or a change of state that does not fail the call
 
@@ -36,6 +37,7 @@ __all__ = [
     "IncompleteError",
     "KeyTypeError",
     "MissingExtraError",
+    "NotFoundError",
     "RecursiveComputeError",
     "ValueTypeError",
 ]
@@ -89,7 +91,25 @@ class MissingExtraError(CogcacheError, ImportError):
 
 
 class IncompleteError(CogcacheError, OSError):
-    """A stream ended before the size that it had declared; nothing of it was stored."""
+    """A stream ended before the size that it had declared: a source that was to be stored, of which
+    nothing is kept, or a stored value that cannot be read to its end.
+
+    Attributes:
+        tier: Name of the tier that failed; ``None`` for a source.
+        part: Name of the part that was read; ``None`` for a source.
+        position: Byte from which on it is missing; ``None`` where that is unknown.
+    """
+
+    tier: str | None = None
+    part: str | None = None
+    position: int | None = None
+
+
+class NotFoundError(CogcacheError, KeyError):
+    """``get_stream`` of a key that no tier has: an empty stream would be an empty value."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class CogcacheWarning(UserWarning):

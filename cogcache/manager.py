@@ -6,7 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
@@ -24,6 +32,7 @@ from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Fault, Lookup, StoreResult, duration_ms, duration_seconds
 from cogcache.backends.base import (
     META_ARTIFACT,
+    META_CONTENT_DIGEST,
     META_CONTENT_TYPE,
     META_COST,
     META_FULL_PARAMS,
@@ -40,10 +49,12 @@ from cogcache.backends.memory import MemoryCacheBackend
 from cogcache.backends.redis.tier import RedisBackend
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
-from cogcache.config import CacheConfig
-from cogcache.exceptions import ClosedError, ConfigError, warn
+from cogcache.config import CacheConfig, ChunkingConfig
+from cogcache.exceptions import ClosedError, ConfigError, IncompleteError, NotFoundError, warn
+from cogcache.feeding import StreamSource, known_length, pieces_of
 from cogcache.keys import Key, KeyParts, key_bytes
-from cogcache.reader import Reader
+from cogcache.reader import Reader, Reading
+from cogcache.streams import Inflow, StreamResult
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
 from cogcache.writing import Drafts, Writing
@@ -127,6 +138,12 @@ class CacheManager:
             ("unstorable", "promotions", "promotions_dropped", "promotions_deferred", "computed"), 0
         )
         self._computations = Computations(self.counters)
+        self._reading = Reading(
+            chunking=(
+                config.chunking if isinstance(config.chunking, ChunkingConfig) else ChunkingConfig()
+            ),
+            again=self._same_elsewhere,
+        )
         self.sync: Any = SyncFacade(self, self._runs_inline)
         self._use(make_tiers(config))
 
@@ -256,13 +273,25 @@ class CacheManager:
         """
         encoded = self._encoded(key)
         ttl_ms = duration_ms(ttl, self.default_ttl_ms)
+        meta = self._meta(tags, cost_seconds, metadata, content_type, context)
+        if encoded is None:
+            return StoreResult(False, "bad-key")
+        return await self._write(encoded, value, ttl_ms, meta, context)
+
+    def _meta(
+        self,
+        tags: Iterable[str],
+        cost_seconds: float | None,
+        metadata: Mapping[str, Any] | None,
+        content_type: str | None,
+        context: Context,
+    ) -> dict[int | str, Any]:
+        """What the entry of a value carries beside it, as ``store`` is told it."""
         if metadata is not None and not isinstance(metadata, Mapping):
             raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
         if content_type is not None:
             content_type = checked_content_type(content_type)
-        if encoded is None:
-            return StoreResult(False, "bad-key")
-        meta = dict(context.meta or {})
+        meta: dict[int | str, Any] = dict(context.meta or {})
         if context.artifact is not None:
             meta[META_ARTIFACT] = context.artifact
         versions = [
@@ -277,7 +306,7 @@ class CacheManager:
             meta[META_CONTENT_TYPE] = content_type
         if metadata:
             meta[META_USER] = dict(metadata)
-        return await self._write(encoded, value, ttl_ms, meta, context)
+        return meta
 
     async def delete(self, key: str | Key) -> bool:
         """Forget ``key`` in every tier; whether any had it."""
@@ -495,11 +524,148 @@ class CacheManager:
         """The value of a key by ``recipe``, or by that of whoever began to compute it before."""
         return await self._computations.once(encoded, recipe)
 
-    # --- reading parts ----------------------------------------------------------------------------
+    # --- streams and parts ------------------------------------------------------------------------
+
+    async def put_stream(
+        self,
+        key: str | Key,
+        source: StreamSource,
+        *,
+        length: int | None = None,
+        ttl: Duration | None = None,
+        tags: Iterable[str] = (),
+        cost_seconds: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        content_type: str | None = None,
+        context: Context = _NO_CONTEXT,
+    ) -> StreamResult:
+        """Keep the bytes that ``source`` gives, without ever holding them all: the entry is that of
+        the same ``bytes`` by ``set``.
+
+        The source is read once, as fast as the slowest tier takes it. Nothing is seen of it before
+        it is complete; until then, and if it fails, an older value stays.
+
+        Args:
+            key: A string or a ``Key``.
+            source: Bytes-like; anything with ``read(n)``, plain or asynchronous (an open file, an
+                ``asyncio.StreamReader``); a socket; an iterator or asynchronous iterator of pieces
+                of any size. Files and sockets are not closed.
+            length: How many bytes will come, if that is known: then chunks are as large as
+                ``chunking.max_chunks`` needs them, and a source that ends early is an error.
+            ttl: As for ``set``.
+            tags: As for ``store``, and so on.
+            cost_seconds: See there.
+            metadata: See there.
+            content_type: See there.
+            context: See there.
+
+        Raises:
+            TypeError: ``source`` is none of these or gives something else than bytes.
+            IncompleteError: It ended before ``length``. (An ``OSError``.)
+            ValueError: It gave more than ``length``, or than ``chunking.max_chunks`` hold.
+            Exception: Whatever the source raises. Nothing of it is kept.
+        """
+        encoded = self._encoded(key)
+        ttl_ms = duration_ms(ttl, self.default_ttl_ms)
+        meta = self._meta(tags, cost_seconds, metadata, content_type, context)
+        if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
+            raise TypeError(f"length must be a number of bytes, not {type(length).__name__}")
+        if length is not None and length < 0:
+            raise ValueError(f"length must not be negative, got {length}")
+        if encoded is None:
+            return StreamResult(False, "bad-key")
+        chunking = self._reading.chunking
+        options: dict[str, Any] = {"chunk_size": chunking.chunk_size}
+        if self.config.chunking is not None:
+            options["max_chunks"] = chunking.max_chunks
+        known = known_length(source) if length is None else length
+        if known is not None:
+            options["length"] = known
+        inflow = Inflow(
+            self._tiers,
+            encoded,
+            ttl_ms=ttl_ms,
+            meta=meta,
+            source=context.source,
+            kind=context.kind,
+            options=options,
+            drop_older=self._writing.drop_older,
+        )
+        try:
+            result = await inflow.run(pieces_of(source))
+        except BaseException:
+            self._reading.count("streams_aborted")
+            raise
+        self._count("sets", result.stored)
+        self._reading.count("streams_stored", result.stored)
+        self._reading.count("bytes_stored", result.size)
+        return result
+
+    async def get_stream(
+        self, key: str | Key, *, on_missing: Literal["raise", "zero"] = "raise"
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a value in order, in pieces of at most 1 MiB: ``async for piece in
+        manager.get_stream(key)``. See ``Reader.stream``, which is for those who want its size or
+        its type first.
+
+        A value that was streamed from a remote tier to its end is copied into the local tiers
+        afterwards, in the background; ranges are not.
+
+        Args:
+            key: A string or a ``Key``.
+            on_missing: See ``Reader.stream``.
+
+        Raises:
+            NotFoundError: No tier has the value. (A ``KeyError``.)
+            ValueError: The value is not bytes; ``open`` reads its parts.
+            IncompleteError: It cannot be read to its end, in no tier. (An ``OSError``.)
+        """
+        async with self.open(key) as reader:
+            if reader is None:
+                raise NotFoundError(f"no tier has {str(key)!r}; open(key) gives None then")
+            async with contextlib.aclosing(reader.stream(on_missing=on_missing)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            copy = reader.promotion(self._tiers)
+        if copy is not None:
+            await copy()
+
+    async def read_range(self, key: str | Key, start: int, stop: int | None = None) -> bytes | None:
+        """Bytes ``start`` to ``stop`` of a value that is bytes, half open, as a slice has them:
+        what lies beyond the value is not there. ``None`` on a miss.
+
+        Only the chunks that it touches are read. ``open`` reads several ranges of one generation,
+        and other parts.
+
+        Raises:
+            ValueError: A negative ``start``, a ``stop`` before it, or a value that is not bytes.
+        """
+        for name, at in (("start", start), ("stop", start if stop is None else stop)):
+            if isinstance(at, bool) or not isinstance(at, int):
+                raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
+        if start < 0:
+            raise ValueError(f"start must not be negative, got {start}")
+        if stop is not None and stop < start:
+            raise ValueError(f"stop ({stop}) must not lie before start ({start})")
+        async with self.open(key) as reader:
+            if reader is None:
+                return None
+            end = reader.size if stop is None else min(stop, reader.size)
+            try:
+                return await reader.read(min(start, end), end)
+            except IncompleteError:
+                return None  # counted where it happened; a fault of the tiers is a miss
+
+    async def read_range_inclusive(self, key: str | Key, first: int, last: int) -> bytes | None:
+        """``read_range`` in the numbers of HTTP: bytes ``first`` to ``last``, both included."""
+        if isinstance(last, bool) or not isinstance(last, int):
+            raise TypeError(f"last must be the number of a byte, not {type(last).__name__}")
+        return await self.read_range(key, first, last + 1)
 
     @contextlib.asynccontextmanager
     async def open(self, key: str | Key, part: str | None = None) -> AsyncIterator[Reader | None]:
         """Open one generation of an entry and read ranges of one of its parts; ``None`` on a miss.
+        Nothing is copied into higher tiers.
 
         Args:
             key: A string or a ``Key``.
@@ -512,18 +678,20 @@ class CacheManager:
         if part is not None and not isinstance(part, str):
             raise TypeError(f"part must be the name of a part, not {type(part).__name__}")
         encoded = self._encoded(key)
-        reader = None if encoded is None else await self._open(encoded, part)
+        reader = None if encoded is None else await self._open(key, encoded, part)
         self._count("misses" if reader is None else "hits")
         yield reader
 
-    async def _open(self, encoded: bytes, part: str | None) -> Reader | None:
+    async def _open(self, key: str | Key, encoded: bytes, part: str | None) -> Reader | None:
         for tier in self.backends:
             entry = await self._tiers.fetch(tier, encoded, index_only=True)
             if isinstance(entry, str):
                 tier.counters["misses"] += entry != "unavailable"
                 continue
+            if isinstance(key, Key) and not _is_meant(key, entry):
+                continue
             try:
-                reader = await Reader.open(tier, entry, part)
+                reader = await Reader.open(tier, entry, part, self._reading)
             except (_core.DamagedError, _core.UnsupportedError) as error:
                 await self._tiers.value_failed(tier, entry, error)
             except OSError as error:
@@ -531,6 +699,22 @@ class CacheManager:
             else:
                 tier.counters["hits"] += 1
                 return reader
+        return None
+
+    async def _same_elsewhere(
+        self, entry: _core.Entry, failed: list[CacheBackend]
+    ) -> tuple[CacheBackend, _core.Entry] | None:
+        """The same generation, or the same bytes of another, in a tier that has not failed yet."""
+        digest = entry.meta.get(META_CONTENT_DIGEST)
+        for tier in self.backends:
+            if tier in failed:
+                continue
+            other = await self._tiers.fetch(tier, entry.key, index_only=True)
+            if not isinstance(other, str) and (
+                other.token == entry.token
+                or (digest is not None and other.meta.get(META_CONTENT_DIGEST) == digest)
+            ):
+                return tier, other
         return None
 
     # --- many keys --------------------------------------------------------------------------------
@@ -612,6 +796,7 @@ class CacheManager:
             "manager": {
                 **_manager_stats(self._stats, tiers),
                 **self.counters,
+                "streams": dict(self._reading.counters),
                 "computing": len(self._computations.flights),
             },
             "backends": named,

@@ -1,20 +1,51 @@
-"""Reading ranges of one part of one generation of an entry."""
+"""Reading ranges of one part of one generation of an entry, and all of it as a stream."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import operator
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cogcache import _core
-from cogcache._inline import SyncFacade
+from cogcache._inline import SyncFacade, is_inline
+from cogcache.config import ChunkingConfig
 from cogcache.exceptions import IncompleteError
 from cogcache.images import content_type_of
 
 if TYPE_CHECKING:
     from cogcache.backends.base import CacheBackend
+    from cogcache.tiering import Tiers
 
-STREAM_PIECE = 1 << 20  # bytes of one step of ``stream``
+logger = logging.getLogger("cogcache")
+
+STREAM_PIECE: Final = 1 << 20  # bytes of one step of ``stream``
+WINDOW_BYTES: Final = 32 << 20  # of one stream that were read and not yet asked for
+_PAID_BYTES: Final = 5 << 20  # what a chunk's time is given for
+
+Found = tuple["CacheBackend", _core.Entry]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What readers of one manager share.
+
+    Attributes:
+        chunking: Window, deadline and logging.
+        counters: Of the manager.
+        again: Finds the same generation in a tier that is not in the list.
+    """
+
+    chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
+    counters: dict[str, int] = field(default_factory=dict)
+    again: Callable[[_core.Entry, list[CacheBackend]], Awaitable[Found | None]] | None = None
+
+    def count(self, name: str, more: int = 1) -> None:
+        self.counters[name] = self.counters.get(name, 0) + more
 
 
 class Reader:
@@ -31,16 +62,23 @@ class Reader:
     """
 
     def __init__(
-        self, tier: CacheBackend, entry: _core.Entry, part: str, number: int, size: int
+        self,
+        tier: CacheBackend,
+        entry: _core.Entry,
+        part: _core.PartInfo | None,
+        reading: Reading,
+        inline: bytes = b"",
     ) -> None:
         self._tier = tier
         self._entry = entry
-        self._number = number
-        self._inline: bytes | None = None
-        self.sync: Any = SyncFacade(self, lambda: tier.runs_inline)
-        self.part = part
-        self.size = size
-        self.etag = f'"{entry.token:016x}-{part}"'
+        self._info = part
+        self._inline = inline
+        self._reading = reading
+        self._failed: list[CacheBackend] = []
+        self.sync: Any = SyncFacade(self, lambda: self._tier.runs_inline)
+        self.part = "doc" if part is None else _part_name(part)
+        self.size = len(inline) if part is None else part.raw_size
+        self.etag = f'"{entry.token:016x}-{self.part}"'
         self.created = entry.created_ms / 1000
         self.parts = tuple(_part_name(p) for p in entry.parts())
         stored = entry.meta.get(4)
@@ -53,32 +91,35 @@ class Reader:
         return self
 
     @classmethod
-    async def open(cls, tier: CacheBackend, entry: _core.Entry, part: str | None) -> Reader:
+    async def open(
+        cls,
+        tier: CacheBackend,
+        entry: _core.Entry,
+        part: str | None,
+        reading: Reading | None = None,
+    ) -> Reader:
         """Open ``part`` of an entry; ``None`` means the bytes of a value that is bytes.
 
         Raises:
             ValueError: There is no such part, or the value is not bytes.
         """
+        reading = reading or Reading()
         parts = {_part_name(p): p for p in entry.parts()}
         if part is not None:
             if part not in parts:
                 raise ValueError(
                     f"the entry has no part {part!r}; it has: {', '.join(parts) or 'none'}"
                 )
-            reader = cls(tier, entry, part, parts[part].number, parts[part].raw_size)
-            return await reader._look_at_frame()
+            return await cls(tier, entry, parts[part], reading)._look_at_frame()
         value_parts = [p for p in parts.values() if p.kind != "doc"]
         if not value_parts or (len(value_parts) == 1 and value_parts[0].kind == "blob"):
             if value_parts:
-                one = value_parts[0]
                 if entry.value_type() in ("bytes", "bytearray"):
-                    return cls(tier, entry, _part_name(one), one.number, one.raw_size)
+                    return cls(tier, entry, value_parts[0], reading)
             else:
                 value = await tier.load(entry)
                 if isinstance(value, bytes | bytearray):
-                    reader = cls(tier, entry, "doc", 0, len(value))
-                    reader._inline = bytes(value)
-                    return reader
+                    return cls(tier, entry, None, reading, bytes(value))
         raise ValueError(
             f"the value is not bytes, so a part must be named; it has: {', '.join(parts) or 'none'}"
         )
@@ -99,26 +140,169 @@ class Reader:
         """Bytes ``start`` to ``stop`` (half open, within the size); every chunk is verified before
         any byte is given out.
 
+        What one tier cannot read is read from another one that has the same generation.
+
         Raises:
             ValueError: The range does not lie within ``size``.
             IncompleteError: The stored bytes are damaged or cannot be read now. (An ``OSError``.)
         """
         start, end = self._range(start, stop)
-        if self._inline is not None:
+        if self._info is None:
             return self._inline[start:end]
-        try:
-            return await self._tier.read_part(self._entry, self._number, start, end)
-        except (_core.DamagedError, _core.UnsupportedError) as error:
-            await self._tier.value_failed(self._entry, error)
-            raise IncompleteError(f"{self.part}: bytes {start} to {end}: {error}") from error
+        while True:
+            tier, entry, info = self._tier, self._entry, self._info
+            began = time.monotonic()
+            try:
+                data = await self._read_from(tier, entry, info, start, end)
+            except OSError as error:
+                self._reading.count("chunk_errors")
+                if await self._go_elsewhere(tier):
+                    continue
+                if isinstance(error, IncompleteError) and error.position is not None:
+                    raise
+                raise self._incomplete(tier, start, end, error) from error
+            self._reading.count("bytes_read", len(data))
+            if self._reading.chunking.log_chunk_operations:
+                self._log(tier, start, end, time.monotonic() - began)
+            return data
 
-    async def stream(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """The same range in pieces of at most 1 MiB, in order."""
-        at, end = self._range(start, stop)
-        while at < end:
-            piece = await self.read(at, min(at + STREAM_PIECE, end))
-            at += len(piece)
-            yield piece
+    async def stream(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        on_missing: Literal["raise", "zero"] = "raise",
+    ) -> AsyncGenerator[bytes, None]:
+        """The same range in pieces of at most 1 MiB, in order.
+
+        Up to three chunks (``ChunkingConfig.parallel_fetches``) are read at once, the next one as
+        soon as the first of them was handed out; at most 32 MiB are held, or one chunk if that is
+        more. The first piece comes with the first chunk. Whoever stops early leaves nothing
+        running.
+
+        Args:
+            start: As for ``read``.
+            stop: As for ``read``.
+            on_missing: ``"zero"`` gives zeros for chunks that cannot be read, so that a player
+                keeps its place; they are counted as ``chunks_zeroed``.
+
+        Raises:
+            ValueError: See ``read``; or an unknown ``on_missing``.
+            IncompleteError: A chunk cannot be read; ``position`` says where.
+        """
+        if on_missing not in ("raise", "zero"):
+            raise ValueError(f"on_missing must be 'raise' or 'zero', not {on_missing!r}")
+        start, end = self._range(start, stop)
+        spans = self._spans(start, end)
+        window = 0 if is_inline() else self._window()
+        flying: deque[asyncio.Task[bytes]] = deque()
+        try:
+            while True:
+                while len(flying) < window and (span := next(spans, None)) is not None:
+                    flying.append(asyncio.create_task(self._chunk(*span, on_missing)))
+                if flying:
+                    data = await flying[0]
+                    flying.popleft()
+                elif (span := next(spans, None)) is not None:
+                    data = await self._chunk(*span, on_missing)
+                else:
+                    return
+                for at in range(0, len(data), STREAM_PIECE):
+                    yield data[at : at + STREAM_PIECE]
+                del data
+        finally:
+            if flying:
+                for task in flying:
+                    task.cancel()
+                await asyncio.gather(*flying, return_exceptions=True)
+
+    def promotion(self, tiers: Tiers) -> Callable[[], Awaitable[None]] | None:
+        """What copies the whole entry into the local tiers above, if it came from a remote one."""
+        return tiers.promote_from(self._entry, self._tier) if self._tier.is_remote else None
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _step(self) -> int:
+        """Bytes that are read at once: whole chunks, at least 1 MiB of them."""
+        chunk = self._info.chunk_size if self._info is not None else 0
+        return chunk * -(-STREAM_PIECE // chunk) if chunk else STREAM_PIECE
+
+    def _window(self) -> int:
+        most = max(1, WINDOW_BYTES // self._step())
+        return min(self._reading.chunking.parallel_fetches, most)
+
+    def _spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        step = self._step()
+        while start < end:
+            stop = min(end, (start // step + 1) * step)
+            yield start, stop
+            start = stop
+
+    async def _chunk(self, start: int, stop: int, on_missing: str) -> bytes:
+        try:
+            return await self.read(start, stop)
+        except OSError:
+            if on_missing != "zero":
+                raise
+            self._reading.count("chunks_zeroed")
+            return bytes(stop - start)
+
+    async def _read_from(
+        self, tier: CacheBackend, entry: _core.Entry, part: _core.PartInfo, start: int, stop: int
+    ) -> bytes:
+        """One try in one tier, within its time."""
+        try:
+            if is_inline():
+                return await tier.read_part(entry, part.number, start, stop)
+            async with asyncio.timeout(self._seconds_for(part, start, stop)):
+                return await tier.read_part(entry, part.number, start, stop)
+        except (_core.DamagedError, _core.UnsupportedError) as error:
+            await tier.value_failed(entry, error)
+            raise self._incomplete(tier, start, stop, error) from error
+        except TimeoutError as error:
+            self._reading.count("chunk_timeouts")
+            raise self._incomplete(tier, start, stop, "it took too long") from error
+
+    def _seconds_for(self, part: _core.PartInfo, start: int, stop: int) -> float:
+        """Whole chunks are read, however little of them is asked for."""
+        size = max(stop - start, min(part.chunk_size, part.raw_size))
+        return self._reading.chunking.timeout_ms / 1000 * max(1.0, size / _PAID_BYTES)
+
+    async def _go_elsewhere(self, failed: CacheBackend) -> bool:
+        """Go on in another tier that has this generation; whether there is one."""
+        if self._tier is not failed:
+            return True  # another chunk of this stream was here before
+        self._failed.append(failed)
+        if self._reading.again is None:
+            return False
+        found = await self._reading.again(self._entry, self._failed)
+        if found is None or self._info is None:
+            return False
+        tier, entry = found
+        info = entry.find(self._info.kind, self._info.name)
+        if info is None or info.raw_size != self.size:
+            return False
+        self._tier, self._entry, self._info = tier, entry, info
+        self._reading.count("chunk_retries")
+        return True
+
+    def _incomplete(
+        self, tier: CacheBackend, start: int, stop: int, why: object
+    ) -> IncompleteError:
+        error = IncompleteError(f"{self.part}: bytes {start} to {stop} of {tier.name}: {why}")
+        error.tier, error.part, error.position = tier.name, self.part, start
+        return error
+
+    def _log(self, tier: CacheBackend, start: int, stop: int, seconds: float) -> None:
+        logger.debug(
+            "%s: read %s, chunk %d: bytes %d to %d in %.1f ms",
+            tier.name,
+            self.part,
+            start // self._step(),
+            start,
+            stop,
+            seconds * 1000,
+        )
 
 
 def _part_name(part: _core.PartInfo) -> str:

@@ -48,7 +48,7 @@ class Writing:
         word = guard.policy.routed(_size(what)) if self._composes else None
         if word is not None:
             if word != "off":
-                await self._drop_older(tier, what.key)
+                await self.drop_older(tier, what.key)
             return word
         try:
             word = await guard.call(lambda: tier.write(what, source=source, kind=kind))
@@ -126,7 +126,7 @@ class Writing:
         """The health of a tier, for ``get_stats``."""
         return self._tiers.guard(tier).describe(tier, time.time())
 
-    async def _drop_older(self, tier: CacheBackend, key: bytes) -> None:
+    async def drop_older(self, tier: CacheBackend, key: bytes) -> None:
         """A value that is not for a tier any more must not leave an older one of its key there.
 
         Equal keys of artifacts mean equivalent values, so that only keys of the caller's own are

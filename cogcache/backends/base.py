@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from cogcache import _bridge, _core
 from cogcache._types import Duration, Fault, duration_ms
+from cogcache.backends.receiving import BufferedReceiver, Receiver
 from cogcache.config import BackendConfig, Compression, known_options, nearest
 from cogcache.exceptions import ConfigError
 from cogcache.keys import Key, key_bytes
@@ -25,6 +26,7 @@ logger = logging.getLogger("cogcache")
 PRODUCER = "cogcache"
 COPY_BYTES = 8 << 20  # of one step of copying a container
 AUTO_COMPRESS_FROM = 2 << 20  # bytes of a document; docs/decisions/0008 has the measurements
+RECEIVE_BYTES = 32 << 20  # that a tier without a receiver of its own takes of a stream
 _SLOW = object()
 
 META_CREATED, META_COST, META_TAGS, META_CONTENT_TYPE, META_USER = 1, 2, 3, 4, 5
@@ -185,6 +187,15 @@ class CacheBackend(ABC):
         self.note_works("read")
         return "absent" if entry is None else self._why_dead(entry) or entry
 
+    async def receive(
+        self, key: bytes, token: int, *, source: int = 0, kind: int = 0
+    ) -> Receiver | str:
+        """Begin to take an entry that is still being made (by ``writer``, which knows the
+        ``token``), or one word for why not. Unless a tier can do better, it takes up to 32 MiB and
+        writes them at the end.
+        """
+        return BufferedReceiver(self, key, RECEIVE_BYTES, source, kind)
+
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
         """``write`` of each; what ``write`` answers, in their order."""
         return [await self.write(what) for what in whats]
@@ -319,6 +330,30 @@ class CacheBackend(ABC):
             compress=compress_from is not None,
             compress_from=compress_from or 0,
             compress_arrays=self.compress_arrays,
+        )
+
+    def entry_meta(self, meta: Mapping[int | str, Any]) -> dict[int | str, Any]:
+        """``meta`` with what every entry carries."""
+        return {META_CREATED: self.now_ms(), META_PRODUCER: PRODUCER, **meta}
+
+    def writer(
+        self,
+        key: bytes,
+        *,
+        ttl_ms: int | None,
+        meta: Mapping[int | str, Any] | None = None,
+        **options: Any,
+    ) -> _core.EntryWriter:
+        """``draft`` for a value that arrives as a stream; ``options`` are those of
+        ``_core.EntryWriter``.
+        """
+        return _core.EntryWriter(
+            key,
+            meta=self.entry_meta(meta or {}),
+            refreshed_ms=self.now_ms(),
+            ttl_ms=ttl_ms,
+            compress=bool(self.enable_compression),
+            **options,
         )
 
     async def clear(self, pattern: str | None = None) -> int:

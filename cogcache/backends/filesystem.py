@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from cogcache import _bridge, _core
@@ -21,6 +21,7 @@ from cogcache._inline import is_inline
 from cogcache._offload import offload
 from cogcache.backends._missing import MissingStore
 from cogcache.backends.base import CacheBackend, DraftKind, KeyPattern
+from cogcache.backends.receiving import Receiver
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
 from cogcache.exceptions import ClosedError, ConfigError
 from cogcache.keys import Key
@@ -170,6 +171,30 @@ class FilesystemCacheBackend(CacheBackend):
     ) -> _core.Draft:
         return super().draft(key, value, ttl_ms=ttl_ms if self._expires else None, meta=meta)
 
+    def writer(
+        self,
+        key: bytes,
+        *,
+        ttl_ms: int | None,
+        meta: Mapping[int | str, Any] | None = None,
+        **options: Any,
+    ) -> _core.EntryWriter:
+        life = ttl_ms if self._expires else None
+        return super().writer(key, ttl_ms=life, meta=meta, **options)
+
+    async def receive(
+        self, key: bytes, token: int, *, source: int = 0, kind: int = 0
+    ) -> Receiver | str:
+        """A file that nobody sees before it is whole; every byte is counted in the limit before it
+        is written.
+        """
+        try:
+            begun = await _bridge.run(self._store, "incoming", key, source=source, kind=kind)
+        except OSError as error:
+            self._note_unavailable(error)
+            return "busy"
+        return begun if isinstance(begun, str) else _FileReceiver(begun, self._sweep_now_and_then)
+
     async def write(
         self, what: _core.Draft | _core.Image, *, source: int = 0, kind: int = 0
     ) -> str | None:
@@ -310,6 +335,31 @@ class FilesystemCacheBackend(CacheBackend):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.root}>"
+
+
+class _FileReceiver:
+    """An entry that is written to its file as it comes."""
+
+    def __init__(self, incoming: _core.Incoming, finished: Callable[[], None]) -> None:
+        self._incoming = incoming
+        self._finished = finished
+
+    async def feed(self, data: bytes, /) -> str | None:
+        word: str | None = await _bridge.run(self._incoming, "append", data)
+        if word is not None:
+            await self.abort()
+        return word
+
+    async def finish(self) -> str | None:
+        # The chunks were made in this process a moment ago: reading them back would prove nothing.
+        word: str | None = await _bridge.run(self._incoming, "commit", True)
+        self._finished()
+        return word
+
+    async def abort(self) -> None:
+        if not self._incoming.ended:
+            with contextlib.suppress(ClosedError):
+                await _bridge.run(self._incoming, "abort")
 
 
 class StructuredFilesystemBackend(FilesystemCacheBackend):

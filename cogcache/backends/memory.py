@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from cogcache import _bridge, _core
 from cogcache._fork import renew_after_fork
 from cogcache.backends.base import CacheBackend
+from cogcache.backends.receiving import BufferedReceiver, Receiver
 from cogcache.config import MemoryCacheConfig
 
 ENTRY_OVERHEAD = (
@@ -61,6 +62,14 @@ class MemoryCacheBackend(CacheBackend):
             self._entries[image.key] = entry
             self._size += size
         return None
+
+    async def receive(
+        self, key: bytes, token: int, *, source: int = 0, kind: int = 0
+    ) -> Receiver | str:
+        """Takes streams up to a quarter of the tier's size, which are in memory beside it until
+        they are whole.
+        """
+        return BufferedReceiver(self, key, self._limit // 4)
 
     async def refresh(self, key: bytes, ttl_ms: int | None) -> bool:
         with self._lock:

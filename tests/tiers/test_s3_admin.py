@@ -173,7 +173,7 @@ async def test_a_video_is_invalidated_wherever_its_entries_are(
     manager = CacheManager(
         CacheConfig([FilesystemCacheConfig(tmp_path / "a"), config_at(s3_place)])
     )
-    async with PipelineArtifactCache(manager, profile="prof") as cache:
+    async with PipelineArtifactCache(manager, profile="prof", identity="content") as cache:
         assert await cache.set_transcript(video, {"text": "hello"}, "base")
         assert await cache.set_transcript(video, {"text": "bonjour"}, "large")
         other = tmp_path / "other.mp4"

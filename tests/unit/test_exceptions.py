@@ -15,6 +15,7 @@ BUILT_IN = {
     "RecursiveComputeError": RuntimeError,
     "MissingExtraError": ImportError,
     "IncompleteError": OSError,
+    "NotFoundError": KeyError,
 }
 
 

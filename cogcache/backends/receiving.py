@@ -1,0 +1,62 @@
+"""What takes an entry that is still being made: its container in pieces, in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cogcache import _core
+
+if TYPE_CHECKING:
+    from cogcache.backends.base import CacheBackend
+
+__all__ = ["BufferedReceiver", "Receiver"]
+
+
+class Receiver(Protocol):
+    """An entry on its way into one tier. Nobody sees any of it before ``finish``.
+
+    Methods answer ``None`` or one word for why not; after a word it is over, and nothing is left.
+    ``feed`` may wait as long as the tier cannot take more: that is the back-pressure of a stream.
+    """
+
+    async def feed(self, data: bytes, /) -> str | None:
+        """Take the next bytes of the container."""
+        ...
+
+    async def finish(self) -> str | None:
+        """All bytes are there: make the entry visible."""
+        ...
+
+    async def abort(self) -> None:
+        """Give it up and leave nothing; may be called at any time, and does nothing after the
+        end.
+        """
+        ...
+
+
+class BufferedReceiver:
+    """For tiers that write whole entries: keeps up to ``most`` bytes, then writes them at once."""
+
+    def __init__(
+        self, tier: CacheBackend, key: bytes, most: int, source: int = 0, kind: int = 0
+    ) -> None:
+        self._tier = tier
+        self._key = key
+        self._most = most
+        self._source, self._kind = source, kind
+        self._buffer = bytearray()
+
+    async def feed(self, data: Any, /) -> str | None:
+        if len(self._buffer) + len(data) > self._most:
+            await self.abort()
+            return "too-large"
+        self._buffer += data
+        return None
+
+    async def finish(self) -> str | None:
+        data, self._buffer = bytes(self._buffer), bytearray()
+        image = _core.Entry.from_bytes(data, self._key).to_image()
+        return await self._tier.write(image, source=self._source, kind=self._kind)
+
+    async def abort(self) -> None:
+        self._buffer = bytearray()
