@@ -90,30 +90,45 @@ class _BackgroundLoop:
         self._lock = threading.Lock()
         self._loop = None
 
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, running."""
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 threading.Thread(target=loop.run_forever, name="cogcache-sync", daemon=True).start()
                 self._loop = loop
+            return self._loop
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        background = self.loop()
         try:
             running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             running = None
-        if running is self._loop:
+        if running is background:
             work.close()
             raise RuntimeError(
                 "cache.sync was called on its own event loop; await the method instead"
             )
-        call = _Call(work, self._loop)
+        call = _Call(work, background)
         try:
-            return asyncio.run_coroutine_threadsafe(call.run(), self._loop).result()
+            return asyncio.run_coroutine_threadsafe(call.run(), background).result()
         except BaseException:
             call.abandon()  # an interrupted wait; nothing if the exception is the call's own
             raise
 
 
 _background = _BackgroundLoop()
+
+
+def call_in_background(call: Callable[..., object], *args: Any) -> asyncio.AbstractEventLoop:
+    """Run ``call(*args)`` soon on the background loop, which no caller's loop outlives; it is never
+    inline there.
+    """
+    loop = _background.loop()
+    with not_inline():
+        loop.call_soon_threadsafe(call, *args)
+    return loop
 
 
 async def _closing(items: AsyncGenerator[Any, None]) -> None:
