@@ -201,23 +201,28 @@ class _BackgroundLoop:
         self._lock = threading.Lock()
         self._loop = None
 
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, running."""
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 threading.Thread(target=loop.run_forever, name="cogcache-sync", daemon=True).start()
                 self._loop = loop
+            return self._loop
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        background = self.loop()
         caller = _Caller()
-        if caller.loop is self._loop:
+        if caller.loop is background:
             work.close()
             raise RuntimeError(
                 "cache.sync was called on its own event loop; await the method instead"
             )
-        call = _Call(work, self._loop)
+        call = _Call(work, background)
         context = contextvars.copy_context()
         context.run(_caller.set, caller)
         try:  # from here on Ctrl-C may come at any moment
-            outcome = context.run(asyncio.run_coroutine_threadsafe, call.run(), self._loop)
+            outcome = context.run(asyncio.run_coroutine_threadsafe, call.run(), background)
             outcome.add_done_callback(caller.end)
             caller.serve()
             return outcome.result()
@@ -228,6 +233,18 @@ class _BackgroundLoop:
 
 
 _background = _BackgroundLoop()
+
+
+def call_in_background(call: Callable[..., object], *args: Any) -> asyncio.AbstractEventLoop:
+    """Run ``call(*args)`` soon on the background loop, which no caller's loop outlives; it is never
+    inline there.
+    """
+    loop = _background.loop()
+    context = contextvars.copy_context()
+    context.run(_inline.set, False)
+    context.run(_caller.set, None)
+    loop.call_soon_threadsafe(call, *args, context=context)
+    return loop
 
 
 async def _closing(items: AsyncGenerator[Any, None]) -> None:

@@ -25,6 +25,7 @@ LARGEST_SIZE_MB = 1e12  # an exabyte
 LONGEST_PREFIX = 400  # bytes; the longest object name is 1,024 and ours add 515 to the prefix
 POLICIES = ("lru", "lfu", "fifo", "cost")
 WRITE_MODES = ("through", "behind", "off")
+WHEN_FULL = ("sync", "block", "drop")
 _FORMATS = ("pickle", "json", "msgpack")
 
 Compression = bool | Literal["auto"]
@@ -156,8 +157,15 @@ class BackendConfig:
             ``"off"`` only reads.
         required: Whether a put fails when this tier does not keep the entry.
         timeout_seconds: How long one call may take; ``None`` is what the tier thinks right.
-        min_value_size: Smaller values (bytes, before compression) do not go to this tier.
+        min_value_size: Smaller values (bytes as stored) do not go to this tier.
         max_value_size: Larger values do not; ``None`` is no limit.
+        behind_items: Under ``"behind"``, how many entries may wait.
+        behind_mb: How much of them, in units of 10**6 bytes: in memory, or in the spool of a
+            filesystem tier.
+        behind_when_full: What a put does that finds no room: ``"sync"`` writes to the tier itself,
+            ``"block"`` waits for room (60 s at most), ``"drop"`` goes without.
+        behind_durable: Let what waits lie in the spool of the first filesystem tier that has the
+            entry, where it outlives the process.
     """
 
     backend_type: str = ""
@@ -171,6 +179,10 @@ class BackendConfig:
     timeout_seconds: float | None = None
     min_value_size: int = 0
     max_value_size: int | None = None
+    behind_items: int = 10_000
+    behind_mb: float = 1000
+    behind_when_full: str = "sync"
+    behind_durable: bool = True
 
     def __post_init__(self) -> None:
         """Check the common fields; a derived class calls this from its own."""
@@ -184,6 +196,10 @@ class BackendConfig:
         choice(self.write_mode, "write_mode", WRITE_MODES)
         _flag(self.required, "required")
         number(self.timeout_seconds, "timeout_seconds", least=0.001, most=86_400, none=True)
+        whole(self.behind_items, "behind_items", least=1)
+        number(self.behind_mb, "behind_mb", least=0.001)
+        choice(self.behind_when_full, "behind_when_full", WHEN_FULL)
+        _flag(self.behind_durable, "behind_durable")
         whole(self.min_value_size, "min_value_size", most=1 << 50)
         whole(self.max_value_size, "max_value_size", most=1 << 50)
         if self.min_value_size is None:
@@ -208,6 +224,10 @@ class _WithPolicy(BackendConfig):
     timeout_seconds: float | None = None
     min_value_size: int = 0
     max_value_size: int | None = None
+    behind_items: int = 10_000
+    behind_mb: float = 1000
+    behind_when_full: str = "sync"
+    behind_durable: bool = True
 
 
 @_strict

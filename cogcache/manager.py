@@ -813,6 +813,16 @@ class CacheManager:
         self._check_open()
         return await usage_of(self.backends)
 
+    async def flush(self, timeout_seconds: float = 60) -> int:
+        """Wait until the entries that were put into tiers with ``write_mode="behind"`` have been
+        sent, at most so long.
+
+        Returns:
+            How many have not: 0 means that every tier has everything.
+        """
+        self._check_open()
+        return await self._writing.flush(duration_seconds(timeout_seconds, "timeout_seconds"))
+
     def on_fault(self, hook: Callable[[Fault], object]) -> None:
         """Call ``hook`` with every fault of a tier, such as to feed a metric or an alarm.
 

@@ -41,6 +41,10 @@ class Policy:
     timeout_seconds: float | None = None
     min_value_size: int = 0
     max_value_size: int | None = None
+    behind_items: int = 10_000
+    behind_mb: float = 1000
+    behind_when_full: str = "sync"
+    behind_durable: bool = True
 
     @classmethod
     def of(cls, tier: CacheBackend) -> Policy:

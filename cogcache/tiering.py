@@ -5,12 +5,14 @@ one of them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cogcache import _core
 from cogcache._inline import is_inline
 from cogcache.backends.base import META_TAGS, CacheBackend, CacheBackendRegistry
+from cogcache.behind import WriteBehind
 from cogcache.config import CacheConfig
 from cogcache.exceptions import ClosedError, ConfigError
 from cogcache.policy import Guard, NotAskedError
@@ -32,6 +34,7 @@ class Tiers:
         self.backends = backends
         self.counters = counters
         self.promotions = Promotions(counters)
+        self.queues: dict[int, WriteBehind] = {}
         self._guards = {id(tier): Guard(tier) for tier in backends}
         self._closed = False
 
@@ -43,6 +46,10 @@ class Tiers:
         self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False
     ) -> _core.Entry | str:
         """The live entry that one tier has, or its word for why not."""
+        if self.queues and id(tier) in self.queues:
+            waiting = self.queues[id(tier)].pending(encoded)
+            if waiting is not None and not self.is_dead(waiting):
+                return waiting
         try:
             answer = await self.guard(tier).call(lambda: tier.fetch(encoded, index_only=index_only))
         except NotAskedError:
@@ -55,6 +62,11 @@ class Tiers:
             if tier.is_remote and self._is_invalidated(answer):
                 return "tag-invalidated"
         return answer
+
+    def is_dead(self, entry: _core.Entry) -> bool:
+        """Whether the life of an entry is over, or any tier knows that it was invalidated."""
+        now_ms = max(tier.now_ms() for tier in self.backends)
+        return entry.is_expired(now_ms) or self._is_invalidated(entry)
 
     def _is_invalidated(self, entry: _core.Entry) -> bool:
         """Whether any tier knows that a tag of this entry was invalidated: a remote tier forgets
@@ -151,11 +163,14 @@ class Tiers:
         return lambda: self.promotions.start(image, into)
 
     async def aclose(self, timeout: float) -> None:
-        """Let promotions end, those of this loop for at most ``timeout`` seconds, and close every
+        """Let promotions end and send what waits, for at most ``timeout`` seconds, and close every
         tier.
         """
+        until = time.monotonic() + timeout
         try:
             await self.promotions.aclose(timeout)
+            for queue in self.queues.values():
+                await queue.aclose(max(0.0, until - time.monotonic()))
         finally:
             self._closed = True
             await self.each("close", lambda tier: tier.aclose())

@@ -9,17 +9,19 @@ from typing import Any, Final, TypeAlias
 from cogcache import _bridge, _core
 from cogcache._types import StoreResult
 from cogcache.backends.base import CacheBackend, DraftKind
+from cogcache.backends.filesystem import FilesystemCacheBackend
+from cogcache.behind import LATER, WriteBehind
 from cogcache.keys import Key
 from cogcache.policy import ROUTED, NotAskedError
+from cogcache.spool import Spool, destination_of
 from cogcache.tiering import Tiers, together
 
-__all__ = ["LATER", "Drafts", "Writing"]
+__all__ = ["Drafts", "Writing"]
 
 What: TypeAlias = _core.Draft | _core.Image
 # One draft of a value for all tiers that would make the same one.
 Drafts: TypeAlias = dict[DraftKind, What]
 
-LATER: Final = "later"  # the word for a value that a tier gets in the background
 _GIVEN: Final = (None, LATER)
 
 
@@ -33,8 +35,25 @@ class Writing:
     def __init__(self, tiers: Tiers) -> None:
         self._tiers = tiers
         tiers.promotions.use(self.write_one)
+        self._local = next(
+            (tier for tier in tiers.backends if isinstance(tier, FilesystemCacheBackend)), None
+        )
+        for tier in tiers.backends:
+            if tiers.guard(tier).policy.write_mode == "behind":
+                tiers.queues[id(tier)] = self._queue_of(tier)
         policies = [tiers.guard(tier).policy for tier in tiers.backends]
         self._composes = len(policies) > 1 or not all(one.is_plain for one in policies)
+
+    def _queue_of(self, tier: CacheBackend) -> WriteBehind:
+        policy = self._tiers.guard(tier).policy
+        spool = None
+        if self._local is not None and self._local is not tier and policy.behind_durable:
+            store = self._local.store
+            if isinstance(store, _core.Store):  # else its directory is not there
+                spool = Spool(store, destination_of(tier))
+        queue = WriteBehind(tier, policy, self.write_one, self._tiers.is_dead, spool)
+        queue.begin()
+        return queue
 
     async def compose(self, draft: _core.Draft) -> What:
         """The draft as the tiers need it: finished where there are several or sizes matter."""
@@ -64,13 +83,42 @@ class Writing:
 
     async def write(self, what: Drafts, *, source: int = 0, kind: int = 0) -> StoreResult:
         """Put a value into every tier that it is for, and say what became of it."""
+        tiers, queues = self._tiers.backends, self._tiers.queues
         words = await together(
             [
                 self.write_one(tier, what[tier.draft_kind], source=source, kind=kind)
-                for tier in self._tiers.backends
+                for tier in tiers
+                if id(tier) not in queues
             ]
         )
+        if queues:
+            words = await self._write_behind(what, words, source, kind)
         return self._judge(words, max(_size(one) for one in what.values()))
+
+    async def _write_behind(
+        self, what: Drafts, written: Sequence[str | None], source: int, kind: int
+    ) -> list[str | None]:
+        """The words of all tiers, given those of the tiers that were written to."""
+        answers = iter(written)
+        words: list[str | None] = []
+        for tier in self._tiers.backends:
+            words.append("" if id(tier) in self._tiers.queues else next(answers))
+        token = None
+        if self._local is not None and words[self._tiers.backends.index(self._local)] is None:
+            token = _finished(what[self._local.draft_kind]).token
+        for number, tier in enumerate(self._tiers.backends):
+            queue = self._tiers.queues.get(id(tier))
+            if queue is None:
+                continue
+            image = _finished(what[tier.draft_kind])
+            word = queue.routed(len(image))
+            if word is None:
+                word = await queue.put(image, source=source, kind=kind, token=token)
+            else:
+                await queue.withdraw(image.key.__eq__)
+                await self.drop_older(tier, image.key)
+            words[number] = word
+        return words
 
     async def write_batch(self, whats: Sequence[Drafts]) -> list[StoreResult]:
         """``write`` of each, with one call for each tier."""
@@ -78,12 +126,16 @@ class Writing:
             [
                 self._write_many(tier, [what[tier.draft_kind] for what in whats])
                 for tier in self._tiers.backends
+                if id(tier) not in self._tiers.queues
             ]
         )
-        return [
-            self._judge(words, max(_size(one) for one in what.values()))
-            for what, *words in zip(whats, *answers, strict=True)
-        ]
+        results: list[StoreResult] = []
+        for number, what in enumerate(whats):
+            words = [answer[number] for answer in answers]
+            if self._tiers.queues:
+                words = await self._write_behind(what, words, 0, 0)
+            results.append(self._judge(words, max(_size(one) for one in what.values())))
+        return results
 
     async def _write_many(self, tier: CacheBackend, whats: list[What]) -> list[str | None]:
         guard = self._tiers.guard(tier)
@@ -121,10 +173,20 @@ class Writing:
         to be forgotten: it must not bring them back.
         """
         await self._tiers.promotions.withdraw(meant)
+        for queue in self._tiers.queues.values():
+            await queue.withdraw(meant)
+
+    async def flush(self, seconds: float) -> int:
+        """Wait until what waits has been sent, at most so long; how many entries are left."""
+        until = time.monotonic() + seconds
+        queues = self._tiers.queues.values()
+        return sum([await queue.flush(max(0.0, until - time.monotonic())) for queue in queues])
 
     def describe(self, tier: CacheBackend) -> dict[str, Any]:
         """The health of a tier, for ``get_stats``."""
-        return self._tiers.guard(tier).describe(tier, time.time())
+        described = self._tiers.guard(tier).describe(tier, time.time())
+        queue = self._tiers.queues.get(id(tier))
+        return described if queue is None else {**described, "queue": queue.describe()}
 
     async def drop_older(self, tier: CacheBackend, key: bytes) -> None:
         """A value that is not for a tier any more must not leave an older one of its key there.
@@ -140,6 +202,11 @@ class Writing:
             pass
         except Exception as error:
             self._tiers.failed(tier, "delete", error)
+
+
+def _finished(what: What) -> _core.Image:
+    assert isinstance(what, _core.Image)  # there are several tiers, or one that is written later
+    return what
 
 
 def _size(what: What) -> int:

@@ -1,0 +1,237 @@
+"""The spool: entries that wait to be sent to another tier, kept where they outlive the process.
+
+The entry that a filesystem tier has just stored *is* the payload: a hard link to exactly that
+generation lies in ``<base_path>/v1/spool/``, with a small durable record beside it. Both are there
+before the put is acknowledged, so a ``kill -9`` loses nothing, and any process that uses the
+directory may send it. Who sends holds a lock (``flock``) on the record that the kernel releases
+with its death; the record goes when the entry has been sent.
+
+Names: ``<digest of the key>-<write token>-<destination>.entry`` and ``.job``. The destination is a
+hash of what a tier's configuration says of its place, so a job waits for the bucket that it was
+meant for, whatever else is configured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from cogcache import _bridge, _core
+from cogcache._fork import renew_after_fork
+from cogcache.backends.base import CacheBackend
+
+__all__ = ["Claim", "Spool", "Spooled", "destination_of"]
+
+ORPHAN_SECONDS: Final = 600.0  # a link without a record is a put that was killed in between
+_PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
+_PLACES: Final = ("endpoint_url", "bucket", "clean_prefix", "key_prefix", "expanded_path")
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """One job.
+
+    Attributes:
+        name: Of the record, without its ending.
+        key: Of the entry.
+        size: Of the container, in bytes.
+        source: As given to the put.
+        kind: As given to the put.
+        made_ms: When it was put, Unix milliseconds.
+    """
+
+    name: str
+    key: bytes
+    size: int
+    source: int
+    kind: int
+    made_ms: int
+
+
+class Claim:
+    """A job that is this process' to send, until ``release`` or its death."""
+
+    def __init__(self, spool: Spool, name: str, fd: int) -> None:
+        self._spool = spool
+        self._name = name
+        self._fd: int | None = fd
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The lock is the parent's; only closing our copy of the descriptor leaves it so."""
+        self.release()
+
+    def entry(self) -> _core.Entry:
+        """What is to be sent, mapped.
+
+        Raises:
+            _core.DamagedError: It is not whole.
+            OSError: It cannot be read.
+        """
+        fd = os.open(self._spool.path(f"{self._name}.entry"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size == 0:
+                raise _core.DamagedError("an empty file")
+            data = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        return _core.Entry.from_bytes(data)
+
+    def stands(self) -> bool:
+        """Whether nobody has withdrawn the job since."""
+        return self._fd is not None and os.fstat(self._fd).st_nlink > 0
+
+    async def finish(self) -> None:
+        """It is done: forget it."""
+        await self._spool.remove(self._name)
+
+    def release(self) -> None:
+        """Let others have it, if it is not done. May be called twice."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+class Spool:
+    """The jobs for one destination in the spool of one store.
+
+    Every method is safe from several threads and processes at once.
+
+    Args:
+        store: Of a filesystem tier.
+        destination: See ``destination_of``.
+    """
+
+    def __init__(self, store: _core.Store, destination: str) -> None:
+        self._store = store
+        self._ending = f"-{destination}"
+
+    def path(self, name: str) -> str:
+        """Where a file of the spool is."""
+        return os.path.join(self._store.root, "spool", name)
+
+    async def keep(self, key: bytes, token: int, source: int, kind: int) -> Spooled | str:
+        """Keep the generation ``token`` of a key for sending, durably; or one word for why it
+        cannot be: ``"absent"`` when the store has another by now, ``"no-space"`` ...
+        """
+        entry = await _bridge.run(self._store, "fetch", key, _PEEK)
+        if isinstance(entry, str):
+            return entry
+        if entry.token != token:
+            return "absent"
+        label = f"{token:016x}{self._ending}"
+        name = f"{entry.digest.hex()}-{label}"
+        made_ms = time.time_ns() // 1_000_000
+        job = Spooled(name, key, entry.length, source, kind, made_ms)
+        word: str | None = await _bridge.run(self._store, "spool_link", entry, f"{label}.entry")
+        if word is None:
+            record = {
+                "version": 1,
+                "key": key.hex(),
+                "size": job.size,
+                "source": source,
+                "kind": kind,
+                "made_ms": made_ms,
+            }
+            data = json.dumps(record).encode()
+            word = await _bridge.run(self._store, "spool_write", entry.digest, f"{label}.job", data)
+        if word is not None:
+            await self.remove(name)
+            return word
+        return job
+
+    async def remove(self, name: str) -> None:
+        """Forget a job, whoever works at it; the record first, so that no job lacks its entry."""
+        for ending in (".job", ".entry"):
+            await _bridge.run(self._store, "spool_remove", name + ending)
+
+    def claim(self, name: str) -> Claim | str:
+        """Make a job one's own: ``"busy"`` while another has it, ``"absent"`` when it is done."""
+        path = self.path(f"{name}.job")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return "absent"
+        except OSError:
+            return "busy"
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            done = os.fstat(fd).st_nlink == 0
+        except OSError:
+            os.close(fd)
+            return "busy"
+        claim = Claim(self, name, fd)
+        if done:
+            claim.release()
+            return "absent"
+        return claim
+
+    async def jobs(self, known: frozenset[str] = frozenset()) -> list[Spooled]:
+        """What waits for this destination, whoever put it, the oldest first, without the ``known``
+        names. Links that a killed put left without a record are removed.
+        """
+        found: dict[str, Spooled] = {}
+        links: list[os.DirEntry[str]] = []
+        for item in self._files():
+            name, ending = os.path.splitext(item.name)
+            if not name.endswith(self._ending) or name in known:
+                continue
+            if ending == ".job":
+                job = self._read(name)
+                if job is not None:
+                    found[name] = job
+            elif ending == ".entry":
+                links.append(item)
+        for item in links:
+            name = item.name.removesuffix(".entry")
+            if name not in found and not os.path.exists(self.path(f"{name}.job")):
+                with contextlib.suppress(OSError):
+                    if time.time() - item.stat().st_ctime > ORPHAN_SECONDS:
+                        await _bridge.run(self._store, "spool_remove", item.name)
+        return sorted(found.values(), key=lambda job: job.made_ms)
+
+    def _files(self) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.path("")) as listed:
+                yield from listed
+        except OSError:
+            return  # none yet, or the disk is gone: the store says so itself
+
+    def _read(self, name: str) -> Spooled | None:
+        try:
+            with open(self.path(f"{name}.job"), "rb") as file:
+                record: dict[str, Any] = json.loads(file.read())
+            return Spooled(
+                name,
+                bytes.fromhex(record["key"]),
+                int(record["size"]),
+                int(record["source"]),
+                int(record["kind"]),
+                int(record["made_ms"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # done meanwhile, or of a later version
+
+
+def destination_of(tier: CacheBackend) -> str:
+    """16 hex digits for where a tier keeps its entries: the same in every process, and without
+    secrets.
+    """
+    config = tier.config
+    place = [str(getattr(config, "backend_type", type(tier).__name__))]
+    place += [f"{name}={getattr(config, name)}" for name in _PLACES if hasattr(config, name)]
+    url = getattr(config, "url", None)
+    if isinstance(url, str):
+        parts = urlsplit(url)
+        with contextlib.suppress(ValueError):
+            place.append(f"{parts.scheme}://{parts.hostname}:{parts.port}{parts.path}")
+    return _core.hash128("\0".join(place).encode())[:8].hex()
