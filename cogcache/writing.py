@@ -114,7 +114,7 @@ class Writing:
                 word = await queue.put(image, source=source, kind=kind, token=token)
             else:
                 await queue.withdraw(image.key.__eq__)
-                await self._drop_older(tier, image.key)
+                await self.drop_older(tier, image.key)
             words[number] = word
         return words
 
