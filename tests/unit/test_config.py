@@ -19,6 +19,7 @@ from cogcache import (
     FilesystemCacheConfig,
     MemoryCacheConfig,
     PipelineArtifactCache,
+    RedisCacheConfig,
     S3CacheConfig,
     StructuredFilesystemConfig,
 )
@@ -365,3 +366,52 @@ def test_a_warning_names_the_line_that_called() -> None:
         with pytest.warns(CogcacheWarning) as caught:
             call()
         assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_redis_never_shows_its_password() -> None:
+    config = RedisCacheConfig("rediss://user:s3cret%40x@cache.internal:7000/2?", password=None)
+    assert "s3cret" not in repr(config) and "user" not in repr(config)
+    assert "rediss://cache.internal:7000/2" in repr(config)
+    assert config.connection["password"] == "s3cret@x"
+    assert config.connection["db"] == 2
+    assert "other" not in repr(RedisCacheConfig("redis://h", password="other"))
+    assert RedisCacheConfig("redis://u:a@h", password="b").connection["password"] == "b"
+    assert RedisCacheConfig("unix:///run/redis.sock?db=3").connection == {
+        "path": "/run/redis.sock",
+        "db": 3,
+    }
+    for wrong in ("http://u:s3cret@h", "redis://u:s3cret@:bad", "redis://u:s3cret@h/x", "unix://"):
+        with pytest.raises(ConfigError, match="url") as caught:
+            RedisCacheConfig(wrong)
+        assert "s3cret" not in str(caught.value)
+
+
+def test_redis_takes_its_address_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        RedisCacheConfig()
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere:1/4")
+    config = RedisCacheConfig()
+    assert config.connection == {"host": "elsewhere", "port": 1, "db": 4}
+    assert (config.max_value_size, config.slice_size) == (4 << 20, 5 << 20)
+    cache = PipelineArtifactCache.open("redis://h:7/1", identity="content")
+    assert cache.cache.backends[0].config == RedisCacheConfig("redis://h:7/1", priority=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prefix": "a{b"}, "prefix"),
+        ({"prefix": ""}, "prefix"),
+        ({"slice_size": 100}, "slice_size"),
+        ({"slice_size": None}, "slice_size"),
+        ({"password": b"x"}, "password"),
+        ({"ca_file": "/x.pem"}, "rediss"),
+        ({"url": "redis://h?socket_timeout=1"}, "fields of their own"),
+        ({"url": 7}, "url"),
+        ({"chunk_sise": 1}, "chunk_size"),
+    ],
+)
+def test_a_wrong_redis_configuration_names_its_field(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        RedisCacheConfig(**{"url": "redis://h", **options})

@@ -169,9 +169,12 @@ class RedisClient:
         return await self.run(work)
 
     async def aclose(self) -> None:
-        """Close this loop's connections; a later call opens new ones. Other loops' go with them."""
+        """Close the connections of this loop and of loops that are closed; a later call opens new
+        ones. A loop that runs elsewhere closes its own.
+        """
         with self._lock:
             here = self._loops.pop(id(asyncio.get_running_loop()), None)
+            self._let_closed_go()
         if here is not None:
             for task in here.tasks:
                 task.cancel()
@@ -192,11 +195,14 @@ class RedisClient:
         if found is not None and found.loop is loop:
             return found
         with self._lock:
-            for number, one in list(self._loops.items()):
-                if one.loop.is_closed():
-                    _let_go(self._loops.pop(number))
+            self._let_closed_go()
             made = self._loops[id(loop)] = _Loop(loop, self._make())
             return made
+
+    def _let_closed_go(self) -> None:
+        for number, one in list(self._loops.items()):
+            if one.loop.is_closed():
+                _let_go(self._loops.pop(number))
 
     def _make(self) -> Any:
         import redis.asyncio
@@ -284,8 +290,10 @@ def error_of(error: Exception) -> S3Error:
         return FullError("the server's memory is full (maxmemory)")
     if isinstance(error, r.ReadOnlyError) or word == "READONLY":
         return ReadOnlyServerError("the server is a read-only replica")
-    if isinstance(error, r.BusyLoadingError) or word in _TRANSIENT:
-        return UnavailableError(f"the server answers: {text[:200]}", unreachable=word == "LOADING")
+    if isinstance(error, r.BusyLoadingError):
+        return UnavailableError(f"the server answers: {text[:200]}", unreachable=True)
+    if word in _TRANSIENT:
+        return UnavailableError(f"the server answers: {text[:200]}")
     if isinstance(error, r.AuthenticationError | r.AuthenticationWrongNumberOfArgsError):
         return MisconfiguredError(f"{text[:200]}: correct username and password")
     if isinstance(error, r.NoPermissionError):

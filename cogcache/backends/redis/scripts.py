@@ -9,7 +9,7 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import Final
 
-__all__ = ["BEGIN_TAGS", "COMMIT", "INVALIDATE", "REFRESH", "REMOVE", "Script"]
+__all__ = ["BEGIN_TAGS", "COMMIT", "INVALIDATE", "RAISE_ORIGIN", "REFRESH", "REMOVE", "Script"]
 
 
 class Script:
@@ -149,5 +149,17 @@ if over > 0 then
   redis.call('ZADD', key, floor, origin)
 end
 return text
+"""
+)
+
+# KEYS: tags. ARGV: a fresh origin, version. Whatever was captured before it is invalid.
+RAISE_ORIGIN: Final = Script(
+    """
+local origin = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if #origin == 0 then origin = {ARGV[1], 0} end
+if tonumber(origin[2]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
+redis.call('ZADD', KEYS[1], ARGV[2], origin[1])
+return 1
 """
 )

@@ -27,7 +27,7 @@ __all__ = ["CHANGES", "Tags", "fresh_origin", "member"]
 CHANGES: Final = 512  # that one answer brings along
 MOST_KNOWN: Final = 65_536
 MOST_TAGS: Final = 100_000  # in the server
-MOST_OWED: Final = 1024
+MOST_OWED: Final = 16_384
 
 
 def member(tag: str) -> bytes:
@@ -50,6 +50,7 @@ class Tags:
             have been lost meanwhile.
         losses: How often the server had lost its versions.
         owed: Invalidations that the server has not taken yet, and their versions.
+        owed_base: If not 0, what the server shall be told to raise the origin to.
     """
 
     def __init__(self) -> None:
@@ -58,6 +59,7 @@ class Tags:
         self.floor = 0
         self.losses = 0
         self.owed: dict[str, int] = {}
+        self.owed_base = 0
         self._cursor = 0
         self._known: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.Lock()
@@ -121,15 +123,15 @@ class Tags:
         """The version of a tag as far as it is known."""
         return max(self.base, self._known.get(member(tag), 0), self.owed.get(tag, 0))
 
-    def unknown(self, pairs: Iterable[tuple[str, int]]) -> list[bytes]:
+    def unknown(self, pairs: Sequence[tuple[str, int]]) -> list[bytes]:
         """The tags of an entry about which the server must be asked: captured before the last
-        invalidation of anything, and not known.
+        invalidation of anything, and not known. None if the entry is known to be invalid.
         """
-        return [
-            member(tag)
-            for tag, captured in pairs
-            if captured < self._cursor and member(tag) not in self._known
-        ]
+        with self._lock:
+            if any(captured < self.version(tag) for tag, captured in pairs):
+                return []
+            names = [member(tag) for tag, captured in pairs if captured < self._cursor]
+            return [name for name in names if name not in self._known]
 
     def is_dead(self, pairs: Iterable[tuple[str, int]]) -> bool:
         """Whether an entry with these tags is invalid, or not known to be valid."""
@@ -142,14 +144,15 @@ class Tags:
         return False
 
     def owe(self, tags: Iterable[str], version: int) -> None:
-        """Remember invalidations that the server has not taken; when they are too many, everything
-        captured before now is invalid here.
+        """Remember invalidations that the server has not taken. When they are too many, all of them
+        become one: whatever was captured before is invalid.
         """
         with self._lock:
             for tag in tags:
                 self.owed[tag] = max(version, self.owed.get(tag, 0))
             if len(self.owed) > MOST_OWED:
-                self.base = max(self.base, *self.owed.values())
+                self.owed_base = max(self.owed_base, *self.owed.values())
+                self.base = max(self.base, self.owed_base)
                 self.owed.clear()
 
     def paid(self, tags: Iterable[str], version: int) -> None:
@@ -157,4 +160,18 @@ class Tags:
         with self._lock:
             for tag in tags:
                 self._learn(member(tag), version)
-                self.owed.pop(tag, None)
+                if self.owed.get(tag, 0) <= version:
+                    self.owed.pop(tag, None)
+
+    def paid_base(self, version: int) -> None:
+        """The server knows that everything captured before is invalid."""
+        with self._lock:
+            if self.owed_base <= version:
+                self.owed_base = 0
+
+    def distrust(self, now_us: int) -> None:
+        """The server has no versions and takes none: whatever was captured before now may be
+        invalid.
+        """
+        with self._lock:
+            self.base = max(self.base, now_us)

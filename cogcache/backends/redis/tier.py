@@ -36,10 +36,17 @@ from cogcache.backends.redis.layout import (
     index_bytes,
 )
 from cogcache.backends.redis.reading import BATCH_BYTES, RemoteBytes, here
-from cogcache.backends.redis.scripts import BEGIN_TAGS, COMMIT, INVALIDATE, REFRESH, REMOVE
+from cogcache.backends.redis.scripts import (
+    BEGIN_TAGS,
+    COMMIT,
+    INVALIDATE,
+    RAISE_ORIGIN,
+    REFRESH,
+    REMOVE,
+)
 from cogcache.backends.redis.slots import TAIL_BYTES, refreshed_tail
 from cogcache.backends.redis.tags import CHANGES, MOST_TAGS, Tags, fresh_origin, member
-from cogcache.backends.s3.errors import AbsentError, MisconfiguredError, S3Error
+from cogcache.backends.s3.errors import AbsentError, MisconfiguredError, RefusedError, S3Error
 from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.config import RedisCacheConfig
 from cogcache.exceptions import IncompleteError
@@ -282,6 +289,10 @@ class RedisBackend(CacheBackend):
 
     async def _pay(self) -> None:
         """Send the invalidations that the server has not taken."""
+        base = self._tags.owed_base
+        if base:
+            await self._client.script(RAISE_ORIGIN, [self._names.tags], fresh_origin(), base)
+            self._tags.paid_base(base)
         owed = list(self._tags.owed.items())
         for first in range(0, len(owed), TAGS_AT_ONCE):
             some = owed[first : first + TAGS_AT_ONCE]
@@ -309,7 +320,11 @@ class RedisBackend(CacheBackend):
         tags = self._tags
         while True:
             if not lowest:
-                lowest = await self._begin_tags()
+                try:
+                    lowest = await self._begin_tags()
+                except RefusedError:  # a full server, a replica
+                    self._tags.distrust(self.now_ms() * 1000)
+                    return
             elif tags.origin is None and self.counters["errors"]:
                 tags.floor = self.now_ms() * 1000  # what was invalidated meanwhile may be lost
             tags.note_origin(lowest, self.now_ms() * 1000)
@@ -346,8 +361,8 @@ class RedisBackend(CacheBackend):
         known here.
         """
         tags = self._tags
-        pairs = [pair for entry in entries for pair in entry.meta.get(META_TAGS) or ()]
-        names = list(dict.fromkeys(tags.unknown(pairs)))
+        unknown = [tags.unknown(entry.meta.get(META_TAGS) or ()) for entry in entries]
+        names = list(dict.fromkeys(name for some in unknown for name in some))
         for first in range(0, len(names), CHANGES):
             some = names[first : first + CHANGES]
             seen = tags.cursor
@@ -718,7 +733,7 @@ class RedisBackend(CacheBackend):
             "opened": breaker.opened,
             "rejected": breaker.rejected,
             "tags_lost": self._tags.losses,
-            "tags_owed": len(self._tags.owed),
+            "tags_owed": len(self._tags.owed) + (self._tags.owed_base > 0),
         }
 
     def note_fault(self, what: str, error: Exception) -> None:
