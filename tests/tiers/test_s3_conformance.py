@@ -165,3 +165,15 @@ def test_a_tier_is_pickled_by_its_configuration_and_works_in_several_loops(
     assert asyncio.run(copy.get("key")) == "value"
     asyncio.run(tier.aclose())
     assert asyncio.run(tier.get("key")) == "value"
+
+
+@pytest.mark.s3("weed")
+@pytest.mark.parametrize("signed", [True, False])
+async def test_payloads_may_go_unsigned(s3_place: S3Place, signed: bool) -> None:
+    tier = tier_at(s3_place, sign_payloads=signed)
+    for size in (10, 2_000_000, 17 << 20):
+        value = random.Random(size).randbytes(size)
+        assert await tier.set("key", value)
+        assert await tier.get("key") == value
+    config = tier._client._client("bulk").meta.config
+    assert config.s3["payload_signing_enabled"] is signed

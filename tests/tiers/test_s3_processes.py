@@ -66,7 +66,7 @@ def frame(number: int) -> bytes:
 def test_forks_of_a_process_that_reads_get_only_their_own_answers(
     proxied_place: S3Place, s3_proxy: Proxy, rounds: int
 ) -> None:
-    tier = tier_at(proxied_place)
+    tier = tier_at(proxied_place, timeout_seconds=60)
 
     async def read(seed: int) -> int:
         """How many frames were wrong."""

@@ -149,17 +149,24 @@ def test_names_keep_an_entry_in_one_slot_and_lead_back() -> None:
 # --- versions of tags ----------------------------------------------------------------------------
 
 
-def test_a_tag_that_is_not_known_is_not_taken_for_valid() -> None:
+def test_what_is_not_among_the_changes_was_never_invalidated() -> None:
     tags = Tags()
     tags.note_origin([b"o:1", b"100"], 0)
     assert not tags.note_changes(100, b"o:1", [member("a"), b"200"])
     assert tags.is_dead([("a", 199)]) and not tags.is_dead([("a", 200)])
-    assert tags.is_dead([("b", 150)])  # older than the last change, and never asked about
-    assert tags.unknown([("b", 150)]) == [member("b")]
-    tags.note_versions([member("b")], [None], tags.cursor)
-    assert not tags.is_dead([("b", 150)]) and tags.unknown([("b", 150)]) == []
-    assert tags.is_dead([("b", 99)])  # before the origin
-    assert not tags.is_dead([("c", 200)])  # newer than every change
+    assert not tags.is_dead([("b", 150)])
+    assert tags.is_dead([("b", 99)])  # before the origin: nobody knows
+    assert (tags.version("a"), tags.version("b")) == (200, 0)  # what other tiers are told
+
+
+def test_a_full_answer_is_asked_on_where_it_ended() -> None:
+    tags = Tags()
+    tags.note_origin([b"o:1", b"100"], 0)
+    answer = [word for number in range(4) for word in (b"t:%d" % number, b"%d" % (200 + number))]
+    assert tags.note_changes(100, b"o:1", answer, 4)
+    assert tags.cursor == 202  # members of one invalidation share a version
+    assert not tags.note_changes(202, b"o:1", [b"t:3", b"203", b"t:4", b"203"], 4)
+    assert tags.version("4") == 203
 
 
 def test_an_answer_of_a_set_that_was_lost_is_not_used() -> None:
@@ -170,7 +177,21 @@ def test_an_answer_of_a_set_that_was_lost_is_not_used() -> None:
     assert (tags.losses, tags.floor, tags.cursor) == (1, 1000, 300)
     assert tags.note_changes(500, b"o:2", [])  # asked above 500, where 301 may be: ask again
     assert tags.note_changes(300, b"o:1", [])
-    tags.note_versions([member("b")], [None], 500)
     assert tags.is_dead([("b", 299)])
     assert not tags.note_changes(300, b"o:2", [member("c"), b"301"])
     assert tags.version("a") == 500  # what was known stays known
+
+
+def test_what_a_process_knows_is_bounded_and_forgotten_as_invalid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cogcache.backends.redis.tags.MOST_TAGS", 10)
+    tags = Tags()
+    tags.note_origin([b"o:1", b"100"], 0)
+    for number in range(1000):
+        version = 200 + number
+        tags.note_changes(tags.cursor, b"o:1", [member(str(number)), b"%d" % version])
+        assert len(tags._known) <= 20
+        assert tags.is_dead([(str(number), version - 1)])
+    assert all(tags.is_dead([(str(number), 199 + number)]) for number in range(1000))
+    assert not tags.is_dead([("new", 1200)])

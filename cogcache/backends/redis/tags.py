@@ -9,24 +9,24 @@ another origin, whose version is later than everything that was lost.
 
 Versions rise with every invalidation, so a reader who asks for those above the highest one that it
 knows misses none. That question travels with every read: a hit is checked against all invalidations
-of all hosts up to this very answer, in the same round trip.
+of all hosts up to this very answer, in the same round trip. The first answer brings everything
+since the origin, in pages; from then on the answer is nearly always empty.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from cogcache._fork import renew_after_fork
 
-__all__ = ["CHANGES", "Tags", "fresh_origin", "member"]
+__all__ = ["CHANGES", "MOST_TAGS", "PAGE", "Tags", "fresh_origin", "member"]
 
-CHANGES: Final = 512  # that one answer brings along
-MOST_KNOWN: Final = 65_536
-MOST_TAGS: Final = 100_000  # in the server
+CHANGES: Final = 512  # that the answer to a read brings along
+PAGE: Final = 4096  # of the changes when there are more
+MOST_TAGS: Final = 50_000  # in the server; a process knows at most twice as many
 MOST_OWED: Final = 16_384
 
 
@@ -61,7 +61,8 @@ class Tags:
         self.owed: dict[str, int] = {}
         self.owed_base = 0
         self._cursor = 0
-        self._known: OrderedDict[bytes, int] = OrderedDict()
+        self._known: dict[bytes, int] = {}
+        self._raised = 0
         self._lock = threading.Lock()
         renew_after_fork(self)
 
@@ -84,12 +85,16 @@ class Tags:
                 self._cursor = 0
                 # What was known stays known: it only makes more entries invalid.
             self.origin = origin
-            self.base = max(self.base, base)
+            if base > self.base:
+                self.base = base
+                self._known = {name: at for name, at in self._known.items() if at > base}
             self._cursor = max(self._cursor, base)
 
-    def note_changes(self, asked: int, origin: bytes | None, answer: Sequence[Any]) -> bool:
-        """Take members above the version ``asked`` with their scores, rising; whether there may be
-        more.
+    def note_changes(
+        self, asked: int, origin: bytes | None, answer: Sequence[Any], most: int = CHANGES
+    ) -> bool:
+        """Take up to ``most`` members above the version ``asked`` with their scores, rising;
+        whether there may be more.
         """
         with self._lock:
             if origin != self.origin or asked > self._cursor:
@@ -99,49 +104,28 @@ class Tags:
             if answer:
                 last = int(float(answer[-1]))
                 # Members of one invalidation share a version: a full answer may end among them.
-                if len(answer) >= 2 * CHANGES:
+                if len(answer) >= 2 * most:
                     self._cursor = max(self._cursor, last - 1)
                     return True
                 self._cursor = max(self._cursor, last)
             return False
 
-    def note_versions(self, names: Sequence[bytes], scores: Sequence[Any], seen: int) -> None:
-        """Take the versions of some tags as they were when ``seen`` was the highest known one."""
-        with self._lock:
-            if seen > self._cursor:
-                return
-            for name, score in zip(names, scores, strict=True):
-                self._learn(name, 0 if score is None else int(float(score)))
-
     def _learn(self, name: bytes, version: int) -> None:
-        self._known[name] = max(version, self._known.get(name, 0))
-        self._known.move_to_end(name)
-        while len(self._known) > MOST_KNOWN:
-            self._known.popitem(last=False)
+        if version > self.base:
+            self._known[name] = max(version, self._known.get(name, 0))
+        if len(self._known) > 2 * MOST_TAGS:
+            by_age = sorted(self._known.items(), key=lambda pair: pair[1])
+            self.base = max(self.base, by_age[MOST_TAGS][1])
+            self._known = dict(by_age[MOST_TAGS + 1 :])
 
     def version(self, tag: str) -> int:
-        """The version of a tag as far as it is known."""
-        return max(self.base, self._known.get(member(tag), 0), self.owed.get(tag, 0))
-
-    def unknown(self, pairs: Sequence[tuple[str, int]]) -> list[bytes]:
-        """The tags of an entry about which the server must be asked: captured before the last
-        invalidation of anything, and not known. None if the entry is known to be invalid.
-        """
-        with self._lock:
-            if any(captured < self.version(tag) for tag, captured in pairs):
-                return []
-            names = [member(tag) for tag, captured in pairs if captured < self._cursor]
-            return [name for name in names if name not in self._known]
+        """When this tag was invalidated last, as far as anybody said so; 0 if nobody did."""
+        return max(self._raised, self._known.get(member(tag), 0), self.owed.get(tag, 0))
 
     def is_dead(self, pairs: Iterable[tuple[str, int]]) -> bool:
-        """Whether an entry with these tags is invalid, or not known to be valid."""
+        """Whether an entry of this tier with these tags is invalid, or may be."""
         with self._lock:
-            for tag, captured in pairs:
-                if captured < self.version(tag):
-                    return True
-                if captured < self._cursor and member(tag) not in self._known:
-                    return True
-        return False
+            return any(captured < max(self.base, self.version(tag)) for tag, captured in pairs)
 
     def owe(self, tags: Iterable[str], version: int) -> None:
         """Remember invalidations that the server has not taken. When they are too many, all of them
@@ -151,8 +135,7 @@ class Tags:
             for tag in tags:
                 self.owed[tag] = max(version, self.owed.get(tag, 0))
             if len(self.owed) > MOST_OWED:
-                self.owed_base = max(self.owed_base, *self.owed.values())
-                self.base = max(self.base, self.owed_base)
+                self.owed_base = self._raised = max(self._raised, *self.owed.values())
                 self.owed.clear()
 
     def paid(self, tags: Iterable[str], version: int) -> None:

@@ -46,6 +46,7 @@ from cogcache.backends.redis.scripts import (
 )
 from cogcache.backends.redis.slots import TAIL_BYTES, refreshed_tail
 from cogcache.backends.redis.tags import CHANGES, MOST_TAGS, Tags, fresh_origin, member
+from cogcache.backends.redis.tags import PAGE as PAGE_OF_TAGS
 from cogcache.backends.s3.errors import AbsentError, MisconfiguredError, RefusedError, S3Error
 from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.config import RedisCacheConfig
@@ -78,7 +79,7 @@ class RedisBackend(CacheBackend):
     server is an exception of ``fetch`` or ``write``. Absences are not remembered: what another host
     wrote is seen at once.
 
-    A process holds at most 16 connections for each event loop, 4 threads, the versions of 65,536
+    A process holds at most 16 connections for each event loop, 4 threads, the versions of 100,000
     tags, and the values that are being read or written.
 
     Raises:
@@ -161,7 +162,6 @@ class RedisBackend(CacheBackend):
             entry = remote.open(key)
         if entry.token != manifest.token:
             raise _core.DamagedError("a manifest of two writes")
-        await self._learn([entry])
         if index_only or manifest.slices == 0 or self._why_dead(entry) is not None:
             return entry
         return _core.Entry.from_bytes(await remote.load_all(), key)
@@ -308,16 +308,17 @@ class RedisBackend(CacheBackend):
             )
             self._tags.paid(names, int(version))
 
-    def _ask_tags(self, pipe: Any, asked: int) -> None:
+    def _ask_tags(self, pipe: Any, asked: int, most: int = CHANGES) -> None:
         """The lowest member, which is the origin, and what is above the highest known version."""
         name = self._names.tags
         pipe.execute_command("ZRANGE", name, 0, 0, "WITHSCORES")
-        above = (f"({asked}", "+inf", "BYSCORE", "LIMIT", 0, CHANGES, "WITHSCORES")
+        above = (f"({asked}", "+inf", "BYSCORE", "LIMIT", 0, most, "WITHSCORES")
         pipe.execute_command("ZRANGE", name, *above)
 
     async def _take_tags(self, asked: int, lowest: Sequence[Any], changes: Sequence[Any]) -> None:
         """Learn from the answers to ``_ask_tags``, and ask on while there is more."""
         tags = self._tags
+        most = CHANGES
         while True:
             if not lowest:
                 try:
@@ -328,13 +329,13 @@ class RedisBackend(CacheBackend):
             elif tags.origin is None and self.counters["errors"]:
                 tags.floor = self.now_ms() * 1000  # what was invalidated meanwhile may be lost
             tags.note_origin(lowest, self.now_ms() * 1000)
-            if not tags.note_changes(asked, bytes(lowest[0]), changes):
+            if not tags.note_changes(asked, bytes(lowest[0]), changes, most):
                 return
-            asked = tags.cursor
+            asked, most = tags.cursor, PAGE_OF_TAGS
 
             async def work(client: Any, asked: int = asked) -> list[Any]:
                 pipe = client.pipeline(transaction=False)
-                self._ask_tags(pipe, asked)
+                self._ask_tags(pipe, asked, PAGE_OF_TAGS)
                 answers: list[Any] = await pipe.execute()
                 return answers
 
@@ -355,23 +356,6 @@ class RedisBackend(CacheBackend):
             min(now, self._born_us) if first else now,
         )
         return began
-
-    async def _learn(self, entries: Iterable[_core.Entry]) -> None:
-        """Ask about the tags of entries that were captured before the last invalidation and are not
-        known here.
-        """
-        tags = self._tags
-        unknown = [tags.unknown(entry.meta.get(META_TAGS) or ()) for entry in entries]
-        names = list(dict.fromkeys(name for some in unknown for name in some))
-        for first in range(0, len(names), CHANGES):
-            some = names[first : first + CHANGES]
-            seen = tags.cursor
-
-            async def work(client: Any, some: list[bytes] = some) -> list[Any]:
-                scores: list[Any] = await client.execute_command("ZMSCORE", self._names.tags, *some)
-                return scores
-
-            tags.note_versions(some, await self._client.run(work), seen)
 
     async def _sync_tags(self) -> None:
         """Know of every invalidation up to now."""
@@ -605,7 +589,6 @@ class RedisBackend(CacheBackend):
             seen.update(map(hash, fresh))
             for first in range(0, len(fresh), SCAN_BATCH):
                 entries = await self._peek(fresh[first : first + SCAN_BATCH])
-                await self._learn(entries)
                 for entry in entries:
                     yield entry
 

@@ -223,8 +223,10 @@ class S3Client:
             "s3": {"addressing_style": style},
             "user_agent_extra": "cogcache",
         }
-        if not (self._config.endpoint_url or "https").startswith("http:"):
-            options["s3"]["payload_signing_enabled"] = False  # TLS and a checksum guard it
+        signed = self._config.sign_payloads
+        if signed is None:  # over https TLS and a checksum guard it
+            signed = (self._config.endpoint_url or "https").startswith("http:")
+        options["s3"]["payload_signing_enabled"] = signed
         checksums = {
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",

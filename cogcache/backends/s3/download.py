@@ -9,6 +9,7 @@ is needed, except once for a store that does not know suffix ranges.
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from cogcache.backends.s3.errors import (
 )
 from cogcache.backends.s3.lanes import Call, Lane, current_call
 
-__all__ = ["Reads", "RemoteBytes", "Tail", "fetch_parallel", "token_of", "wait_for"]
+__all__ = ["Reads", "RemoteBytes", "Room", "Tail", "fetch_parallel", "token_of", "wait_for"]
 
 TAIL_BYTES: Final = 64 * 1024
 RANGE_BYTES: Final = 8 << 20  # of one request of a large transfer
@@ -41,6 +42,27 @@ PATIENCE_SECONDS: Final = 2.0  # before a body's rate is judged
 TOKEN: Final = "cc-token"  # noqa: S105 - of a write; in the metadata of every object
 _PIECE: Final = 256 * 1024
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Room:
+    """Memory of a known size that is filled in place and then handed out as bytes, without a copy
+    unless somebody still has a view of it.
+
+    Attributes:
+        view: All of it, writable, until ``take``.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._file = io.BytesIO()
+        if size:
+            self._file.seek(size - 1)
+            self._file.write(b"\0")
+        self.view = self._file.getbuffer()
+
+    def take(self) -> bytes:
+        """The bytes; the view is no longer usable."""
+        self.view.release()
+        return self._file.getvalue()
 
 
 class BrokenBodyError(Exception):
@@ -190,9 +212,9 @@ class Reads:
             ChangedError, AbsentError: Another generation is there, or none.
             S3Error: See there.
         """
-        data = bytearray(stop - start)
-        self.range_into(call, lane, name, start, memoryview(data), total, etag)
-        return bytes(data)
+        room = Room(stop - start)
+        self.range_into(call, lane, name, start, room.view, total, etag)
+        return room.take()
 
     def range_into(
         self,
@@ -414,9 +436,9 @@ class RemoteBytes:
             return self._reads.range(
                 call, self._client.small, self.name, start, stop, self.tail.size, self.tail.etag
             )
-        data = bytearray(stop - start)
-        fetch_parallel(self._reads, self._client, call, self.name, start, data, self.tail)
-        return bytes(data)
+        room = Room(stop - start)
+        fetch_parallel(self._reads, self._client, call, self.name, start, room.view, self.tail)
+        return room.take()
 
 
 def fetch_parallel(
@@ -425,15 +447,14 @@ def fetch_parallel(
     call: Call,
     name: str,
     start: int,
-    data: bytearray,
+    room: memoryview,
     tail: Tail,
 ) -> None:
-    """Fill ``data`` with the bytes from ``start`` on: ranges of 8 MiB, four at a time, by the bulk
+    """Fill ``room`` with the bytes from ``start`` on: ranges of 8 MiB, four at a time, by the bulk
     lane. Blocks; not in a thread of the bulk lane itself. The first fault ends it.
     """
-    room = memoryview(data)
-    pieces = [(at, room[at : at + RANGE_BYTES]) for at in range(0, len(data), RANGE_BYTES)]
-    call.extend(client.seconds_for(len(data)))
+    pieces = [(at, room[at : at + RANGE_BYTES]) for at in range(0, len(room), RANGE_BYTES)]
+    call.extend(client.seconds_for(len(room)))
     parts: list[tuple[Call, Any]] = []
     waiting = list(reversed(pieces))
     try:

@@ -28,6 +28,7 @@ from cogcache.backends.s3.download import (
     WHOLE_LIMIT,
     Reads,
     RemoteBytes,
+    Room,
     Tail,
     fetch_parallel,
     token_of,
@@ -221,10 +222,11 @@ class S3Backend(CacheBackend):
     def _whole_if_large(self, call: Call, key: bytes, name: str, tail: Tail) -> _core.Entry:
         if tail.size > WHOLE_LIMIT:
             return self._open_first(call, key, name)
-        front = bytearray(tail.start)
-        fetch_parallel(self._reads, self._client, call, name, 0, front, tail)
-        front += tail.data
-        return _core.Entry.from_bytes(bytes(front), key)
+        room = Room(tail.size)
+        room.view[tail.start :] = tail.data
+        with room.view[: tail.start] as front:
+            fetch_parallel(self._reads, self._client, call, name, 0, front, tail)
+        return _core.Entry.from_bytes(room.take(), key)
 
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
         if entry.in_memory:
