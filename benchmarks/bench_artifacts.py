@@ -45,9 +45,15 @@ BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 
 @dataclass(frozen=True)
 class Cell:
-    """One contender at one operation on one artifact; seconds per operation, a block each."""
+    """One contender at one operation on one artifact.
+
+    Attributes:
+        seconds: Per operation, a block each.
+        blocking: Whether its calls block; they are set against the same form of cogcache.
+    """
 
     seconds: tuple[float, ...]
+    blocking: bool = False
 
     @property
     def median(self) -> float:
@@ -55,13 +61,13 @@ class Cell:
         return statistics.median(self.seconds)
 
     def against(self, other: Cell) -> tuple[float, float, float]:
-        """How many times slower than ``other``: lower quartile, median, upper quartile."""
+        """How many times the time of ``other``: lower quartile, median, upper quartile."""
         ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         return low, middle, high
 
 
-OWN = ("cogcache", "compressed")
+AWAITED, BLOCKING, COMPRESSED = "cogcache", "cogcache, sync", "compressed"
 Results = dict[tuple[str, str, str], Cell]  # (operation, artifact, contender)
 
 
@@ -146,8 +152,9 @@ async def measure(artifact: Artifact, folder: Path, rounds: int) -> Results:
     finally:
         for contender in contenders:
             await contender.close()
+    blocking = {contender.name: contender.blocking for contender in contenders}
     return {
-        (operation, artifact.name, name): Cell(tuple(seconds))
+        (operation, artifact.name, name): Cell(tuple(seconds), blocking[name])
         for (operation, name), seconds in taken.items()
     }
 
@@ -187,40 +194,83 @@ def human_size(size: int) -> str:
     return f"{size} B"
 
 
+def own_form(results: Results, operation: str, artifact: str, name: str) -> Cell:
+    """The cell of cogcache in the form in which the contender ``name`` is called."""
+    blocking = results[operation, artifact, name].blocking
+    return results[operation, artifact, BLOCKING if blocking else AWAITED]
+
+
+def compared(cell: Cell, own: Cell, spread: bool) -> str:
+    """A time, and how many times the time of cogcache it is."""
+    low, middle, high = cell.against(own)
+    ratio = f"{middle:.2g}x" if middle < 10 else f"{middle:.0f}x"
+    between = f", {low:.2g}-{high:.2g}" if spread else ""
+    return f"{human_time(cell.median)} ({ratio}{between})"
+
+
 def table(results: Results, operation: str, sizes: dict[str, int], spread: bool) -> str:
-    """A markdown table: the median time of each, and how many times slower than cogcache."""
-    names = [name for _, _, name in results]
-    peers = [name for name in dict.fromkeys(names) if name != "cogcache"]
+    """A markdown table: the median time of each; peers beside the same form of cogcache."""
+    names = dict.fromkeys(name for _, _, name in results if name != COMPRESSED)
     lines = [
-        f"| {operation} | size | cogcache | " + " | ".join(peers) + " |",
-        "|---|--:|--:|" + "--:|" * len(peers),
+        f"| {operation} | size | " + " | ".join(names) + " |",
+        "|---|--:|" + "--:|" * len(names),
     ]
     for artifact, size in sizes.items():
-        ours = results[operation, artifact, "cogcache"]
-        cells = []
-        for peer in peers:
-            cell = results[operation, artifact, peer]
-            low, middle, high = cell.against(ours)
-            ratio = f"{middle:.2g}x" if middle < 10 else f"{middle:.0f}x"
-            between = f", {low:.2g}-{high:.2g}" if spread else ""
-            cells.append(f"{human_time(cell.median)} ({ratio}{between})")
-        lines.append(
-            f"| {artifact} | {human_size(size)} | **{human_time(ours.median)}** | "
-            + " | ".join(cells)
-            + " |"
-        )
+        cells = [artifact, human_size(size)]
+        for name in names:
+            cell = results[operation, artifact, name]
+            own = own_form(results, operation, artifact, name)
+            ours = name in (AWAITED, BLOCKING)
+            cells.append(f"**{human_time(cell.median)}**" if ours else compared(cell, own, spread))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def compressed_table(results: Results, sizes: dict[str, int]) -> str:
+    """A markdown table of cogcache told to compress, beside itself as it is by default."""
+    lines = [
+        "| compressed, awaited | size | " + " | ".join(OPERATIONS) + " |",
+        "|---|--:|" + "--:|" * len(OPERATIONS),
+    ]
+    for artifact, size in sizes.items():
+        cells = [artifact, human_size(size)]
+        for operation in OPERATIONS:
+            own = results[operation, artifact, AWAITED]
+            cells.append(compared(results[operation, artifact, COMPRESSED], own, spread=True))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def behind(results: Results) -> list[str]:
-    """Every cell in which a peer is faster than cogcache, in words."""
+    """Every cell in which a peer is faster than the form of cogcache beside it, in words."""
     found = []
     for (operation, artifact, name), cell in results.items():
-        ours = results[operation, artifact, "cogcache"]
-        middle = cell.against(ours)[1]
-        if name not in OWN and middle < 1:
+        middle = cell.against(own_form(results, operation, artifact, name))[1]
+        if name not in (AWAITED, BLOCKING, COMPRESSED) and middle < 1:
             found.append(f"{operation} of {artifact}: {name} takes {middle:.2f} of our time")
     return found
+
+
+def behind_awaited(results: Results) -> list[str]:
+    """Every cell in which a peer that blocks is faster than cogcache awaited, in words."""
+    found = []
+    for (operation, artifact, name), cell in results.items():
+        middle = cell.against(results[operation, artifact, AWAITED])[1]
+        if cell.blocking and name != BLOCKING and middle < 1:
+            found.append(f"{operation} of {artifact}: {name} takes {middle:.2f} of its time")
+    return found
+
+
+def summary(results: Results) -> str:
+    """Where a peer is ahead: all of it, for the end of the page."""
+    parts = []
+    for title, found in (
+        ("A peer is ahead of cogcache called in the same form", behind(results)),
+        ("A blocking peer is ahead of cogcache awaited", behind_awaited(results)),
+    ):
+        listed = "\n".join(f"- {line}" for line in found) if found else "- on no row"
+        parts.append(f"{title}:\n\n{listed}")
+    return "\n\n".join(parts)
 
 
 async def single_hits(artifacts: Iterable[Artifact], folder: Path, count: int) -> str:
@@ -312,14 +362,11 @@ def main(arguments: list[str] | None = None) -> int:
         single = asyncio.run(single_hits(chosen, Path(folder), 100))
     short = "\n\n".join(table(results, what, sizes, spread=False) for what in OPERATIONS)
     long = "\n\n".join(table(results, what, sizes, spread=True) for what in OPERATIONS)
-    print(f"{where}\n\n{long}\n\n{single}\n")
-    slower = behind(results)
-    print("\n".join(slower) if slower else "cogcache is ahead of every peer on every row")
+    page = "\n\n".join((long, compressed_table(results, sizes), single, summary(results)))
+    print(f"{where}\n\n{page}")
     if options.write:
         replace_between(ROOT / "README.md", f"{short}\n\n{where}.")
-        replace_between(
-            ROOT / "docs" / "benchmarks.md", f"{long}\n\n{single}\n\nMeasured on: {where}."
-        )
+        replace_between(ROOT / "docs" / "benchmarks.md", f"{page}\n\nMeasured on: {where}.")
     return 0
 
 

@@ -16,6 +16,10 @@ final name (a crash leaves half a file), none but cogcache checks a byte of what
 size limit (diskcache's is raised out of the way). cogcache is called as a pipeline
 calls it, ``video = await cache.video(path)`` once and then artifact by artifact: the key is made
 on every call, while the peers are handed a short ready-made name.
+
+It takes part in both of its forms: awaited, where no disk ever holds up the event loop, and
+blocking, through ``video.sync``. Peers are called in the one form that they have: aiofiles is
+awaited, all others block whoever calls them.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ class Contender(Protocol):
     """What the benchmark asks of each."""
 
     name: str
+    blocking: bool  # whether the event loop stands still until a call ends
 
     async def put(self, kind: Kind, key: str, value: Any) -> None:
         """Store ``value`` under a name that is new."""
@@ -56,6 +61,7 @@ class Cogcache:
     """The artifact cache, through its public calls on a video that was looked at once."""
 
     name = "cogcache"
+    blocking = False
     compression: Compression = "auto"
 
     def __init__(self, root: Path) -> None:
@@ -100,6 +106,34 @@ class Cogcache:
         await self._cache.aclose()
 
 
+class CogcacheSync(Cogcache):
+    """The same, through its blocking face."""
+
+    name = "cogcache, sync"
+    blocking = True
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        video = (await self._video()).sync
+        if kind == "document":
+            stored = video.set_transcript(value, model_size=key)
+        elif kind == "frames":
+            metadata, pictures = value
+            stored = video.set_keyframes(metadata, pictures, params={"name": key})
+        else:
+            stored = video.set_embeddings(value, model_name=key)
+        if not stored:
+            raise RuntimeError(f"cogcache did not store {key}: {self._cache.get_cache_stats()}")
+
+    async def get(self, kind: Kind, key: str) -> Any:
+        video = (await self._video()).sync
+        if kind == "document":
+            return video.get_transcript(model_size=key)
+        if kind == "frames":
+            found = video.get_keyframes(load_images=True, params={"name": key})
+            return None if found is None else (found[0], dict(found[1]))
+        return video.get_embeddings(model_name=key)
+
+
 class Compressed(Cogcache):
     """The same, told to compress whatever gains by it, as where bytes travel."""
 
@@ -111,6 +145,7 @@ class PlainFiles:
     """``open``, ``read``, ``write``: what a script does without any library."""
 
     name = "plain files"
+    blocking = True
 
     def __init__(self, root: Path) -> None:
         root.mkdir()
@@ -156,6 +191,7 @@ class AioFiles:
     """Plain files without blocking the event loop."""
 
     name = "aiofiles"
+    blocking = False
 
     def __init__(self, root: Path) -> None:
         root.mkdir()
@@ -227,6 +263,7 @@ class DiskCache:
     """diskcache: SQLite and files, values pickled."""
 
     name = "diskcache"
+    blocking = True
 
     def __init__(self, root: Path) -> None:
         self._cache = diskcache.Cache(str(root), size_limit=2**40)
@@ -245,6 +282,7 @@ class Joblib:
     """joblib: the files that ``joblib.Memory`` is made of, without its hashing of arguments."""
 
     name = "joblib"
+    blocking = True
 
     def __init__(self, root: Path) -> None:
         root.mkdir()
@@ -262,9 +300,10 @@ class Joblib:
 
 CONTENDERS: tuple[Callable[[Path], Contender], ...] = (
     Cogcache,
-    Compressed,
-    PlainFiles,
     AioFiles,
+    CogcacheSync,
+    PlainFiles,
     DiskCache,
     Joblib,
+    Compressed,
 )

@@ -222,7 +222,8 @@ class FilesystemCacheBackend(CacheBackend):
         return reasons
 
     def _note_written(self, reasons: Iterable[str | None]) -> None:
-        if self.config.read_only is not True:  # else it is no news
+        said = self._unavailable or isinstance(self._store, MissingStore)
+        if self.config.read_only is not True and not said:  # else it is no news
             for reason in reasons:
                 self.note_written(reason)
         self._sweep_now_and_then()

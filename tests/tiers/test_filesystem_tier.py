@@ -44,7 +44,7 @@ def objects(tier: FilesystemCacheBackend) -> list[Path]:
 @needs_inline
 @pytest.mark.parametrize("size", [10, 4000, 50_000, 200_000])
 async def test_a_warm_hit_makes_no_job(tmp_path: Path, size: int) -> None:
-    tier = tier_at(tmp_path)
+    tier = tier_at(tmp_path, cleanup_on_startup=False)
     value = {"bytes": os.urandom(size), "text": "t"}
     assert await tier.set("key", value)
     settle()
@@ -57,7 +57,7 @@ async def test_a_warm_hit_makes_no_job(tmp_path: Path, size: int) -> None:
 
 
 async def test_a_large_copy_is_left_to_the_pool(tmp_path: Path) -> None:
-    tier = tier_at(tmp_path)
+    tier = tier_at(tmp_path, cleanup_on_startup=False)
     value = os.urandom(2_000_000)
     assert await tier.set("key", value)
     assert tier.get_inline(_core.raw_key("key"), "miss", "slow") == "slow"
@@ -75,7 +75,7 @@ def lines(count: int, word: str = "line") -> list[str]:
 async def test_a_long_document_is_read_at_once_and_a_longer_one_left_to_the_pool(
     tmp_path: Path,
 ) -> None:
-    tier = tier_at(tmp_path, enable_compression=False)
+    tier = tier_at(tmp_path, enable_compression=False, cleanup_on_startup=False)
     long, longer = lines(100_000), lines(250_000)
     assert await tier.set("long", long)
     assert await tier.set("longer", longer)
@@ -119,7 +119,7 @@ async def test_a_damaged_long_document_is_never_decoded(tmp_path: Path) -> None:
 @needs_inline
 @needs_maps
 async def test_a_large_array_is_lent_writable_and_nobody_else_sees_changes(tmp_path: Path) -> None:
-    tier = tier_at(tmp_path)
+    tier = tier_at(tmp_path, cleanup_on_startup=False)
     array = np.random.default_rng(1).standard_normal((1000, 500))
     assert await tier.set("key", array)
     first = await tier.get("key")
@@ -217,9 +217,10 @@ async def test_cleanup_while_another_sweeps_still_cleans_up(tmp_path: Path) -> N
 
 
 async def test_without_ttl_nothing_expires(tmp_path: Path) -> None:
-    lives = tier_at(tmp_path)
+    # no sweep meanwhile: it would take what has expired for one of the two
+    lives = tier_at(tmp_path, cleanup_on_startup=False)
     assert await lives.set("key", 1, ttl=60)
-    ignores = tier_at(tmp_path, enable_ttl=False)
+    ignores = tier_at(tmp_path, enable_ttl=False, cleanup_on_startup=False)
     assert await ignores.set("own", 2, ttl=60)
     for tier in (lives, ignores):
         tier.set_clock_offset(61_000)
