@@ -94,7 +94,7 @@ def test_importing_cogcache_does_not_import_redis() -> None:
 
 
 def test_without_redis_py_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("cogcache.backends.redis.client.is_installed", lambda name: False)
     with pytest.raises(ConfigError, match=r"pip install 'cogcache-video\[redis\]'"):
         CacheManager(CacheConfig([{"backend_type": "redis", "url": "redis://h"}]))
 

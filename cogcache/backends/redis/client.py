@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cogcache._fork import renew_after_fork
+from cogcache._installed import is_installed
 from cogcache.backends.redis.scripts import Script
 from cogcache.backends.s3.errors import (
     MisconfiguredError,
@@ -53,7 +53,7 @@ class WrongKindError(S3Error):
 
 def require_redis() -> None:
     """Raise ``ConfigError`` with the extra to install unless redis-py is there; imports nothing."""
-    if importlib.util.find_spec("redis") is None:
+    if not is_installed("redis"):
         raise ConfigError(
             "backend_type 'redis' needs redis-py, which is not installed: "
             "pip install 'cogcache-video[redis]'"

@@ -82,19 +82,19 @@ class RemoteBytes:
     async def range(self, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` of the container."""
         known = self.manifest
-        found = bytearray(known.head[start:stop])
+        found = [known.head[start:stop]]
         low, high = max(start, HEAD_BYTES), min(stop, known.cut)
         if low < high:
-            for data in await self._places(known.places(low, high)):
-                found += data
+            found += await self._places(known.places(low, high))
         low, high = max(start, known.cut), min(stop, known.tail_start)
         if low < high:
-            found += await self._of_manifest(low, high)
+            found.append(await self._of_manifest(low, high))
         if stop > known.tail_start:
-            found += known.tail[max(0, start - known.tail_start) : stop - known.tail_start]
-        if len(found) != stop - start:
+            found.append(known.tail[max(0, start - known.tail_start) : stop - known.tail_start])
+        whole = b"".join(found)
+        if len(whole) != stop - start:
             raise AbsentError("the entry was replaced since it was opened")
-        return bytes(found)
+        return whole
 
     async def load_all(self) -> bytes:
         """The whole container.

@@ -11,7 +11,6 @@ give them (the default makes chunked uploads that older stores refuse), ``bytear
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -53,12 +52,14 @@ _LANES: Final[dict[str, dict[str, Any]]] = {
 
 
 def require_boto3() -> None:
-    """Raise ``ConfigError`` with the extra to install unless boto3 is there; imports nothing."""
-    if importlib.util.find_spec("boto3") is None:
+    """Import boto3, or raise ``ConfigError`` with the extra to install."""
+    try:
+        import boto3  # noqa: F401
+    except ImportError as error:
         raise ConfigError(
-            "backend_type 's3' needs boto3, which is not installed: "
+            "backend_type 's3' needs boto3, which cannot be imported: "
             "pip install 'cogcache-video[s3]'"
-        )
+        ) from error
 
 
 class S3Client:
