@@ -175,8 +175,10 @@ class WriteBehind:
     async def _make_job(
         self, image: _core.Image, source: int, kind: int, token: int | None
     ) -> _Job | None:
-        """``None``: there is no room on the disk for what must outlive the process."""
-        if self.spool is not None and token is not None and self._policy.behind_durable:
+        """``None``: it must outlive the process, and the disk has not taken it."""
+        if self.spool is not None:
+            if token is None:
+                return None
             spooled = await self.spool.keep(image.key, token, source, kind)
             if isinstance(spooled, str):
                 return None
@@ -231,6 +233,8 @@ class WriteBehind:
             self._tell()
 
     def _add(self, job: _Job) -> None:
+        if job.spooled is not None and job.spooled.name in self._names:
+            return  # a look into the spool has found it before its put was done
         older = self._waiting.pop(job.key, None)
         if older is not None:
             self.counters["replaced"] += 1
@@ -440,11 +444,18 @@ class WriteBehind:
             newest[job.key] = job
             if older is not None:
                 await self._forget_older(older)
+        stale: list[Spooled] = []
         with self._lock:
             for job in newest.values():
-                known = job.name in self._names or job.key in self._waiting
-                if not known and not self._closed:
+                ours = self._waiting.get(job.key) or self._sending.get(job.key)
+                if job.name in self._names or self._closed:
+                    continue
+                if ours is not None and ours.spooled and ours.spooled.made_ms >= job.made_ms:
+                    stale.append(job)
+                else:
                     self._add(_Job(job.key, job.size, job.source, job.kind, spooled=job))
+        for job in stale:
+            await self._forget_older(job)
 
     async def _forget_older(self, job: Spooled) -> None:
         """A newer put of its key waits as well."""
@@ -550,7 +561,7 @@ class WriteBehind:
                 "items": self._items,
                 "bytes": self._bytes,
                 "oldest_seconds": 0.0 if oldest is None else time.monotonic() - oldest,
-                "durable": self.spool is not None and self._policy.behind_durable,
+                "durable": self.spool is not None,
             }
 
     def _next_change(self) -> Future[None]:

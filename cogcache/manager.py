@@ -596,6 +596,8 @@ class CacheManager:
         except BaseException:
             self._reading.count("streams_aborted")
             raise
+        if result.stored:
+            await self._writing.withdraw(encoded.__eq__)  # what waits is an older value
         self._count("sets", result.stored)
         self._reading.count("streams_stored", result.stored)
         self._reading.count("bytes_stored", result.size)

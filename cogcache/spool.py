@@ -32,7 +32,7 @@ __all__ = ["Claim", "Spool", "Spooled", "destination_of"]
 
 ORPHAN_SECONDS: Final = 600.0  # a link without a record is a put that was killed in between
 _PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
-_PLACES: Final = ("endpoint_url", "bucket", "clean_prefix", "key_prefix", "expanded_path")
+_PLACES: Final = ("endpoint_url", "bucket", "expanded_path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +229,7 @@ def destination_of(tier: CacheBackend) -> str:
     config = tier.config
     place = [str(getattr(config, "backend_type", type(tier).__name__))]
     place += [f"{name}={getattr(config, name)}" for name in _PLACES if hasattr(config, name)]
+    place.append(str(getattr(config, "prefix", "")).strip("/"))
     url = getattr(config, "url", None)
     if isinstance(url, str):
         parts = urlsplit(url)

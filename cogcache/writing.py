@@ -84,6 +84,8 @@ class Writing:
     async def write(self, what: Drafts, *, source: int = 0, kind: int = 0) -> StoreResult:
         """Put a value into every tier that it is for, and say what became of it."""
         tiers, queues = self._tiers.backends, self._tiers.queues
+        if self._tiers.promotions.tasks:  # a copy of an older value must not end up above this one
+            await self._tiers.promotions.withdraw(next(iter(what.values())).key.__eq__)
         words = await together(
             [
                 self.write_one(tier, what[tier.draft_kind], source=source, kind=kind)
@@ -122,6 +124,9 @@ class Writing:
 
     async def write_batch(self, whats: Sequence[Drafts]) -> list[StoreResult]:
         """``write`` of each, with one call for each tier."""
+        if self._tiers.promotions.tasks:
+            keys = {next(iter(what.values())).key for what in whats}
+            await self._tiers.promotions.withdraw(keys.__contains__)
         answers = await together(
             [
                 self._write_many(tier, [what[tier.draft_kind] for what in whats])

@@ -221,6 +221,18 @@ async def test_what_was_forgotten_or_invalidated_while_it_waited_is_not_sent() -
     await manager.aclose()
 
 
+async def test_a_value_of_a_size_that_is_not_for_the_tier_does_not_wait() -> None:
+    manager, slow = over(max_value_size=10_000)
+    slow.held = True
+    await manager.set("key", b"small")
+    stored = await manager.store("key", os.urandom(20_000))
+    assert (stored.stored, stored.later) == (True, ())
+    slow.let_go()
+    assert await manager.flush(60) == 0
+    assert slow.images == {}
+    await manager.aclose()
+
+
 async def test_a_required_tier_behind_fails_a_put_that_finds_no_room() -> None:
     manager, slow = over(required=True, behind_items=1, behind_when_full="drop")
     slow.held = True

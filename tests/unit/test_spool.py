@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from support_cache import HeldTier, manager_over
 
-from cogcache import CacheManager, FilesystemCacheConfig
+from cogcache import CacheManager, FilesystemCacheConfig, RedisCacheConfig, S3CacheConfig
 from cogcache.backends.filesystem import FilesystemCacheBackend
 from cogcache.keys import key_bytes
 from cogcache.spool import Claim, Spool, destination_of
@@ -172,6 +173,41 @@ async def test_a_newer_put_replaces_the_job_of_its_key(tmp_path: Path) -> None:
     await manager.aclose()
 
 
+async def test_a_look_into_the_spool_in_the_middle_of_a_put_does_no_harm(tmp_path: Path) -> None:
+    manager, slow = over(tmp_path)
+    queue = next(iter(manager._tiers.queues.values()))
+    assert queue.spool is not None
+    keep = queue.spool.keep
+
+    async def keep_and_look(*about: Any) -> Any:
+        kept = await keep(*about)
+        await queue._look_for_others(0)
+        return kept
+
+    slow.held = True
+    queue.spool.keep = keep_and_look  # type: ignore[method-assign]
+    for n in range(8):
+        assert (await manager.store(f"key:{n}", n)).later == ("slow",)
+    slow.let_go()
+    assert await manager.flush(60) == 0
+    assert sorted(slow.written) == sorted(key_bytes(f"key:{n}") for n in range(8))
+    await manager.aclose()
+
+
+async def test_what_a_dead_process_put_does_not_replace_what_was_put_since(tmp_path: Path) -> None:
+    kill_while_it_waits(tmp_path, "await manager.store('key', 'old')")
+    manager, slow = over(tmp_path)
+    slow.held = True
+    await manager.set("key", "new")
+    await next(iter(manager._tiers.queues.values()))._look_for_others(0)
+    slow.let_go()
+    assert await manager.flush(60) == 0
+    assert await slow.get("key") == "new"
+    while files_of(tmp_path):
+        await asyncio.sleep(0)
+    await manager.aclose()
+
+
 async def test_what_closing_could_not_send_stays_for_the_next_process(tmp_path: Path) -> None:
     manager, slow = over(tmp_path)
     slow.word = "unavailable"
@@ -217,6 +253,14 @@ async def test_where_the_spool_takes_nothing_the_put_sends_itself_or_says_so(
     assert (stored.stored, stored.reason) == (False, "unavailable")
     assert await manager.get("b") == 1  # reads go on
     slow.word = None
+    await manager.aclose()
+
+
+async def test_what_the_directory_does_not_take_is_sent_at_once(tmp_path: Path) -> None:
+    slow = HeldTier("slow", write_mode="behind")
+    manager = manager_over(local_at(tmp_path, max_value_size=1000), slow)
+    stored = await manager.store("key", os.urandom(5000))
+    assert (stored.tiers, stored.later) == (("slow",), ())
     await manager.aclose()
 
 
@@ -319,3 +363,15 @@ def test_a_destination_is_a_place_and_tells_no_secret(tmp_path: Path) -> None:
     here, there = local_at(tmp_path / "a"), local_at(tmp_path / "b")
     assert destination_of(here) != destination_of(there)
     assert len(destination_of(here)) == 16
+    places = [
+        S3CacheConfig("bucket", "prefix"),
+        S3CacheConfig("bucket", "other"),
+        S3CacheConfig("tekcub", "prefix"),
+        S3CacheConfig("bucket", "prefix", endpoint_url="http://h"),
+        RedisCacheConfig("redis://h"),
+        RedisCacheConfig("redis://h", prefix="p"),
+        RedisCacheConfig("redis://h/1"),
+    ]
+    assert len({destination_of(cast(Any, SimpleNamespace(config=at))) for at in places}) == 7
+    secret = [S3CacheConfig("b", access_key="a", secret_key=key) for key in ("x", "y")]
+    assert len({destination_of(cast(Any, SimpleNamespace(config=at))) for at in secret}) == 1

@@ -179,6 +179,22 @@ async def test_a_delete_calls_off_the_promotion_of_its_key() -> None:
     assert await manager.get("key") is None
 
 
+async def test_a_put_calls_off_the_promotion_of_the_older_value() -> None:
+    upper, lower = HeldTier("upper"), tier_of("lower")
+    upper.held = True
+    manager = manager_over(upper, lower)
+    await lower.put(lower.draft(key_bytes("key"), "old", ttl_ms=None))
+    assert await manager.get("key") == "old"
+    assert len(manager._tiers.promotions.tasks) == 1
+    putting = asyncio.create_task(manager.set("key", "new"))
+    while manager._tiers.promotions.tasks:
+        await asyncio.sleep(0)
+    upper.let_go()
+    assert await putting
+    assert await manager.get("key") == "new"
+    assert await upper.get("key") == "new"
+
+
 # --- a scan and the hot set -----------------------------------------------------------------------
 
 

@@ -1,0 +1,159 @@
+"""Write-behind to S3 through kills and outages, and several S3 places that stand in for each
+other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers.proxy import Proxy
+from support.servers.s3 import S3Place, S3Server
+from support_s3 import config_at, names_in, tier_at
+
+from cogcache import CacheConfig, CacheManager, FilesystemCacheConfig
+from cogcache.keys import key_bytes
+
+pytestmark = pytest.mark.s3("weed")
+
+ISOLATED = Path(__file__).parents[1] / "isolated"
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ISOLATED))
+
+
+def behind_manager(path: Path, place: S3Place, **options: Any) -> CacheManager:
+    return CacheManager(
+        CacheConfig(
+            [
+                FilesystemCacheConfig(base_path=path, max_size_mb=100),
+                config_at(place, write_mode="behind", **options),
+            ]
+        )
+    )
+
+
+def jobs_in(path: Path) -> list[str]:
+    return sorted(name for name in os.listdir(path / "v1" / "spool") if name.endswith(".job"))
+
+
+async def sent_by_another(path: Path, place: S3Place) -> None:
+    """What the next process of the directory does."""
+    manager = behind_manager(path, place)
+    for queue in manager._tiers.queues.values():
+        await queue._look_for_others(0)
+    assert await manager.flush(300) == 0
+    await manager.aclose()
+
+
+@pytest.mark.parametrize(
+    "kills", [200, pytest.param(1000, marks=pytest.mark.torture)], ids=["short", "long"]
+)
+async def test_kills_lose_nothing_that_was_acknowledged(
+    tmp_path: Path, s3_place: S3Place, s3_proxy: Proxy, kills: int
+) -> None:
+    from put_behind_until_killed import value_of
+
+    with s3_place.at(endpoint_url=s3_proxy.endpoint_url) as place:
+        config = dataclasses.asdict(config_at(place))
+        wanted = ("bucket", "prefix", "endpoint_url", "access_key", "secret_key", "region")
+        options = json.dumps({name: config[name] for name in wanted})
+        script = str(ISOLATED / "put_behind_until_killed.py")
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, script, str(tmp_path), options, str(kills), "9"],
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=1200,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert ran.returncode == 0
+        acknowledged: list[int] = json.loads(ran.stdout)
+        assert len(acknowledged) >= kills
+        await sent_by_another(tmp_path, place)
+        assert jobs_in(tmp_path) == []
+        puts = Counter(r["path"] for r in s3_proxy.requests() if r["kind"] == "PutObject")
+    tier = tier_at(s3_place)
+    for number in acknowledged:
+        assert await tier.get(f"key:{number}") == value_of(number), number
+    listed = await tier.list_keys()
+    assert len(listed) == len([name for name in names_in(s3_place) if "/v1/" in name])  # all whole
+    entries = {path: count for path, count in puts.items() if "/v1/" in path}
+    assert sum(count - 1 for count in entries.values()) <= kills  # sent twice
+    uploads = s3_place.client.list_multipart_uploads(Bucket=s3_place.bucket, Prefix=s3_place.prefix)
+    assert uploads.get("Uploads", []) == []
+    await tier.aclose()
+
+
+async def test_an_outage_costs_nothing_but_time(
+    tmp_path: Path, proxied_place: S3Place, s3_place: S3Place, s3_proxy: Proxy
+) -> None:
+    manager = behind_manager(tmp_path, proxied_place)
+    assert await manager.set("before", 0)
+    assert await manager.flush(60) == 0
+    s3_proxy.set("refuse")
+    for n in range(50):
+        stored = await manager.store(f"key:{n}", n)
+        assert (stored.stored, len(stored.later)) == (True, 1)
+        assert await manager.get(f"key:{n}") == n
+    assert await manager.flush(0.01) == 50
+    s3_proxy.clear()
+    assert await manager.flush(120) == 0
+    assert jobs_in(tmp_path) == []
+    tier = tier_at(s3_place)
+    assert len(await tier.list_keys()) == 51
+    await tier.aclose()
+    await manager.aclose()
+
+
+async def test_another_place_stands_in_for_one_that_died(
+    tmp_path: Path, start_s3: Callable[[str], S3Server], s3_place: S3Place
+) -> None:
+    other = start_s3("bare")
+    with other.place() as near:
+        first = config_at(near, priority=1, timeout_seconds=2)
+        second = config_at(s3_place, priority=2)
+        manager = CacheManager(CacheConfig([first, second]))
+        one, two = manager.backends
+        assert (await manager.store("key", "value")).tiers == (one.name, two.name)
+        assert (await manager.lookup("key")).tier == one.name
+        other.close()
+        for n in range(10):
+            found = await manager.lookup("key")
+            assert (found.value, found.tier) == ("value", two.name)
+            assert (await manager.store(f"more:{n}", n)).tiers == (two.name,)
+            assert await manager.get(f"more:{n}") == n
+        stats = (await manager.get_stats())["backends"]
+        assert stats[one.name]["state"] == "degraded"
+        assert stats[two.name]["state"] == "works"
+        assert stats[one.name]["lanes"]["small"]["rejected"] > 0  # the breaker spares the time-out
+        await manager.aclose()
+
+
+async def test_a_value_that_was_removed_while_it_was_uploaded_does_not_come_back(
+    tmp_path: Path, proxied_place: S3Place, s3_place: S3Place, s3_proxy: Proxy
+) -> None:
+    manager = behind_manager(tmp_path, proxied_place)
+    assert await manager.set("before", 0)
+    assert await manager.flush(60) == 0
+    s3_proxy.set("hold", kind="PutObject", where="before")
+    assert await manager.set("key", "value")
+    await asyncio.to_thread(s3_proxy.wait_held)
+    deleting = asyncio.create_task(manager.delete("key"))
+    await asyncio.sleep(0)
+    s3_proxy.clear()
+    s3_proxy.release()
+    await deleting
+    assert await manager.flush(60) == 0
+    tier = tier_at(s3_place)
+    assert await tier.fetch(key_bytes("key")) == "absent"
+    await tier.aclose()
+    await manager.aclose()
