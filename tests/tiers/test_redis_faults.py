@@ -694,18 +694,26 @@ async def test_more_invalidations_than_can_be_owed_hold_for_everything_older(
     await other.aclose()
 
 
-async def test_a_full_server_without_versions_hands_out_no_tagged_entry(
-    redis_server: RedisServer, redis_proxy: Proxy
+@pytest.mark.parametrize(
+    "text", ["OOM command not allowed", "NOPERM no permissions to run evalsha"]
+)
+async def test_a_server_without_versions_that_takes_none_hands_out_no_tagged_entry(
+    redis_server: RedisServer, redis_proxy: Proxy, text: str
 ) -> None:
     other = redis_tier(redis_server)
     assert await put_tagged(other, "tagged", "tag")
     assert await other.set("plain", 1)
     with redis_server.client() as client:
         client.unlink(b"cc:{tags}")
-    redis_proxy.set("error", kind="EVALSHA", text="OOM command not allowed when used memory")
+    redis_proxy.set("error", kind="EVALSHA", text=text)
     tier = redis_tier(redis_proxy)
     tier.set_clock_offset(1000)
     assert await tier.fetch(key_bytes("tagged")) == "tag-invalidated"
     assert await tier.get("plain") == 1
+    with pytest.raises(OSError):
+        await tier.invalidate_tags(["tag"])
+    assert await tier.get("plain") == 1  # it is owed, and reads go on
+    assert (await tier.usage())["tags_owed"] == 1
+    assert tier._client.breaker.state == "closed"
     await tier.aclose()
     await other.aclose()

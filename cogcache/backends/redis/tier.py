@@ -65,7 +65,7 @@ SLICES_LONGER_MS: Final = 60_000  # than their manifest, which goes first
 PAGE: Final = 500  # names of one SCAN
 SCAN_TAIL_BYTES: Final = 8 * 1024
 SCAN_BATCH: Final = 100  # manifests looked at in one request
-COUNTED_NAMES: Final = 200_000  # of the server; what `usage` looks at
+COUNTED_NAMES: Final = 20_000  # of the server; what `usage` looks at
 TAGS_AT_ONCE: Final = 256  # fewer than `CHANGES`, so that an answer never ends inside one version
 MEMORY_SHARE: Final = 4  # an entry may take that part of the server's maxmemory
 DENIED_SECONDS: Final = 5.0  # how long a replica is not asked to write
@@ -168,7 +168,7 @@ class RedisBackend(CacheBackend):
 
     async def _manifest_and_tags(self, base: bytes) -> bytes | None:
         """The manifest of an entry, and what happened to tags up to now, in one round trip."""
-        await self._pay()
+        await self._pay_if_taken()
         name = Names.manifest(base)
         asked = self._tags.cursor
 
@@ -287,6 +287,14 @@ class RedisBackend(CacheBackend):
         self._tags.owe(names, next_us)
         await self._pay()
 
+    async def _pay_if_taken(self) -> None:
+        """``_pay``, but a server that takes nothing new is read all the same."""
+        try:
+            await self._pay()
+        except (RefusedError, MisconfiguredError) as error:
+            if not _is_refusal(error):
+                raise
+
     async def _pay(self) -> None:
         """Send the invalidations that the server has not taken."""
         base = self._tags.owed_base
@@ -323,7 +331,9 @@ class RedisBackend(CacheBackend):
             if not lowest:
                 try:
                     lowest = await self._begin_tags()
-                except RefusedError:  # a full server, a replica
+                except (RefusedError, MisconfiguredError) as error:
+                    if not _is_refusal(error):
+                        raise
                     self._tags.distrust(self.now_ms() * 1000)
                     return
             elif tags.origin is None and self.counters["errors"]:
@@ -359,7 +369,7 @@ class RedisBackend(CacheBackend):
 
     async def _sync_tags(self) -> None:
         """Know of every invalidation up to now."""
-        await self._pay()
+        await self._pay_if_taken()
         asked = self._tags.cursor
 
         async def work(client: Any) -> list[Any]:
@@ -415,6 +425,8 @@ class RedisBackend(CacheBackend):
         del source, kind
         if self._clock() < self._denied_until:
             return "read-only"
+        if self._client.breaker.refuses():  # before the work of composing
+            return "unavailable"
         image = await _bridge.compose(what) if isinstance(what, _core.Draft) else what
         word = Policy.of(self).routed(len(image))
         if word is not None:
@@ -587,6 +599,8 @@ class RedisBackend(CacheBackend):
         async for names in self._pages(self._names.manifests):
             fresh = [name for name in names if hash(name) not in seen]
             seen.update(map(hash, fresh))
+            if len(seen) > 10 * COUNTED_NAMES:
+                seen.clear()
             for first in range(0, len(fresh), SCAN_BATCH):
                 entries = await self._peek(fresh[first : first + SCAN_BATCH])
                 for entry in entries:
@@ -676,7 +690,7 @@ class RedisBackend(CacheBackend):
     # --- the tier itself --------------------------------------------------------------------------
 
     async def usage(self) -> dict[str, Any]:
-        """What lies under the prefix, as far as 200,000 names of the server show it (``complete``
+        """What lies under the prefix, as far as 20,000 names of the server show it (``complete``
         says whether that is all), and what this process asked for.
         """
         size = files = looked = 0
@@ -731,6 +745,11 @@ class RedisBackend(CacheBackend):
     def __reduce__(self) -> Any:
         """A copy in another process begins anew: only the configuration travels."""
         return type(self), (self.config,)
+
+
+def _is_refusal(error: S3Error) -> bool:
+    """Whether the server works and only refuses to be changed: full, a replica, no right to."""
+    return not isinstance(error, MisconfiguredError) or error.denied
 
 
 def _token_of(manifest: bytes) -> str:
