@@ -306,6 +306,7 @@ class Entry:
 GET_NO_TOUCH: Final[int]  # do not record a use
 GET_INDEX_ONLY: Final[int]  # open and parse, do not bring the value's bytes along
 GET_ANY_AGE: Final[int]  # hand out what is expired or tag-invalidated too; see Entry.miss
+GET_NO_MAP: Final[int]  # read through a descriptor, so that no page of a map counts as memory
 
 _Durability = Literal["none", "data", "full"]
 _Access = Literal["rw", "ro", "auto"]

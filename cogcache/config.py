@@ -641,18 +641,17 @@ class ChunkingConfig:
     (``sizeThreshold``, ``chunkSize``, ``timeoutMs`` ...).
 
     Attributes:
-        enabled: Whether tiers with a limit on one value (Redis) may cut larger ones; without it
-            such a tier refuses them, and the others keep them.
-        size_threshold: Bytes from which on such a tier cuts a value.
-        chunk_size: Bytes of a chunk of a stream, 4 KiB to 64 MiB, and of such a cut.
+        enabled: Accepted for older configurations: tiers with a limit on one value cut larger ones
+            by options of their own (``RedisCacheConfig.slice_size``, ``max_value_size``).
+        size_threshold: Accepted likewise.
+        chunk_size: Bytes of a chunk of a stream, 4 KiB to 64 MiB.
         timeout_ms: How long one chunk may take, for every 5 MiB that it has.
         max_chunks: Of one value. A stream of announced length gets larger chunks to keep it, one of
             unknown length is refused beyond it.
         parallel_fetches: Chunks of one stream that are read at once.
         log_chunk_operations: Whether each is logged, at DEBUG.
-        use_edge_cache: Whether ranges of remote tiers are read ahead into this process' memory when
-            they follow each other.
-        edge_cache_ttl: Seconds for which these serve.
+        use_edge_cache: Accepted likewise; local tiers are what an edge cache was.
+        edge_cache_ttl: Accepted likewise.
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {

@@ -589,7 +589,7 @@ class CacheManager:
             source=context.source,
             kind=context.kind,
             options=options,
-            drop_older=self._writing.drop_older,
+            writing=self._writing,
         )
         try:
             result = await inflow.run(pieces_of(source))
@@ -686,7 +686,7 @@ class CacheManager:
 
     async def _open(self, key: str | Key, encoded: bytes, part: str | None) -> Reader | None:
         for tier in self.backends:
-            entry = await self._tiers.fetch(tier, encoded, index_only=True)
+            entry = await self._tiers.fetch(tier, encoded, parts=True)
             if isinstance(entry, str):
                 tier.counters["misses"] += entry != "unavailable"
                 continue
@@ -711,7 +711,7 @@ class CacheManager:
         for tier in self.backends:
             if tier in failed:
                 continue
-            other = await self._tiers.fetch(tier, entry.key, index_only=True)
+            other = await self._tiers.fetch(tier, entry.key, parts=True)
             if not isinstance(other, str) and (
                 other.token == entry.token
                 or (digest is not None and other.meta.get(META_CONTENT_DIGEST) == digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from cogcache.backends.receiving import Receiver
 from cogcache.exceptions import IncompleteError
 from cogcache.policy import ROUTED, NotAskedError, Policy
 from cogcache.tiering import Tiers, together
+from cogcache.writing import Writing
 
 __all__ = ["Inflow", "StreamResult"]
 
@@ -83,7 +84,7 @@ class Inflow:
         source: See ``CacheBackend.write``.
         kind: See there.
         options: For ``_core.EntryWriter``: ``length``, ``chunk_size``, ``max_chunks``.
-        drop_older: Forgets what a tier that does not take this value has of its key.
+        writing: Of the manager.
 
     Raises:
         ValueError: ``options`` that cannot be.
@@ -99,10 +100,10 @@ class Inflow:
         source: int = 0,
         kind: int = 0,
         options: Mapping[str, Any],
-        drop_older: Callable[[CacheBackend, bytes], Awaitable[None]],
+        writing: Writing,
     ) -> None:
         self._tiers = tiers
-        self._drop_older = drop_older
+        self._writing = writing
         self._key = key
         self._meta: dict[int, Mapping[int | str, Any]] = {}  # of each writer
         self._where = {"source": source, "kind": kind}
@@ -239,6 +240,8 @@ class Inflow:
                 await self._drop(branch, word)
         await self._send(made)
         await self._sent()
+        # An older value of this key that is still on its way must not arrive after this one.
+        await self._writing.withdraw(self._key.__eq__)
         for required in (True, False):
             now = [branch for branch in self._live() if branch.policy.required is required]
             await together([self._step(branch, "finish") for branch in now])
@@ -264,7 +267,7 @@ class Inflow:
         if self._live():
             for branch in self._branches:
                 if branch.word is not None:
-                    await self._drop_older(branch.tier, self._key)
+                    await self._writing.drop_older(branch.tier, self._key)
 
     # --- failing ----------------------------------------------------------------------------------
 

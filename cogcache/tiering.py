@@ -43,15 +43,21 @@ class Tiers:
         return self._guards[id(tier)]
 
     async def fetch(
-        self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False
+        self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False, parts: bool = False
     ) -> _core.Entry | str:
-        """The live entry that one tier has, or its word for why not."""
+        """The live entry that one tier has, or its word for why not; with ``parts`` one that is
+        read piece by piece.
+        """
         if self.queues and id(tier) in self.queues:
             waiting = self.queues[id(tier)].pending(encoded)
             if waiting is not None and not self.is_dead(waiting):
                 return waiting
+        guard = self.guard(tier)
         try:
-            answer = await self.guard(tier).call(lambda: tier.fetch(encoded, index_only=index_only))
+            if parts:
+                answer = await guard.call(lambda: tier.fetch_parts(encoded))
+            else:
+                answer = await guard.call(lambda: tier.fetch(encoded, index_only=index_only))
         except NotAskedError:
             return "unavailable"
         except Exception as error:

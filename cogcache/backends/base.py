@@ -196,6 +196,12 @@ class CacheBackend(ABC):
         """
         return BufferedReceiver(self, key, RECEIVE_BYTES, source, kind)
 
+    async def fetch_parts(self, key: bytes) -> _core.Entry | str:
+        """``fetch`` of an entry that is read piece by piece, however large it is: it holds no more
+        memory than what is being read.
+        """
+        return await self.fetch(key, index_only=True)
+
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
         """``write`` of each; what ``write`` answers, in their order."""
         return [await self.write(what) for what in whats]

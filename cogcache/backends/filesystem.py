@@ -103,9 +103,14 @@ class FilesystemCacheBackend(CacheBackend):
         return values if self._expires else [slow if v is miss else v for v in values]
 
     async def fetch(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str:
-        flags = (_core.GET_INDEX_ONLY if index_only else 0) | (
-            0 if self._expires else _core.GET_ANY_AGE
-        )
+        return await self._fetch_live(key, _core.GET_INDEX_ONLY if index_only else 0)
+
+    async def fetch_parts(self, key: bytes) -> _core.Entry | str:
+        return await self._fetch_live(key, _core.GET_INDEX_ONLY | _core.GET_NO_MAP)
+
+    async def _fetch_live(self, key: bytes, flags: int) -> _core.Entry | str:
+        if not self._expires:
+            flags |= _core.GET_ANY_AGE
         found = await self._fetch(key, flags)
         if not isinstance(found, str) and found.miss not in (None, "expired"):
             return found.miss  # only with GET_ANY_AGE

@@ -87,7 +87,10 @@ enum cog_get_flags {
     /* open and parse, do not load data: metadata, exists, open(part), ranges */
     COG_GET_INDEX_ONLY = 4,
     /* hand out what is expired or tag-invalidated too; see cog_object_miss() */
-    COG_GET_ANY_AGE = 8
+    COG_GET_ANY_AGE = 8,
+    /* read through the descriptor, never through a map, whose pages would count as memory of the
+     * process: for whoever reads a large value piece by piece */
+    COG_GET_NO_MAP = 16
 };
 
 /*

@@ -451,7 +451,7 @@ static enum cog_status load_large(struct request *request, struct cog_object *ob
     if (status == COG_OK && is_medium_document(request, object)) {
         return load_document(request, object, &tail);
     }
-    if (status != COG_OK || !store->maps) {
+    if (status != COG_OK || !store->maps || (request->flags & COG_GET_NO_MAP) != 0) {
         return status;
     }
     object->image = store->fs->map(object->fd, (size_t)object->stat.size, false);

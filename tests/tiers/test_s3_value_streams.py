@@ -1,0 +1,110 @@
+"""Streams and ranges through a manager with an S3 tier: requests, copies into local tiers, faults."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.servers.proxy import Proxy
+from support.servers.s3 import S3Place
+from support_cache import manager_over
+from support_s3 import names_in, tier_at
+
+from cogcache import FilesystemCacheConfig, _core
+from cogcache.backends.filesystem import FilesystemCacheBackend
+from cogcache.keys import key_bytes
+
+MIB = 1 << 20
+CHUNK = 5 * MIB
+pytestmark = pytest.mark.s3("weed")
+DATA = random.Random(11).randbytes(37 * MIB + 5)
+
+
+def local(path: Path) -> FilesystemCacheBackend:
+    return FilesystemCacheBackend(FilesystemCacheConfig(path / "cache", cleanup_on_startup=False))
+
+
+async def sliced() -> AsyncIterator[bytes]:
+    for at in range(0, len(DATA), 3 * MIB + 7):
+        yield DATA[at : at + 3 * MIB + 7]
+
+
+async def test_one_pass_feeds_a_bucket_and_a_directory(s3_place: S3Place, tmp_path: Path) -> None:
+    files, bucket = local(tmp_path), tier_at(s3_place)
+    manager = manager_over(files, bucket)
+    result = await manager.put_stream("key", sliced(), content_type="video/mp4")
+    assert result.tiers == (files.name, bucket.name)
+    for tier in (files, bucket):
+        assert await tier.get("key") == DATA
+    assert (await files.fetch(key_bytes("key"))).token == (  # type: ignore[union-attr]
+        await bucket.fetch(key_bytes("key"), index_only=True)
+    ).token  # type: ignore[union-attr]
+    await manager.aclose()
+
+
+async def test_a_stream_from_a_bucket_is_copied_when_it_is_over(
+    s3_place: S3Place, tmp_path: Path
+) -> None:
+    bucket = tier_at(s3_place)
+    await manager_over(bucket).put_stream("key", sliced())
+    files = local(tmp_path)
+    manager = manager_over(files, bucket)
+    assert await manager.read_range("key", CHUNK - 1, CHUNK + 1) == DATA[CHUNK - 1 : CHUNK + 1]
+    got = b"".join([piece async for piece in manager.get_stream("key")])
+    assert got == DATA
+    await manager.aclose()
+    assert manager.counters["promotions"] == 1
+    again = local(tmp_path)
+    assert await again.get("key") == DATA
+    await again.aclose()
+
+
+async def test_ranges_cost_the_bytes_of_their_chunks(
+    proxied_place: S3Place, s3_proxy: Proxy, tmp_path: Path
+) -> None:
+    bucket = tier_at(proxied_place)
+    manager = manager_over(bucket)
+    await manager.put_stream("key", sliced())
+    other = manager_over(tier_at(proxied_place))
+    s3_proxy.zero()
+    assert await other.read_range("key", 12 * MIB, 12 * MIB + 10) == DATA[12 * MIB : 12 * MIB + 10]
+    counts = s3_proxy.counts()
+    assert counts["kinds"] == {"GetObject": 2}  # the index and the chunk
+    await other.aclose()
+    await manager.aclose()
+
+
+async def test_a_source_that_fails_leaves_no_object_and_no_upload(
+    s3_place: S3Place, tmp_path: Path
+) -> None:
+    files, bucket = local(tmp_path), tier_at(s3_place)
+    manager = manager_over(files, bucket)
+
+    async def source() -> AsyncIterator[bytes]:
+        async for piece in sliced():
+            yield piece
+        raise ConnectionResetError("the camera is gone")
+
+    with pytest.raises(ConnectionResetError):
+        await manager.put_stream("key", source())
+    await manager.aclose()
+    assert names_in(s3_place) == []
+    uploads = s3_place.client.list_multipart_uploads(Bucket=s3_place.bucket, Prefix=s3_place.prefix)
+    assert uploads.get("Uploads", []) == []
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size > 35 * MIB]
+
+
+async def test_an_outage_in_the_middle_costs_the_bucket_its_copy_and_nobody_else(
+    proxied_place: S3Place, s3_proxy: Proxy, tmp_path: Path
+) -> None:
+    files, bucket = local(tmp_path), tier_at(proxied_place)
+    await bucket.prepare()
+    manager = manager_over(files, bucket)
+    s3_proxy.set("status", status=500, code="InternalError", kind="UploadPart")
+    result = await manager.put_stream("key", sliced())
+    assert result.tiers == (files.name,)
+    assert result.refused == {bucket.name: "unavailable"}
+    assert isinstance(await files.fetch(key_bytes("key")), _core.Entry)
+    await manager.aclose()
