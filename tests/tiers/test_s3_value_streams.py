@@ -1,7 +1,8 @@
-"""Streams and ranges through a manager with an S3 tier: requests, copies into local tiers, faults."""
+"""Streams and ranges through a manager with an S3 tier: requests, local copies, faults."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +25,11 @@ DATA = random.Random(11).randbytes(37 * MIB + 5)
 
 def local(path: Path) -> FilesystemCacheBackend:
     return FilesystemCacheBackend(FilesystemCacheConfig(path / "cache", cleanup_on_startup=False))
+
+
+def uploads_in(place: S3Place) -> list[str]:
+    answer = place.client.list_multipart_uploads(Bucket=place.bucket, Prefix=place.prefix)
+    return [one["UploadId"] for one in answer.get("Uploads", [])]
 
 
 async def sliced() -> AsyncIterator[bytes]:
@@ -89,11 +95,11 @@ async def test_a_source_that_fails_leaves_no_object_and_no_upload(
 
     with pytest.raises(ConnectionResetError):
         await manager.put_stream("key", source())
-    await manager.aclose()
     assert names_in(s3_place) == []
-    uploads = s3_place.client.list_multipart_uploads(Bucket=s3_place.bucket, Prefix=s3_place.prefix)
-    assert uploads.get("Uploads", []) == []
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size > 35 * MIB]
+    while uploads_in(s3_place):  # given up in the background
+        await asyncio.sleep(0.01)
+    assert (await files.usage())["total_files"] == 0
+    await manager.aclose()
 
 
 async def test_an_outage_in_the_middle_costs_the_bucket_its_copy_and_nobody_else(
@@ -107,4 +113,30 @@ async def test_an_outage_in_the_middle_costs_the_bucket_its_copy_and_nobody_else
     assert result.tiers == (files.name,)
     assert result.refused == {bucket.name: "unavailable"}
     assert isinstance(await files.fetch(key_bytes("key")), _core.Entry)
+    await manager.aclose()
+
+
+async def test_a_put_cancelled_at_any_moment_leaves_no_upload(s3_place: S3Place) -> None:
+    bucket = tier_at(s3_place)
+    await bucket.prepare()
+    manager = manager_over(bucket)
+    for pieces in (6, 8, 12):  # while the upload is begun, in its first part, in its second
+        given = asyncio.Event()
+
+        async def source(
+            pieces: int = pieces, given: asyncio.Event = given
+        ) -> AsyncIterator[bytes]:
+            for at in range(pieces):
+                yield DATA[at * 3 * MIB : (at + 1) * 3 * MIB]
+            given.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(manager.put_stream("key", source()))
+        await given.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    while uploads_in(s3_place):
+        await asyncio.sleep(0.01)
+    assert names_in(s3_place) == []
     await manager.aclose()

@@ -139,9 +139,14 @@ class S3Upload:
         body, self._buffer = self._buffer, bytearray()
 
         def work(call: Call) -> None:
-            if self._upload is None:
-                self._upload = Upload(self._client, call, self._name, self._token, self._can)
-            self._upload.add(call, body)
+            upload = self._upload
+            if upload is None:
+                upload = Upload(self._client, call, self._name, self._token, self._can)
+                self._upload = upload
+            if self._over:  # given up while this thread began it
+                upload.abort()
+            else:
+                upload.add(call, body)
 
         await self._run(work, PART_BYTES)
 
