@@ -358,7 +358,7 @@ class CacheBackend(ABC):
             meta=self.entry_meta(meta or {}),
             refreshed_ms=self.now_ms(),
             ttl_ms=ttl_ms,
-            compress=bool(self.enable_compression),
+            compress=self.compress_from is not None,
             **options,
         )
 
