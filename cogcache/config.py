@@ -534,7 +534,7 @@ class RedisCacheConfig(_WithPolicy):
     slice_size: int = field(default=5 << 20, kw_only=True)
     max_value_size: int | None = field(default=4 << 20, kw_only=True)
     enabled: bool = field(default=True, kw_only=True)
-    enable_compression: bool | None = field(default=None, kw_only=True)
+    enable_compression: Compression | None = field(default=None, kw_only=True)
     serialization_format: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

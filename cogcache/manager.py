@@ -134,7 +134,7 @@ class CacheManager:
         self._closed = False
         self._bad_key_noted = False
         self._stats = {"hits": 0, "misses": 0, "sets": 0, "deletes": 0}
-        self.counters = dict.fromkeys(
+        self.counters: dict[str, int] = dict.fromkeys(
             ("unstorable", "promotions", "promotions_dropped", "promotions_deferred", "computed"), 0
         )
         self._computations = Computations(self.counters)

@@ -20,8 +20,10 @@ from cogcache import (
     PipelineArtifactCache,
     SourceRef,
     StoreResult,
+    StreamResult,
     VideoArtifacts,
     VideoCache,
+    parse_range,
 )
 
 
@@ -57,6 +59,11 @@ async def managers() -> None:
             dict[str, str],
         )
         assert_type(await manager.get_or_compute("key", lambda: 5), int)
+        assert_type(await manager.put_stream("key", [b"a", b"b"], ttl="7d"), StreamResult)
+        assert_type(await manager.read_range("key", 0, 10), bytes | None)
+        async for piece in manager.get_stream("key"):
+            assert_type(piece, bytes)
+        assert_type(parse_range("bytes=0-1", 10), tuple[int, int] | None)
         async with manager.open("key", "frame/17") as reader:
             if reader is not None:
                 assert_type(await reader.read(0, 10), bytes)
