@@ -26,7 +26,10 @@ class TestS3(BackendConformance):
     @pytest.fixture(autouse=True)
     def _place(self, s3_place: S3Place) -> None:
         numbers = iter(range(100))
-        self.make: Callable[[], S3Backend] = lambda: tier_at(s3_place, f"/t{next(numbers)}")
+        # Patient: what is asked here is not how fast a busy machine answers.
+        self.make: Callable[[], S3Backend] = lambda: tier_at(
+            s3_place, f"/t{next(numbers)}", timeout_seconds=60
+        )
 
     async def make_tier(self) -> CacheBackend:
         return self.make()

@@ -655,7 +655,6 @@ class S3Backend(CacheBackend):
         if self._written.get(name) is None:
             share = 0.8 + 0.4 * self._random.random()
             self._gone.keep(name, "absent", ABSENT_SECONDS * share)
-        self._written.forget(name)
         if "/raw/" not in name[len(self._names.root) :]:
             self._missed.keep(name, True, MISSED_SECONDS)
 
