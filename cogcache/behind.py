@@ -75,6 +75,7 @@ class WriteBehind:
         write: ``write(tier, image, source=, kind=)``: ``None`` or the word for why not.
         is_dead: Whether an entry has been invalidated, or its life is over.
         spool: Where jobs outlive the process; ``None`` where nothing can.
+        most_bytes: Beside the policy's bound, what the spool may hold.
 
     Attributes:
         counters: ``queued``, ``sent``, ``sync`` and ``blocked`` and ``dropped`` (no room),
@@ -89,13 +90,14 @@ class WriteBehind:
         write: Write,
         is_dead: Callable[[_core.Entry], bool],
         spool: Spool | None,
+        most_bytes: float = float("inf"),
     ) -> None:
         self.tier = tier
         self._policy = policy
         self._write = write
         self._is_dead = is_dead
         self.spool = spool
-        self._most_bytes = int(policy.behind_mb * 1_000_000)
+        self._most_bytes = min(policy.behind_mb * 1_000_000, most_bytes)
         self._random = SystemRandom().random
         self.counters = dict.fromkeys(
             (

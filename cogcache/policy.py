@@ -105,8 +105,9 @@ class Guard:
         if attempt is None:
             raise NotAskedError("not asked: it failed too often just now")
         seconds = self._seconds * max(1, times)
+        clock = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as clock:
+            async with clock:
                 answer = await work()
         except (_core.DamagedError, _core.UnsupportedError):
             attempt.succeeded()

@@ -22,6 +22,9 @@ What: TypeAlias = _core.Draft | _core.Image
 # One draft of a value for all tiers that would make the same one.
 Drafts: TypeAlias = dict[DraftKind, What]
 
+# Of a filesystem tier's limit, the spool takes at most this part: nothing evicts what waits, so in
+# a long outage it would push out everything else.
+SPOOL_SHARE: Final = 4
 _GIVEN: Final = (None, LATER)
 
 
@@ -46,12 +49,14 @@ class Writing:
 
     def _queue_of(self, tier: CacheBackend) -> WriteBehind:
         policy = self._tiers.guard(tier).policy
-        spool = None
+        spool, most = None, float("inf")
         if self._local is not None and self._local is not tier and policy.behind_durable:
             store = self._local.store
             if isinstance(store, _core.Store):  # else its directory is not there
                 spool = Spool(store, destination_of(tier))
-        queue = WriteBehind(tier, policy, self.write_one, self._tiers.is_dead, spool)
+            limit = self._local.config.max_size_mb
+            most = most if limit is None else limit * 1_000_000 / SPOOL_SHARE
+        queue = WriteBehind(tier, policy, self.write_one, self._tiers.is_dead, spool, most)
         queue.begin()
         return queue
 
@@ -146,6 +151,7 @@ class Writing:
         guard = self._tiers.guard(tier)
         if not guard.policy.is_plain:
             return [await self.write_one(tier, what) for what in whats]
+        words: list[str | None]
         try:
             words = await guard.call(lambda: tier.write_many(whats), times=len(whats))
         except NotAskedError:

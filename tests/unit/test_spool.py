@@ -256,11 +256,46 @@ async def test_where_the_spool_takes_nothing_the_put_sends_itself_or_says_so(
     await manager.aclose()
 
 
+async def test_unsent_entries_do_not_push_out_everything_else(tmp_path: Path) -> None:
+    slow = HeldTier("slow", write_mode="behind")
+    slow.word = "unavailable"
+    local = local_at(tmp_path, max_size_mb=17)
+    manager = manager_over(local, slow)
+    values = [os.urandom(500_000) for _ in range(20)]
+    stored = await manager.store("key:0", values[0])
+    later = 0
+    while stored.later:
+        later += 1
+        stored = await manager.store(f"key:{later}", values[later])
+    assert 5 <= later <= 8  # a quarter of the limit
+    assert stored.tiers == (local.name,)  # it was sent at once, in vain
+    assert await manager.get(f"key:{later}") == values[later]
+    slow.word = None
+    assert await manager.flush(60) == 0
+    assert len(slow.images) == later
+    assert files_of(tmp_path) == []
+    await manager.aclose()
+
+
 async def test_what_the_directory_does_not_take_is_sent_at_once(tmp_path: Path) -> None:
     slow = HeldTier("slow", write_mode="behind")
     manager = manager_over(local_at(tmp_path, max_value_size=1000), slow)
     stored = await manager.store("key", os.urandom(5000))
     assert (stored.tiers, stored.later) == (("slow",), ())
+    await manager.aclose()
+
+
+async def test_what_is_sent_is_the_container_of_the_directory(tmp_path: Path) -> None:
+    manager, slow = over(tmp_path)
+    local = manager.backends[0]
+    local.enable_compression, slow.enable_compression = False, True
+    assert local.draft_kind != slow.draft_kind
+    assert (await manager.store("key", "text " * 50_000)).later == ("slow",)
+    assert await manager.flush(60) == 0
+    assert await slow.get("key") == "text " * 50_000
+    kept = await local.fetch(key_bytes("key"))
+    assert not isinstance(kept, str)
+    assert slow.images[key_bytes("key")] == kept.tobytes()
     await manager.aclose()
 
 
