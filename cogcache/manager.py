@@ -622,13 +622,28 @@ class CacheManager:
             ValueError: The value is not bytes; ``open`` reads its parts.
             IncompleteError: It cannot be read to its end, in no tier. (An ``OSError``.)
         """
-        async with self.open(key) as reader:
+        encoded = self._encoded(key)
+        unreadable: list[CacheBackend] = []
+        begun = False
+        while True:
+            reader = await self._open(key, encoded, None, unreadable)
             if reader is None:
+                self._count("misses")
                 raise NotFoundError(f"no tier has {str(key)!r}; open(key) gives None then")
-            async with contextlib.aclosing(reader.stream(on_missing=on_missing)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            copy = reader.promotion(self._tiers)
+            try:
+                async with contextlib.aclosing(reader.stream(on_missing=on_missing)) as pieces:
+                    async for piece in pieces:
+                        if not begun:
+                            begun = True
+                            self._count("hits")
+                        yield piece
+                break
+            except IncompleteError:
+                if begun:
+                    raise
+                unreadable += reader.unreadable  # nothing was handed out: any generation will do
+        self._count("hits", not begun)  # of an empty value
+        copy = reader.promotion(self._tiers)
         if copy is not None:
             await copy()
 
@@ -649,14 +664,19 @@ class CacheManager:
             raise ValueError(f"start must not be negative, got {start}")
         if stop is not None and stop < start:
             raise ValueError(f"stop ({stop}) must not lie before start ({start})")
-        async with self.open(key) as reader:
-            if reader is None:
-                return None
+        encoded = self._encoded(key)
+        unreadable: list[CacheBackend] = []
+        while (reader := await self._open(key, encoded, None, unreadable)) is not None:
             end = reader.size if stop is None else min(stop, reader.size)
             try:
-                return await reader.read(min(start, end), end)
+                data = await reader.read(min(start, end), end)
             except IncompleteError:
-                return None  # counted where it happened; a fault of the tiers is a miss
+                unreadable += reader.unreadable  # counted where it happened
+            else:
+                self._count("hits")
+                return data
+        self._count("misses")
+        return None
 
     async def read_range_inclusive(self, key: str | Key, first: int, last: int) -> bytes | None:
         """``read_range`` in the numbers of HTTP: bytes ``first`` to ``last``, both included."""
@@ -680,12 +700,22 @@ class CacheManager:
         if part is not None and not isinstance(part, str):
             raise TypeError(f"part must be the name of a part, not {type(part).__name__}")
         encoded = self._encoded(key)
-        reader = None if encoded is None else await self._open(key, encoded, part)
+        reader = await self._open(key, encoded, part)
         self._count("misses" if reader is None else "hits")
         yield reader
 
-    async def _open(self, key: str | Key, encoded: bytes, part: str | None) -> Reader | None:
-        for tier in self.backends:
+    async def _open(
+        self,
+        key: str | Key,
+        encoded: bytes | None,
+        part: str | None,
+        unreadable: Sequence[CacheBackend] = (),
+    ) -> Reader | None:
+        """A reader over the first tier that has the entry and is not known to be unreadable."""
+        for tier in self.backends if encoded is not None else ():
+            if tier in unreadable:
+                continue
+            assert encoded is not None
             entry = await self._tiers.fetch(tier, encoded, parts=True)
             if isinstance(entry, str):
                 tier.counters["misses"] += entry != "unavailable"

@@ -58,6 +58,7 @@ class Reader:
         created: Unix seconds of the write.
         parts: Names of all parts of the entry.
         part: Name of the part that ``read`` reads.
+        unreadable: Tiers that could not read a chunk.
         sync: The same methods, blocking.
     """
 
@@ -74,7 +75,7 @@ class Reader:
         self._info = part
         self._inline = inline
         self._reading = reading
-        self._failed: list[CacheBackend] = []
+        self.unreadable: list[CacheBackend] = []
         self.sync: Any = SyncFacade(self, lambda: self._tier.runs_inline)
         self.part = "doc" if part is None else _part_name(part)
         self.size = len(inline) if part is None else part.raw_size
@@ -272,10 +273,10 @@ class Reader:
         """Go on in another tier that has this generation; whether there is one."""
         if self._tier is not failed:
             return True  # another chunk of this stream was here before
-        self._failed.append(failed)
+        self.unreadable.append(failed)
         if self._reading.again is None:
             return False
-        found = await self._reading.again(self._entry, self._failed)
+        found = await self._reading.again(self._entry, self.unreadable)
         if found is None or self._info is None:
             return False
         tier, entry = found

@@ -500,6 +500,20 @@ async def test_bytes_of_another_generation_are_never_mixed_in() -> None:
     assert other.reads == []
 
 
+async def test_before_the_first_byte_any_generation_will_do() -> None:
+    bad, other = CountingTier(), CountingTier()
+    manager = manager_over(bad, other)
+    await bad.set("key", blob(3 * CHUNK, 1))
+    await other.set("key", blob(3 * CHUNK, 2))
+    bad.fail = lambda start: ConnectionResetError("gone")
+    assert await collected(manager.get_stream("key")) == blob(3 * CHUNK, 2)
+    assert await manager.read_range("key", 7, 9) == blob(3 * CHUNK, 2)[7:9]
+    other.fail = bad.fail
+    with pytest.raises(NotFoundError):
+        await collected(manager.get_stream("key"))
+    assert await manager.read_range("key", 7, 9) is None
+
+
 async def test_a_hole_is_filled_with_zeros_only_if_asked() -> None:
     manager, tier, data = await counting(4 * CHUNK + 9)
     tier.fail = lambda start: OSError("gone") if start == 2 * CHUNK else None
