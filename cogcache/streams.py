@@ -11,7 +11,7 @@ from typing import Any, Final
 from cogcache import _bridge, _core
 from cogcache._inline import is_inline
 from cogcache._types import StoreResult
-from cogcache.backends.base import META_CONTENT_DIGEST, CacheBackend, DraftKind
+from cogcache.backends.base import META_CONTENT_DIGEST, CacheBackend
 from cogcache.backends.receiving import Receiver
 from cogcache.exceptions import IncompleteError
 from cogcache.policy import ROUTED, NotAskedError, Policy
@@ -111,17 +111,17 @@ class Inflow:
         self._most_chunks: int | None = options.get("max_chunks")
         self._size = 0
         self._sending: asyncio.Task[None] | None = None
-        self._writers: dict[DraftKind, _core.EntryWriter] = {}
+        self._writers: dict[tuple[bool, bool], _core.EntryWriter] = {}
         self._branches: list[_Branch] = []
         for tier in tiers.backends:
             policy = tiers.guard(tier).policy
             if policy.write_mode == "off":
                 continue
-            writer = self._writers.get(tier.draft_kind)
+            writer = self._writers.get(tier.writer_kind)
             if writer is None:
                 full = tier.entry_meta(meta)
                 writer = tier.writer(key, ttl_ms=ttl_ms, meta=full, **options)
-                self._writers[tier.draft_kind] = writer
+                self._writers[tier.writer_kind] = writer
                 self._meta[id(writer)] = full
             self._branches.append(_Branch(tier, writer, policy=policy))
 

@@ -118,6 +118,11 @@ class CacheBackend(ABC):
             return 0 if self.beside_remote else AUTO_COMPRESS_FROM
         return 0 if self.enable_compression else None
 
+    @property
+    def writer_kind(self) -> tuple[bool, bool]:
+        """Tiers of the same kind make the same entry of a stream."""
+        return self.compress_from is not None, self.draft_kind[-1]
+
     # --- entry level: what a tier must do ---------------------------------------------------------
 
     @abstractmethod
