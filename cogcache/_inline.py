@@ -295,6 +295,8 @@ class SyncFacade:
             self._run(manager.__aexit__(None, None, None))
 
     def _face(self, value: Any) -> Any:
+        if isinstance(value, SyncFacade):  # the `sync` of what is blocking already
+            return value
         return value.sync if isinstance(getattr(value, "sync", None), SyncFacade) else value
 
     def __getattr__(self, name: str) -> Any:

@@ -771,3 +771,12 @@ async def test_usage_by_profile_artifact_and_tag_adds_up(
     listed = await manager.list_keys(None, include_metadata=True)
     assert usage["stored_bytes"] == sum(meta["size_bytes"] for _, meta in listed if meta)
     assert usage["raw_bytes"] >= len(text["full_text"])
+
+
+def test_the_blocking_face_of_a_blocking_face_is_itself(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    bound = cache.sync.video(video)
+    assert bound.sync is bound
+    assert bound.sync.set_transcript(TRANSCRIPT)
+    assert bound.get_transcript() == TRANSCRIPT
