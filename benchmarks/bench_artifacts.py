@@ -5,7 +5,7 @@ replace the tables in ``docs/benchmarks.md`` and ``README.md``.
 
 How it measures, and why so: speed on one machine drifts by 10 to 20 % within minutes, and by far
 more where memory or the page cache is being taken back. Hence contenders take turns in short blocks
-inside one run, the order turning with every round, and **a ratio compares blocks of the same
+inside one run, in another random order each time, and **a ratio compares blocks of the same
 round**. Reported are medians over rounds, and the middle half of the ratios. Before each timed
 block the memory it will need is touched. A **first hit** reads what was stored a moment ago and not
 read since, a **hit** what this process has read before; both find their bytes in the page cache.
@@ -21,6 +21,7 @@ import datetime
 import gc
 import os
 import platform
+import random
 import shutil
 import statistics
 import sys
@@ -115,12 +116,18 @@ async def hit_block(contender: Contender, artifact: Artifact, names: list[str]) 
     return (time.perf_counter() - start) / len(names)
 
 
+def shuffled(contenders: list[Contender], random_: random.Random) -> list[Contender]:
+    """All of them in a new order: who comes after whom, and finds what it left behind, changes."""
+    return random_.sample(contenders, len(contenders))
+
+
 async def measure(artifact: Artifact, folder: Path, rounds: int) -> Results:
     """All contenders on one artifact, block by block in turn."""
     value = artifact.make()
     size = raw_size(value)
     contenders = [make(folder / f"c{number}") for number, make in enumerate(CONTENDERS)]
     taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    random_ = random.Random(artifact.name)
     try:
         for contender in contenders:
             for number in range(SETTLED):
@@ -129,21 +136,19 @@ async def measure(artifact: Artifact, folder: Path, rounds: int) -> Results:
             if not same(value, await contender.get(artifact.kind, "again")):
                 raise RuntimeError(f"{contender.name} gave back another {artifact.name}")
         for round_ in range(rounds):
-            turn = round_ % len(contenders)
-            order = contenders[turn:] + contenders[:turn]
             names = [f"{round_}-{number}" for number in range(artifact.operations)]
-            for contender in order:
+            for contender in shuffled(contenders, random_):
                 touch_memory(size * artifact.operations * 3 // 2, folder / "scratch")
                 taken["put", contender.name].append(
                     await put_block(contender, artifact, value, names)
                 )
-            for contender in order:
+            for contender in shuffled(contenders, random_):
                 touch_memory(size * 3 // 2, folder / "scratch")
                 await contender.get("document", "small-0")  # its code is warm, too
                 taken["first hit", contender.name].append(
                     await hit_block(contender, artifact, names)
                 )
-            for contender in order:
+            for contender in shuffled(contenders, random_):
                 touch_memory(size * 3 // 2, folder / "scratch")
                 await contender.get(artifact.kind, "again")
                 taken["hit", contender.name].append(
