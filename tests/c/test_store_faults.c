@@ -564,6 +564,61 @@ static void test_no_space_evicts_and_tries_once_more(struct kit *kit)
     cog_store_close(store);
 }
 
+/* The most that one of 100 puts of a new name makes, when `entries` are there. */
+static unsigned long calls_of_a_put(struct cog_store *store, unsigned entries)
+{
+    static unsigned names;
+    unsigned long most = 0;
+    char key[32];
+    struct cog_store_stats stats;
+    for (cog_store_get_stats(store, &stats); stats.entries < entries;) {
+        for (unsigned i = 0; i < 1000; i++) {
+            snprintf(key, sizeof key, "n%u", names++);
+            REQUIRE(kit_put(store, key, old_value, 100) == COG_OK);
+        }
+        uint64_t before = stats.entries;
+        cog_store_get_stats(store, &stats);
+        REQUIRE(stats.entries > before); /* else it is full */
+    }
+    for (unsigned i = 0; i < 100; i++) {
+        snprintf(key, sizeof key, "n%u", names++);
+        unsigned long before = faults_calls();
+        CHECK_EQ(kit_put(store, key, old_value, 100), COG_OK);
+        unsigned long calls = faults_calls() - before;
+        most = calls > most ? calls : most;
+    }
+    return most;
+}
+
+/*
+ * No directory is walked and nothing is looked up one by one: the calls of a put do not grow with
+ * the entries, nor do those of a put that has to evict. (A table that grows costs a few, once.)
+ */
+static void test_a_put_costs_the_same_however_much_there_is(struct kit *kit)
+{
+    const char *torture = getenv("COGCACHE_TORTURE");
+    const unsigned many = torture != NULL && strcmp(torture, "0") != 0 ? 1000000 : 20000;
+    struct cog_store_options options = kit_options(kit);
+    kit->fs = faults_over(kit->fs);
+    options.fs = kit->fs;
+    struct cog_store *store = kit_open(kit, &options);
+    unsigned long few = calls_of_a_put(store, 1000);
+    CHECK(calls_of_a_put(store, many) <= few + 4);
+    cog_store_close(store);
+    struct cog_store_stats stats;
+    options.max_bytes = UINT64_C(64) << 20; /* far below what is there */
+    store = kit_open(kit, &options);
+    for (unsigned i = 0; i < 400 + many / 8; i++) { /* at most 64 go with one put */
+        char key[32];
+        snprintf(key, sizeof key, "m%u", i);
+        (void)kit_put(store, key, old_value, 100);
+    }
+    cog_store_get_stats(store, &stats);
+    CHECK(stats.used_bytes <= options.max_bytes && stats.evicted_policy > 0);
+    CHECK(calls_of_a_put(store, 0) <= few + 40); /* and here each of them evicts */
+    cog_store_close(store);
+}
+
 int main(void)
 {
     const char *torture = getenv("COGCACHE_TORTURE");
@@ -582,6 +637,7 @@ int main(void)
     KIT_RUN(test_invalidate);
     KIT_RUN(test_open);
     KIT_RUN_ONCE(test_a_hit_makes_at_most_five_system_calls_and_changes_no_file);
+    KIT_RUN_ONCE(test_a_put_costs_the_same_however_much_there_is);
     KIT_RUN_ONCE(test_a_network_file_system_is_table_less_and_never_mapped);
     KIT_RUN(test_other_layouts_beside_it_are_taken_off_the_limit);
     KIT_RUN_ONCE(test_a_root_without_working_locks_is_table_less);
