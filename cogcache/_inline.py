@@ -21,6 +21,8 @@ from concurrent.futures import Future, InvalidStateError
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
+from cogcache._fork import renew_after_fork
+
 _T = TypeVar("_T")
 
 _inline: ContextVar[bool] = ContextVar("cogcache_inline", default=False)
@@ -107,6 +109,11 @@ class _Caller:
         self._gone = False
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
         self._work = queue.SimpleQueue()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a child that the caller's own code has forked: the background loop is not there."""
+        self._lock = threading.Lock()
 
     async def call(self, function: Callable[..., _T], *args: Any) -> _T:
         """From the background loop: run ``function`` in the calling thread, with this context.

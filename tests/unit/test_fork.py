@@ -20,6 +20,7 @@ from cogcache import (
     CacheManager,
     FilesystemCacheConfig,
     PipelineArtifactCache,
+    _inline,
     _offload,
 )
 
@@ -62,11 +63,13 @@ def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(tmp_path: Pa
     waiting = manager_over(DictTier())  # served by the background loop
     use_everything(cache, waiting, video)
     gc.collect()  # what is no longer used has no say
+    waits = _inline._Caller()  # as in a computation that forks
     found = dict(locks_of_the_package())
     assert {name.rpartition(".")[0] for name in found} >= {
         "cogcache.fence.MissFence",
         "cogcache.memo.DigestMemo",
         "cogcache.backends.memory.MemoryCacheBackend",
+        "cogcache._inline._Caller",
     }
     with contextlib.ExitStack() as inside:
         for lock in {id(lock): lock for lock in found.values()}.values():
@@ -82,4 +85,5 @@ def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(tmp_path: Pa
                 code = 2 if held else 0
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    waits.leave()
     cache.sync.aclose()
