@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cogcache._types import Duration, duration_ms
+from cogcache.exceptions import warn
 from cogcache.keys import Key
 
 _MODES = ("cow", "view", "copy")
+
+
+# What is read from a pipeline configuration, whatever else it holds.
+_PIPELINE_NAMES = (
+    "extract_keyframes",
+    "transcribe_audio",
+    "generate_descriptions",
+    "generate_embeddings",
+    "keyframe_strategy",
+    "keyframe_threshold",
+    "keyframe_fps",
+    "max_frames_per_video",
+    "whisper_model",
+    "whisper_language",
+    "language",
+    "vlm_model",
+    "vlm_batch_size",
+    "embedding_model",
+)
+_A_SLIP = (
+    0.88  # how alike: `extract_frames` is one of ours, `embedding_model_path` a name of its own
+)
+
+
+def warn_of_slips(config: Mapping[str, Any]) -> None:
+    """Warn of names in a pipeline configuration that are nearly one of ours, which is not there: a
+    misspelt flag would switch its artifact off without a word.
+    """
+    for name in config.keys() - _PIPELINE_NAMES:
+        meant = _meant(name) if isinstance(name, str) else None
+        if meant is not None and meant not in config:
+            warn(f"pipeline configuration: {name!r} is not read; did you mean {meant!r}?")
+
+
+@functools.lru_cache(1024)
+def _meant(name: str) -> str | None:
+    plain = name.casefold().replace("-", "_").replace(" ", "_")
+    close = difflib.get_close_matches(plain, _PIPELINE_NAMES, n=1, cutoff=_A_SLIP)
+    return close[0] if close else None
 
 
 def load_options(mode: object, frames: object) -> dict[str, Any]:

@@ -390,6 +390,9 @@ def refuse(kind: str, steps: tuple[str | int, ...], value: object) -> NoReturn:
             raise ValueError(f"{place}: two names of a map are the same text")
         case "empty":
             raise ValueError(f"{place}: the name of a parameter is an empty text")
+        case "profile" | "artifact":
+            size = len(str(value).encode())
+            raise ValueError(f"a key has at most 65,536 bytes, and its {kind} alone has {size:,}")
         case "size":
             raise ValueError(
                 "a key has at most 65,536 bytes, and its parameters make more: "

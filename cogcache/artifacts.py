@@ -212,6 +212,10 @@ def key_params(
         )
     _check_names(name, values)
     _check_numbers(name, known, values)
+    if name == "segment_frames" and values["end_time"] < values["start_time"]:
+        raise ValueError(
+            f"{name}: end_time {values['end_time']!r} is before start_time {values['start_time']!r}"
+        )
     return {
         parameter.printed: values[argument]
         for argument, parameter in known.items()

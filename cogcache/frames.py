@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from cogcache.codecs import FramePart, FrameRef, stored_form
 from cogcache.exceptions import ValueTypeError
 from cogcache.images import EncodedImage, ImageCodec
 
-__all__ = ["Bundle", "FrameId", "Frames", "frame_ids", "make_bundle"]
+__all__ = ["Bundle", "FrameId", "Frames", "check_metadata", "frame_ids", "make_bundle"]
 
 FrameId = int | str
 T = TypeVar("T")
@@ -264,6 +265,19 @@ class _Stored:
 
     def to_image(self) -> list[Any]:
         return self.image.fields(self.part)
+
+
+_NO_METADATA = (str, bytes, bytearray, memoryview, Number, os.PathLike, Set)
+
+
+def check_metadata(artifact: str, metadata: Any) -> None:
+    """Raise ``ValueTypeError`` for what can only be a slip, such as a number or a picture: metadata
+    is a mapping, a list, or of a registered type.
+    """
+    if isinstance(metadata, _NO_METADATA) or hasattr(metadata, "__array_interface__"):
+        raise ValueTypeError(
+            f"{artifact}: the metadata must be a mapping or a list, not {type(metadata).__name__}"
+        )
 
 
 def frame_ids(metadata: Any) -> list[FrameId] | None:

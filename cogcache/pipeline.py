@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, overload
 
-from cogcache._arguments import checked_times
+from cogcache._arguments import checked_times, warn_of_slips
 from cogcache._types import Duration
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import Source
@@ -60,7 +60,8 @@ class PipelineArtifactCache(ArtifactVerbs):
 
         Args:
             video_path: A path, a ``file://`` or other URI, or a ``SourceRef``.
-            config: A pipeline configuration whose names give the defaults of the bound methods.
+            config: A pipeline configuration whose names give the defaults of the bound methods. It
+                may hold names of other programs; one that is nearly one of these is warned about.
             source_id: Your own identity of the source, instead of looking at it.
             etag: The version of a remote source.
             missing: For a file that is gone: ``"latest"`` means the newest generation that the
@@ -73,6 +74,7 @@ class PipelineArtifactCache(ArtifactVerbs):
             raise ValueError(f"missing must be 'uri' or 'latest', not {missing!r}")
         if config is not None and not isinstance(config, Mapping):
             raise TypeError(f"config must be a mapping, not {type(config).__name__}")
+        warn_of_slips(config or {})
         source = await self._capture(video_path, source_id=source_id, etag=etag)
         if missing == "latest" and source.kind == "absent":
             source = await self._latest_generation(source)

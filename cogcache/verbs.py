@@ -38,7 +38,7 @@ from cogcache.config import (
 from cogcache.exceptions import ConfigError, warn
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
-from cogcache.frames import Bundle, make_bundle
+from cogcache.frames import Bundle, check_metadata, make_bundle
 from cogcache.keys import Key
 from cogcache.manager import CacheManager, Context
 from cogcache.memo import DigestMemo
@@ -464,7 +464,10 @@ class ArtifactVerbs:
         """Frames in the form in which they are stored; other values as they are. Reads and encodes
         off the loop.
         """
-        if artifact not in _FRAMED or not (isinstance(value, tuple) and len(value) == 2):
+        if artifact not in _FRAMED:
+            return value
+        check_metadata(artifact, _metadata_of(artifact, value))
+        if not (isinstance(value, tuple) and len(value) == 2):
             return value
         metadata, images = value
         if images is None:

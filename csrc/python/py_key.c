@@ -763,7 +763,14 @@ static int put_key(struct walk *walk, PyObject *const *args)
     if (result < 0) {
         return -1;
     }
-    return cog_key_end(&walk->out) == COG_OK ? 0 : refuse(&top, "size", args[3]);
+    if (cog_key_end(&walk->out) == COG_OK) {
+        return 0;
+    }
+    if (profile_size > COG_KEY_SIZE_MAX / 2) {
+        return refuse(&top, "profile", args[0]);
+    }
+    return artifact_size > COG_KEY_SIZE_MAX / 2 ? refuse(&top, "artifact", args[2])
+                                                : refuse(&top, "size", args[3]);
 }
 
 static PyObject *py_encode_key(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)

@@ -28,7 +28,8 @@ from ingest import story  # noqa: E402
 from ingest.cached import read_back  # noqa: E402
 from ingest.files import NotAVideoError, change_one_byte, check_file  # noqa: E402
 from ingest.report import Sheet, Shot, Speech, clock, render  # noqa: E402
-from ingest.terminal import Stopped, Teller, columns  # noqa: E402
+from ingest.terminal import Stopped, Teller, columns, counted  # noqa: E402
+from ingest.watch import summary  # noqa: E402
 
 from cogcache import PipelineArtifactCache  # noqa: E402
 
@@ -233,6 +234,12 @@ def test_the_sheet_is_self_contained_and_takes_no_orders_from_the_video() -> Non
 
 def test_a_clock_rounds_into_the_next_minute() -> None:
     assert [clock(s) for s in (0, 59.94, 59.96, 600)] == ["0:00.0", "0:59.9", "1:00.0", "10:00.0"]
+
+
+def test_one_is_singular() -> None:
+    assert [counted(n, "frame") for n in (0, 1, 2150)] == ["0 frames", "1 frame", "2,150 frames"]
+    assert summary("keyframes", ({"keyframes": [{"frame_id": 0}]}, {})) == "1 frame"
+    assert summary("transcript", {"segments": [1]}) == "1 segment"
 
 
 def test_columns_line_up() -> None:

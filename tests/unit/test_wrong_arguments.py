@@ -17,6 +17,7 @@ from cogcache import (
     CacheBackendRegistry,
     CacheConfig,
     CacheManager,
+    CogcacheWarning,
     ConfigError,
     FilesystemCacheBackend,
     FilesystemCacheConfig,
@@ -173,6 +174,15 @@ def test_open_takes_urls_of_directories_and_keeps_the_order(tmp_path: Path) -> N
         PipelineArtifactCache.open("gcs://bucket/prefix")
     with pytest.raises(ConfigError, match="int"):
         PipelineArtifactCache.open(5)  # type: ignore[arg-type]
+
+
+def test_a_text_that_alone_is_too_long_for_a_key_is_named() -> None:
+    with pytest.raises(ConfigError, match="its profile alone has 70,000"):
+        memory_cache(profile="p" * 70_000)
+    with pytest.raises(ValueError, match="its artifact alone has 140,000"):
+        Key("", bytes(16), "ä" * 70_000, {})
+    with pytest.raises(ValueError, match="its parameters make more"):
+        Key("p" * 100, bytes(16), "a", {f"name{n}": n for n in range(9000)})
 
 
 @pytest.mark.parametrize("profile", ["a\0b", "\ud800", "x" * 1_000_000, 5])
@@ -334,6 +344,83 @@ async def test_segments_name_what_is_wrong_with_frames_and_times(video: Path) ->
         with pytest.raises((TypeError, ValueError), match=said):
             await cache.set_segment_frames(video, 1, 0, 1, frames, times)
     assert await cache.set_segment_frames(video, 1, 0, 1, [picture], np.array([0.5]))  # type: ignore[arg-type]
+
+
+async def test_a_segment_does_not_end_before_it_begins(video: Path) -> None:
+    cache = memory_cache()
+    for call in (
+        cache.set_segment_frames(video, 1, 6.0, 5.0, [b"\xff\xd8picture"], [5.5]),
+        cache.get_segment_frames(video, 1, 6.0, 5.0),
+        cache.get_or_compute_segment_frames(
+            video, lambda: 1 / 0, segment_id=1, start_time=6.0, end_time=5.0
+        ),
+        (await cache.video(video)).get_segment_frames(1, 6.0, 5.0),
+    ):
+        with pytest.raises(ValueError, match=r"end_time 5\.0 is before start_time 6\.0"):
+            await call
+    assert await cache.set_segment_frames(video, 1, 6.0, 6.0, [], [])
+
+
+@pytest.mark.parametrize("metadata", [5, 0.5, "a", b"\xff\xd8", np.zeros(3), Path("a"), {1}, True])
+async def test_metadata_of_frames_is_a_mapping_or_a_list(video: Path, metadata: Any) -> None:
+    cache = memory_cache()
+    picture = b"\xff\xd8picture"
+    for images in ([picture], None):
+        with pytest.raises(TypeError, match="keyframes: the metadata must be a mapping or a list"):
+            await cache.set_keyframes(video, metadata, images)
+    with pytest.raises(TypeError, match="metadata"):
+        await cache.store("keyframes", video, metadata)
+    with pytest.raises(TypeError, match="segment_frames: the metadata"):
+        await cache.store(
+            "segment_frames", video, (metadata, [picture]), segment_id=1, start_time=0, end_time=1
+        )
+    assert (await cache.get_cache_stats())["artifacts"]["keyframes"]["sets"] == 0
+    with pytest.warns(CogcacheWarning, match="not kept.*the metadata must be"):
+        got = await cache.get_or_compute_keyframes(video, lambda: (metadata, [picture]))
+    assert got is not None  # a slip of the computation never costs its result
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("transcribe_audoi", "transcribe_audio"),
+        ("extract_keyframe", "extract_keyframes"),
+        ("extract-keyframes", "extract_keyframes"),
+        ("extract_frames", "extract_keyframes"),
+        ("Generate_Descriptions", "generate_descriptions"),
+        ("keyframe_treshold", "keyframe_threshold"),
+        ("embeding_model", "embedding_model"),
+    ],
+)
+async def test_a_misspelt_name_of_a_pipeline_is_warned_about(
+    video: Path, wrong: str, meant: str
+) -> None:
+    cache = memory_cache()
+    for call in (
+        lambda: cache.video(video, {wrong: True}),
+        lambda: cache.get_all_artifacts(video, {wrong: True}),
+    ):
+        with pytest.warns(CogcacheWarning, match=f"'{wrong}' is not read.*'{meant}'") as seen:
+            await call()
+        assert seen[0].filename == __file__
+
+
+async def test_names_of_other_programs_may_stand_in_a_pipeline(video: Path) -> None:
+    foreign: dict[Any, Any] = {
+        "output_dir": "out",
+        "embedding_model_path": "m",
+        "embedding_dim": 768,
+        "vlm_model_id": "m",
+        "whisper_model_size": "base",
+        "fps": 2,
+        "max_frames": 5,
+        "clip_model": "c",
+        7: "seven",
+    }
+    video_cache = await memory_cache().video(video, foreign)  # warnings are errors here
+    assert video_cache.config == foreign
+    both = {"language": "en", "languages": ["en", "fr"]}
+    assert (await memory_cache().video(video, both)).config == both
 
 
 async def test_a_plain_list_of_keyframes_gives_its_ids_too(video: Path) -> None:

@@ -23,7 +23,7 @@ from cogcache import Keyframes, PipelineArtifactCache
 from ingest.cached import Ingested, read_back
 from ingest.files import change_one_byte
 from ingest.report import Finding, Sheet, Shot, Speech, clock, render
-from ingest.terminal import Teller, columns, duration, size
+from ingest.terminal import Teller, columns, counted, duration, size
 from ingest.watch import Pass, run_pass, surprises
 
 ARTIFACTS = ("keyframes", "transcript", "descriptions", "embeddings")
@@ -233,7 +233,10 @@ class _Telling:
         shots = self._shots(known)
         step = -(-len(shots) // MOST_SHOTS)
         header, rows = self.table()
-        facts = [self.plan.about, f"{len(shots)} keyframes at 2 a second, read from the cache"]
+        facts = [
+            self.plan.about,
+            f"{counted(len(shots), 'keyframe')} at 2 a second, read from the cache",
+        ]
         if step > 1:
             facts.append(f"every {step}th shown")
         sheet = Sheet(

@@ -57,6 +57,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1000:.2f} ms"
 
 
+def counted(count: int, name: str) -> str:
+    """``1 frame``, ``2 frames``."""
+    return f"{count:,} {name}" + ("" if count == 1 else "s")
+
+
 def size(count: int) -> str:
     """Bytes as KB or MB (thousands)."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} KB"

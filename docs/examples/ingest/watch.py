@@ -11,7 +11,7 @@ from typing import Any
 
 from cogcache import Explanation, Keyframes, PipelineArtifactCache, VideoCache
 from ingest.cached import Ingested, ingest
-from ingest.terminal import Teller, duration
+from ingest.terminal import Teller, counted, duration
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ def summary(artifact: str, value: Any) -> str:
         return ""
     if artifact == "keyframes":
         metadata = value[0] if isinstance(value, tuple) else value
-        return f"{len(metadata['keyframes'])} frames"
+        return counted(len(metadata["keyframes"]), "frame")
     if artifact == "transcript":
-        return f"{len(value['segments'])} segments"
+        return counted(len(value["segments"]), "segment")
     if artifact == "descriptions":
-        return f"{len(value['descriptions'])} texts"
-    return f"{len(value['vectors'])} vectors"
+        return counted(len(value["descriptions"]), "text")
+    return counted(len(value["vectors"]), "vector")
