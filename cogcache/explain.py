@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 from cogcache import _core
 from cogcache.backends.base import META_ARTIFACT, META_SOURCE, CacheBackend
 from cogcache.keys import Difference, Key
+from cogcache.sources import SourceRef
 
 if TYPE_CHECKING:
     from cogcache.manager import CacheManager
-    from cogcache.sources import SourceRef
 
 NEAREST_SHOWN = 3
 ENTRIES_COMPARED = 10_000  # of one source; beyond that "nearest" means nearest of these
+_NEVER_LOOKED_AT = (
+    "the source is never looked at: without etag= or source_id= a change of it is not seen before "
+    "the entry expires"
+)
 _KINDS_WITH_URI = ("stat", "absent", "etag", "opaque")  # others stand for content wherever it lies
 
 
@@ -70,6 +74,8 @@ class Explanation:
         reason: ``hit``, or one word for the miss.
         tiers: Each tier's answer, in order of priority.
         nearest: The nearest entries of the same source and artifact, the nearest first.
+        known: How many entries of the same source and artifact there are besides the one asked for.
+        note: What else is to be known; empty if nothing.
     """
 
     key: Key | None
@@ -78,6 +84,8 @@ class Explanation:
     reason: str
     tiers: tuple[TierAnswer, ...]
     nearest: tuple[NearEntry, ...]
+    known: int = 0
+    note: str = ""
 
     @property
     def hit(self) -> bool:
@@ -87,11 +95,15 @@ class Explanation:
     def __str__(self) -> str:
         if self.hit:
             answer = next(tier for tier in self.tiers if tier.present)
-            return f"{self.artifact}: in {answer.tier}, {answer.stored_bytes} bytes"
-        if not self.nearest:
-            return f"{self.artifact}: {self.reason}"
-        what = "; ".join(str(difference) for difference in self.nearest[0].differences)
-        return f"{self.artifact}: {self.reason}; the nearest entry differs in {what}"
+            text = f"{self.artifact}: in {answer.tier}, {answer.stored_bytes} bytes"
+        else:
+            text = f"{self.artifact}: {self.reason}"
+            if self.reason == "source-missing":
+                text += f", {self.known} {'entry' if self.known == 1 else 'entries'} known"
+            if self.nearest:
+                what = "; ".join(str(difference) for difference in self.nearest[0].differences)
+                text += f"; the nearest entry differs in {what}"
+        return f"{text}; {self.note}" if self.note else text
 
 
 async def explain_miss(
@@ -101,17 +113,22 @@ async def explain_miss(
     nothing.
     """
     answers = tuple([await _answer(tier, key) for tier in manager.backends])
+    note = _NEVER_LOOKED_AT if source.kind == "opaque" else ""
     if any(answer.present for answer in answers):
-        return Explanation(key, artifact, source.uri, "hit", answers, ())
-    nearest = await _nearest(manager, key, source, artifact)
+        return Explanation(key, artifact, source.uri, "hit", answers, (), note=note)
+    near = await _near(manager, key, source, artifact)
+    nearest = tuple(sorted(near, key=lambda one: (_distance(one), -one.created)))
     reasons = [answer.reason for answer in answers]
     reason = next((r for r in reasons if r != "absent"), "absent")
     if reason == "absent":
         if source.kind == "absent":
             reason = "source-missing"
-        elif nearest and any(difference.part == "source" for difference in nearest[0].differences):
+            if near and not note:
+                note = "video(..., missing='latest') takes the file as it was last"
+        elif nearest and any(_of_source(one) for one in nearest[0].differences):
             reason = "source-changed"
-    return Explanation(key, artifact, source.uri, reason, answers, nearest)
+    nearest = nearest[:NEAREST_SHOWN]
+    return Explanation(key, artifact, source.uri, reason, answers, nearest, len(near), note)
 
 
 async def _answer(tier: CacheBackend, key: Key) -> TierAnswer:
@@ -127,12 +144,14 @@ async def _answer(tier: CacheBackend, key: Key) -> TierAnswer:
     return TierAnswer(tier.name, True, "hit", age, left, found.length, found.cost_ms / 1000)
 
 
-async def _nearest(
+async def _near(
     manager: CacheManager, key: Key, source: SourceRef, artifact: str
-) -> tuple[NearEntry, ...]:
+) -> Collection[NearEntry]:
+    """The entries of the same source and artifact, and what is different about each."""
     near = await _compared(
         manager,
         key,
+        source,
         source.uri_hash,
         lambda entry, other: entry.meta.get(META_ARTIFACT) == artifact and _is_of(entry, source),
     )
@@ -141,15 +160,19 @@ async def _nearest(
         near = await _compared(
             manager,
             key,
+            source,
             0,
             lambda entry, other: other.artifact == artifact and other.source == key.source,
         )
-    ranked = sorted(near, key=lambda one: (len(one.differences), -one.created))
-    return tuple(ranked[:NEAREST_SHOWN])
+    return near
 
 
 async def _compared(
-    manager: CacheManager, key: Key, uri_hash: int, meant: Callable[[_core.Entry, Key], bool]
+    manager: CacheManager,
+    key: Key,
+    source: SourceRef,
+    uri_hash: int,
+    meant: Callable[[_core.Entry, Key], bool],
 ) -> Collection[NearEntry]:
     """What differs in the entries of a URI (0 = of all) that are ``meant``."""
     near: dict[bytes, NearEntry] = {}
@@ -161,12 +184,35 @@ async def _compared(
                 if compared > ENTRIES_COMPARED:
                     break
                 other = Key.from_encoded(entry.key)
-                differences = tuple(key.diff(other)) if meant(entry, other) else ()
+                if other == key or not meant(entry, other) or tier._why_dead(entry) is not None:
+                    continue
+                differences = tuple(key.diff(_with_origin(other, entry, source.uri)))
                 if differences:
                     near[entry.key] = NearEntry(str(other), differences, entry.created_ms / 1000)
         except Exception:  # noqa: S112
             continue  # the tier's own answer says that it is unavailable
     return near.values()
+
+
+def _with_origin(key: Key, entry: _core.Entry, uri: str) -> Key:
+    """The same key that knows the source which the entry was made from, where the entry tells."""
+    identity = entry.meta.get(META_SOURCE) or [""]
+    origin = SourceRef.from_identity(
+        identity, uri=identity[1] if identity[0] in _KINDS_WITH_URI else uri
+    )
+    if origin is None or origin.fingerprint != key.source:
+        return key
+    return Key(key.profile, origin, key.artifact, key.params)
+
+
+def _of_source(difference: Difference) -> bool:
+    return difference.part.partition(".")[0] == "source"
+
+
+def _distance(near: NearEntry) -> int:
+    """In how many things an entry differs; the source is one, whatever is different about it."""
+    of_source = sum(map(_of_source, near.differences))
+    return len(near.differences) - of_source + bool(of_source)
 
 
 def _is_of(entry: _core.Entry, source: SourceRef) -> bool:

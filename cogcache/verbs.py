@@ -25,7 +25,7 @@ from cogcache._fork import renew_after_fork
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
 from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, key_params
-from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE
+from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI
 from cogcache.computing import Gate, Recipe, own_copy
 from cogcache.config import (
     BackendConfig,
@@ -500,7 +500,9 @@ class ArtifactVerbs:
         tag = self._uri_tag(source)
         if stamp < max(tier.tag_version(tag) for tier in self.cache.backends):
             return self._refused(request.artifact.name, "tag-invalidated")  # since the miss
-        meta: dict[int | str, Any] = {META_SOURCE: list(request.source.identity)}
+        meta: dict[int | str, Any] = {META_SOURCE: list(source.identity)}
+        if source.uri not in meta[META_SOURCE]:
+            meta[META_SOURCE_URI] = source.uri
         full = request.key.long_values
         if full:
             meta[META_FULL_PARAMS] = full

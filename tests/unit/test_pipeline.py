@@ -660,6 +660,85 @@ async def test_explanations_name_the_cause(cache: PipelineArtifactCache, video: 
     assert before["hits"] == before["misses"] == 0  # explaining counts nothing
 
 
+async def test_an_explanation_says_what_of_the_source_changed(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    size = video.stat().st_size
+    await cache.set_transcript(video, TRANSCRIPT)
+    await cache.set_transcript(video, TRANSCRIPT, "large")
+    a_video(video, b"longer than it was before")
+    said = str(await cache.explain("transcript", video))
+    assert f"source.size: 25 bytes here, {size} bytes there" in said
+    await cache.set_transcript(video, {"of": "the new file"}, "small")
+    nearest = (await cache.explain("transcript", video)).nearest[0]
+    assert [one.part for one in nearest.differences] == ["model"]
+    key = await cache.key("transcript", video)
+    assert key.explain().uri == video.as_uri()
+
+
+async def test_an_explanation_of_a_deleted_file_counts_what_is_known(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    await cache.set_transcript(video, TRANSCRIPT)
+    await cache.set_transcript(video, TRANSCRIPT, "large")
+    await cache.set_transcript(video, TRANSCRIPT, "small", ttl=5)
+    await cache.set_descriptions(video, {"1": "x"}, "vlm")
+    FakeClock(cache).advance(10)
+    video.unlink()
+    gone = await cache.explain("transcript", video)
+    assert (gone.reason, gone.known) == ("source-missing", 2)
+    assert "source-missing, 2 entries known" in str(gone) and "missing='latest'" in str(gone)
+    assert "source-missing, 1 entry known" in str(
+        await cache.explain("descriptions", video, model_name="vlm")
+    )
+    nothing = await cache.explain("keyframes", video)
+    assert "0 entries known" in str(nothing) and "latest" not in str(nothing)
+
+
+async def test_an_explanation_of_what_is_never_looked_at_says_so(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    opened = "s3://bucket/v.mp4"
+    for hit in (False, True):
+        explanation = await cache.explain("transcript", opened)
+        assert explanation.hit is hit
+        assert "never looked at" in str(explanation) and "etag=" in str(explanation)
+        await cache.set_transcript(opened, TRANSCRIPT)
+    for told in ({"etag": '"1"'}, {"source_id": "mine"}):
+        bound = await cache.video(opened, **told)  # type: ignore[arg-type]
+        assert "never looked at" not in str(await bound.explain("transcript"))
+    assert "never looked at" not in str(await cache.explain("transcript", video))
+
+
+@pytest.mark.parametrize("identity", ["stat", "content", "sampled", "sha256"])
+async def test_an_entry_tells_what_it_was_made_from(identity: Any, video: Path) -> None:
+    """K06: whatever the key holds of the source, its URI is found in the metadata."""
+    cache = PipelineArtifactCache(memory_cache().cache, identity=identity)
+    await cache.set_transcript(video, TRANSCRIPT)
+    await (await cache.video("https://u:pw@host/v.mp4", source_id="mine")).set_transcript({})
+    listed = await cache.cache.list_keys(include_metadata=True)
+    uris = {
+        about.get("source_uri") or about["source"][1] for _, about in listed if about is not None
+    }
+    assert uris == {video.as_uri(), "https://host/v.mp4"}
+
+
+async def test_a_profile_is_taken_to_the_letter(video: Path) -> None:
+    manager = memory_cache().cache
+    profiles = ("p", "p2", "p:q", "p*", "*", "p%3Aq", "")
+    caches = [PipelineArtifactCache(manager, profile=name) for name in profiles]
+    for name, cache in zip(profiles, caches, strict=True):
+        assert await cache.set_transcript(video, {"of": name})
+    assert await manager.clear("p:*") == 1
+    assert [await cache.get_transcript(video) for cache in caches] == [
+        None,
+        *({"of": name} for name in profiles[1:]),
+    ]
+    assert await manager.clear("p%3Aq:*") == 1  # as it is printed
+    assert await caches[2].get_transcript(video) is None
+    assert await PipelineArtifactCache(manager, profile=None).get_transcript(video) == {"of": ""}
+
+
 async def test_long_prompts_are_compared_in_full(cache: PipelineArtifactCache, video: Path) -> None:
     prompt = "Describe the frame in the style of a shipping forecast. " * 50
     await cache.set_descriptions(video, {"1": "x"}, "vlm", prompt=prompt)
