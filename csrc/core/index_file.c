@@ -347,17 +347,18 @@ static uint64_t fixed_total(const struct cog_index_options *options)
     return ours + options->fixed_bytes;
 }
 
-struct bounds { /* as they lie in the head */
-    uint64_t limit, fixed_bytes, free_floor, max_files, check;
-};
-
-static struct bounds bounds_of(const struct cog_index_options *options)
+static uint64_t bounds_check(const struct cog_bounds *bounds)
 {
-    struct bounds bounds = {.limit = options->limit,
-                            .fixed_bytes = fixed_total(options),
-                            .free_floor = options->free_floor,
-                            .max_files = options->max_files};
-    bounds.check = cog_hash64(&bounds, offsetof(struct bounds, check), COG_INDEX_MAGIC);
+    return cog_hash64(bounds, offsetof(struct cog_bounds, check), COG_INDEX_MAGIC);
+}
+
+static struct cog_bounds bounds_of(const struct cog_index_options *options)
+{
+    struct cog_bounds bounds = {.limit = options->limit,
+                                .fixed_bytes = fixed_total(options),
+                                .free_floor = options->free_floor,
+                                .max_files = options->max_files};
+    bounds.check = bounds_check(&bounds);
     return bounds;
 }
 
@@ -366,7 +367,7 @@ static int write_new_index(struct cog_index *index, int fd, uint64_t ceiling)
     const struct cog_fs *fs = index->options.fs;
     struct cog_stat stat;
     uint64_t totals[COG_SHARDS];
-    const struct bounds bounds = bounds_of(&index->options);
+    const struct cog_bounds bounds = bounds_of(&index->options);
     struct cog_index_head head = {
         .magic = COG_INDEX_MAGIC,
         .version = COG_INDEX_VERSION,
@@ -539,36 +540,38 @@ static int try_locks(const struct cog_fs *fs, int fd)
     return failed == -EAGAIN ? 0 : failed;
 }
 
-static void store_limits(struct cog_index *index, struct cog_index_file *file)
+/* index->moving is held, so that the newest bounds of this handle are stored last. */
+static struct cog_bounds store_bounds(struct cog_index *index, struct cog_index_file *file)
 {
-    const struct bounds bounds = bounds_of(&index->options);
+    const struct cog_bounds bounds = bounds_of(&index->options);
     cog_word64_set(file, COG_AT_HEAD(limit), bounds.limit);
     cog_word64_set(file, COG_AT_HEAD(fixed_bytes), bounds.fixed_bytes);
     cog_word64_set(file, COG_AT_HEAD(free_floor), bounds.free_floor);
     cog_word64_set(file, COG_AT_HEAD(max_files), bounds.max_files);
     cog_word64_set(file, COG_AT_HEAD(bounds_check), bounds.check);
+    return bounds;
 }
 
 /*
  * A garbled limit would empty the cache, or let it fill the disk. Somebody who is just storing new
  * bounds is waited for; one who died over it is not.
  */
-void cog_bounds_heal(struct cog_index *index, struct cog_index_file *file)
+void cog_bounds_read(struct cog_index *index, struct cog_index_file *file, struct cog_bounds *out)
 {
     enum { AT_ONCE = 3, MOST_TRIES = 20, PAUSE_US = 100 };
     for (int tries = 0; tries < MOST_TRIES; tries++) {
-        uint64_t words[sizeof(struct bounds) / sizeof(uint64_t)];
-        struct bounds bounds;
+        uint64_t words[sizeof *out / sizeof(uint64_t)];
         if (tries >= AT_ONCE)
             file->fs->sleep_us(PAUSE_US);
         cog_words64(file, COG_AT_HEAD(limit), sizeof words[0], sizeof words / sizeof words[0],
                     words);
-        memcpy(&bounds, words, sizeof bounds);
-        if (bounds.check == cog_hash64(&bounds, offsetof(struct bounds, check), COG_INDEX_MAGIC) ||
-            atomic_load(&file->broken))
+        memcpy(out, words, sizeof *out);
+        if (out->check == bounds_check(out) || atomic_load(&file->broken))
             return;
     }
-    store_limits(index, file);
+    pthread_mutex_lock(&index->moving);
+    *out = store_bounds(index, file);
+    pthread_mutex_unlock(&index->moving);
 }
 
 /* index->moving and all_lock are held. */
@@ -589,7 +592,7 @@ static enum cog_status attach_locked(struct cog_index *index, struct cog_error *
         fs->close(found.fd);
         return cog_fail(err, COG_ERR_NOMEM, 0, NULL);
     }
-    store_limits(index, file);
+    (void)store_bounds(index, file);
     index->broken_inode = 0;
     atomic_store(&index->file, file);
     return COG_OK;
@@ -769,7 +772,9 @@ enum cog_status cog_index_set_limits(struct cog_index *index, uint64_t limit, ui
         if (status != COG_OK)
             return status;
     }
-    store_limits(index, file);
+    pthread_mutex_lock(&index->moving);
+    (void)store_bounds(index, file);
+    pthread_mutex_unlock(&index->moving);
     cog_file_unref(file);
     return COG_OK;
 }

@@ -47,7 +47,7 @@ struct cog_index_head {
     uint64_t index_inode, root_device, root_inode, region_bytes, created;
     uint64_t check; /* ... to here: XXH3-64 of the bytes before */
     _Atomic uint64_t limit, fixed_bytes, free_floor, max_files;
-    _Atomic uint64_t bounds_check; /* of these four; see cog_bounds_heal */
+    _Atomic uint64_t bounds_check; /* of these four; see cog_bounds_read */
     /* Ceiling of the index before: bounds what is not counted yet. */
     _Atomic uint64_t inherited;
     /* Bound of the sum at any death of the machine; see cog_ceiling_pack. */
@@ -196,8 +196,13 @@ enum cog_status cog_index_lose(struct cog_index *index, struct cog_index_file *f
  * a forked child. */
 enum cog_status cog_file_check(struct cog_index *index, struct cog_index_file *file,
                                struct cog_error *err);
-/* The bounds in the file are what somebody stored there, or else, garbled, become this handle's. */
-void cog_bounds_heal(struct cog_index *index, struct cog_index_file *file);
+/* What bounds the sums, as it lies in the head. */
+struct cog_bounds {
+    uint64_t limit, fixed_bytes, free_floor, max_files, check;
+};
+/* The bounds that somebody stored in the file, or else, garbled, this handle's, which are stored
+ * there anew. All five are of one reading: decide by `out`, never by the single words. */
+void cog_bounds_read(struct cog_index *index, struct cog_index_file *file, struct cog_bounds *out);
 bool cog_index_owns(const struct cog_index *index, const struct cog_stat *stat); /* ours to use */
 uint64_t cog_index_now_ms(const struct cog_index *index);
 uint64_t cog_index_time(const struct cog_index *index); /* as cog_shard_time of now */
@@ -215,7 +220,6 @@ struct cog_sum {
     uint64_t known;  /* totals of the counted shards */
     uint64_t moving; /* held + known + what the uncounted ones are bounded by; UINT64_MAX: there is
                         no bound */
-    uint64_t fixed;
     unsigned unknown; /* shards */
 };
 void cog_index_sum(struct cog_index_file *file, struct cog_sum *sum);

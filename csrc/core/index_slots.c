@@ -63,7 +63,6 @@ void cog_index_sum(struct cog_index_file *file, struct cog_sum *sum)
     sum->held = sum_held(file);
     cog_words64(file, COG_AT_SHARD(total, 0), sizeof total[0], COG_SHARDS, total);
 #endif
-    sum->fixed = cog_word64(file, COG_AT_HEAD(fixed_bytes));
     for (unsigned s = 0; s < COG_SHARDS; s++) {
         if (total[s] >= COG_UNKNOWN)
             sum->unknown++;
@@ -305,12 +304,14 @@ static void raise_ceiling_word(struct cog_index_file *file, size_t at, uint64_t 
  * crash of the machine it bounds what the directories hold, so that puts need not wait until all of
  * them are counted. Failing to sync costs that.
  */
-static void ensure_ceiling(struct cog_index_file *file, const struct cog_sum *sum, uint64_t limit)
+static void ensure_ceiling(struct cog_index_file *file, const struct cog_sum *sum,
+                           const struct cog_bounds *bounds)
 {
     uint64_t durable = cog_ceiling_unpack(cog_word64(file, COG_AT_HEAD(ceiling_durable)));
     if (durable != UINT64_MAX && sum->moving <= durable)
         return;
-    uint64_t most = limit > sum->fixed ? limit - sum->fixed : limit;
+    uint64_t limit = bounds->limit;
+    uint64_t most = limit > bounds->fixed_bytes ? limit - bounds->fixed_bytes : limit;
     /* a small root is soon counted, and need not wait for syncs */
     const uint64_t least_step = UINT64_C(16) << 20;
     uint64_t next = add_saturated(sum->moving, limit / 64 > least_step ? limit / 64 : least_step);
@@ -341,33 +342,37 @@ static bool within_files(struct cog_index_file *file, uint64_t max_files)
     return !max_files || rows < max_files;
 }
 
-/* [V2, V3] */
-static enum verdict judge(struct cog_index *index, struct cog_index_file *file, uint64_t bytes,
-                          struct cog_sum *sum)
-{
-    cog_bounds_heal(index, file);
-    uint64_t limit = cog_word64(file, COG_AT_HEAD(limit));
-    cog_index_sum(file, sum);
-    bool floor_kept = within_floor(index, cog_word64(file, COG_AT_HEAD(free_floor)), bytes) &&
-                      within_files(file, cog_word64(file, COG_AT_HEAD(max_files)));
-    if (atomic_load(&file->broken))
-        return INDEX_LOST;
-    if (!limit)
-        return floor_kept ? GRANTED : MUST_EVICT;
-    uint64_t margin = cog_limit_margin(limit), all = add_saturated(sum->moving, sum->fixed);
-    if (floor_kept && limit > margin && all <= limit - margin) {
-        ensure_ceiling(file, sum, limit);
-        return GRANTED;
-    }
-    return sum->held > limit / 4 ? TOO_MUCH_IN_FLIGHT : MUST_EVICT;
-}
-
-struct effort { /* what one reserve has spent */
+struct effort { /* what one reserve goes by, and what it has spent */
+    struct cog_bounds bounds;
+    struct cog_sum sum;
     uint64_t unlinks, most_unlinks;
     unsigned rounds, busy, waited_us, heals;
     bool reaped, sound;
     struct cog_error last;
 };
+
+/* [V2, V3] By the bounds of this round. */
+static enum verdict judge(struct cog_index *index, struct cog_index_file *file, uint64_t bytes,
+                          struct effort *effort)
+{
+    const struct cog_bounds *bounds = &effort->bounds;
+    struct cog_sum *sum = &effort->sum;
+    uint64_t limit = bounds->limit;
+    cog_index_sum(file, sum);
+    bool floor_kept = within_floor(index, bounds->free_floor, bytes) &&
+                      within_files(file, bounds->max_files);
+    if (atomic_load(&file->broken))
+        return INDEX_LOST;
+    if (!limit)
+        return floor_kept ? GRANTED : MUST_EVICT;
+    uint64_t margin = cog_limit_margin(limit);
+    uint64_t all = add_saturated(sum->moving, bounds->fixed_bytes);
+    if (floor_kept && limit > margin && all <= limit - margin) {
+        ensure_ceiling(file, sum, bounds);
+        return GRANTED;
+    }
+    return sum->held > limit / 4 ? TOO_MUCH_IN_FLIGHT : MUST_EVICT;
+}
 
 static void reap_once(struct cog_index *index, struct cog_index_file *file, struct effort *effort)
 {
@@ -383,15 +388,15 @@ static void reap_once(struct cog_index *index, struct cog_index_file *file, stru
  * the totals alone is nothing that writers do, nor is a shard that is unknown again; less is looked
  * at now and then. True: something was counted anew, judge again.
  */
-static bool heal_first(struct cog_index *index, struct cog_index_file *file,
-                       const struct cog_sum *sum, struct effort *effort)
+static bool heal_first(struct cog_index *index, struct cog_index_file *file, struct effort *effort)
 {
     enum { AT_ONCE = 16, MOST_HEALS = 32 };
     const uint64_t interval_ns = UINT64_C(1000000000);
-    uint64_t limit = cog_word64(file, COG_AT_HEAD(limit)), now = file->fs->boottime_ns(),
-             before = atomic_load(&file->healed_ns);
+    const struct cog_bounds *bounds = &effort->bounds;
+    const struct cog_sum *sum = &effort->sum;
+    uint64_t now = file->fs->boottime_ns(), before = atomic_load(&file->healed_ns);
     bool absurd = (sum->unknown && atomic_load(&file->counted)) ||
-                  (limit && add_saturated(sum->known, sum->fixed) > limit);
+                  (bounds->limit && add_saturated(sum->known, bounds->fixed_bytes) > bounds->limit);
     bool due = !before || now - before >= interval_ns;
     if (effort->sound || effort->heals >= MOST_HEALS || (!absurd && !due))
         return false;
@@ -403,10 +408,10 @@ static bool heal_first(struct cog_index *index, struct cog_index_file *file,
 
 /* One step towards room. COG_OK: judge again. Otherwise the answer of the reserve. */
 static enum cog_status make_room(struct cog_index *index, struct cog_index_file *file,
-                                 const struct cog_sum *sum, enum verdict verdict,
-                                 struct effort *effort, struct cog_error *err)
+                                 enum verdict verdict, struct effort *effort, struct cog_error *err)
 {
     enum { REAP_AFTER = 4, MOST_BUSY = 16, MOST_WAIT_US = 100000 };
+    const struct cog_sum *sum = &effort->sum;
     if (verdict == TOO_MUCH_IN_FLIGHT) {
         /* evicting for it would empty the cache; but the dead may hold it, or it is about to be
          * published */
@@ -422,7 +427,7 @@ static enum cog_status make_room(struct cog_index *index, struct cog_index_file 
         }
         return COG_OK;
     }
-    if (heal_first(index, file, sum, effort))
+    if (heal_first(index, file, effort))
         return COG_OK;
     if (++effort->rounds > REAP_AFTER)
         reap_once(index, file, effort);
@@ -456,10 +461,10 @@ static enum cog_status make_room(struct cog_index *index, struct cog_index_file 
 /* Shards not counted since the index was made: count on. Where nothing bounds them, a put has to
  * wait for all of it. */
 static enum cog_status count_along(struct cog_index *index, struct cog_index_file *file,
-                                   struct cog_error *err)
+                                   struct cog_bounds *bounds, struct cog_error *err)
 {
     const uint64_t patience_ns = UINT64_C(2000000000);
-    if (atomic_load(&file->counted) || cog_word64(file, COG_AT_HEAD(limit)) == 0)
+    if (atomic_load(&file->counted) || bounds->limit == 0)
         return COG_OK;
     bool bounded = cog_ceiling_unpack(cog_word64(file, COG_AT_HEAD(inherited))) != UINT64_MAX;
     uint64_t start = index->options.fs->boottime_ns();
@@ -468,6 +473,7 @@ static enum cog_status count_along(struct cog_index *index, struct cog_index_fil
         status = cog_index_warm_up(index, bounded ? 1 : 8, err);
     while (status == COG_ERR_BUSY && !bounded &&
            index->options.fs->boottime_ns() - start < patience_ns);
+    cog_bounds_read(index, file, bounds); /* that took a while */
     if (status == COG_ERR_BUSY && !bounded)
         return cog_fail(err, COG_ERR_BUSY, 0,
                         "the index was lost; what is on disk is still being counted");
@@ -476,24 +482,25 @@ static enum cog_status count_along(struct cog_index *index, struct cog_index_fil
                : COG_OK; /* what cannot be counted is met again below, or at its shard */
 }
 
+/* `bounds` as just read; every further round reads its own. */
 static enum cog_status reserve_in(struct cog_index *index, struct cog_index_file *file,
-                                  uint64_t bytes, struct cog_error *err)
+                                  const struct cog_bounds *bounds, uint64_t bytes,
+                                  struct cog_error *err)
 {
-    struct effort effort = {.most_unlinks = 64 + bytes / 4096};
-    struct cog_sum sum;
+    struct effort effort = {.bounds = *bounds, .most_unlinks = 64 + bytes / 4096};
 #ifdef COG_SEED_BUG_SUM_THEN_ADD
     for (;;) {
         enum verdict seeded = GRANTED;
-        uint64_t limit = cog_word64(file, COG_AT_HEAD(limit));
-        cog_index_sum(file, &sum);
-        if (sum.moving + sum.fixed + bytes > limit - cog_limit_margin(limit))
+        uint64_t limit = bounds->limit;
+        cog_index_sum(file, &effort.sum);
+        if (effort.sum.moving + bounds->fixed_bytes + bytes > limit - cog_limit_margin(limit))
             seeded = MUST_EVICT;
         if (seeded == GRANTED) {
             file->fs->sleep_us(300);
             held_add(file, bytes);
             return COG_OK;
         }
-        enum cog_status status = make_room(index, file, &sum, seeded, &effort, err);
+        enum cog_status status = make_room(index, file, seeded, &effort, err);
         if (status != COG_OK)
             return status;
     }
@@ -501,16 +508,17 @@ static enum cog_status reserve_in(struct cog_index *index, struct cog_index_file
     held_heal(file);
     held_add(file, bytes);
     for (;;) {
-        enum verdict verdict = judge(index, file, bytes, &sum);
+        enum verdict verdict = judge(index, file, bytes, &effort);
         if (verdict == GRANTED)
             return COG_OK;
         enum cog_status status = verdict == INDEX_LOST
                                      ? cog_index_lose(index, file, err)
-                                     : make_room(index, file, &sum, verdict, &effort, err);
+                                     : make_room(index, file, verdict, &effort, err);
         if (status != COG_OK) {
             held_sub(file, bytes);
             return status;
         }
+        cog_bounds_read(index, file, &effort.bounds);
     }
 }
 
@@ -529,16 +537,16 @@ enum cog_status cog_index_reserve(struct cog_index *index, uint64_t bytes,
         status = cog_index_attach(index, &file, err);
     if (status != COG_OK)
         return status;
-    cog_bounds_heal(index, file);
-    uint64_t limit = cog_word64(file, COG_AT_HEAD(limit));
-    if (limit && reservation->bytes + bytes > limit / 4)
+    struct cog_bounds bounds;
+    cog_bounds_read(index, file, &bounds);
+    if (bounds.limit && reservation->bytes + bytes > bounds.limit / 4)
         status = cog_fail(err, COG_ERR_TOO_LARGE, 0, "over a quarter of the limit in one write");
     else
         status = ensure_slot(index, file, err);
     if (status == COG_OK)
-        status = count_along(index, file, err);
+        status = count_along(index, file, &bounds, err);
     if (status == COG_OK)
-        status = reserve_in(index, file, bytes, err);
+        status = reserve_in(index, file, &bounds, bytes, err);
     if (status == COG_OK && !reservation->file) {
         *reservation = (struct cog_reservation){.index = index,
                                                 .file = file,
@@ -719,10 +727,10 @@ static void stats_of_file(struct cog_index_file *file, struct cog_index_stats *o
     cog_index_sum(file, &sum);
     out->attached = true;
     out->mapped = file->map != NULL;
-    out->used_bytes = sum.known + sum.fixed;
+    out->fixed_bytes = cog_word64(file, COG_AT_HEAD(fixed_bytes));
+    out->used_bytes = sum.known + out->fixed_bytes;
     out->held_bytes = sum.held;
     out->unknown_shards = sum.unknown;
-    out->fixed_bytes = sum.fixed;
     out->limit = cog_word64(file, COG_AT_HEAD(limit));
     out->free_floor = cog_word64(file, COG_AT_HEAD(free_floor));
     out->max_files = cog_word64(file, COG_AT_HEAD(max_files));

@@ -591,6 +591,36 @@ static void test_no_flipped_bit_makes_a_put_evict_or_fail(struct root *root)
     cog_index_close(index);
 }
 
+static _Atomic unsigned bounds_reads;
+
+static int64_t noticing_pread(int fd, void *out, size_t size, uint64_t offset)
+{
+    uint64_t limit = COG_AT_HEAD(limit), check = COG_AT_HEAD(bounds_check);
+    atomic_fetch_add(&bounds_reads, offset <= check && offset + size > limit);
+    return cog_fs_system()->pread(fd, out, size, offset);
+}
+
+/* By pread each word is a system call: the bounds are one reading, judged as it was read. */
+static void test_a_reservation_reads_the_bounds_once(struct root *root)
+{
+    struct cog_fs fs = *root->fs;
+    struct cog_index_options options = root_options(root);
+    struct cog_reservation reservation = {0};
+    fs.pread = noticing_pread;
+    options.fs = &fs;
+    options.free_floor = 1;
+    options.max_files = 1000;
+    struct cog_index *index = root_open(root, &options);
+    for (uint64_t key = 0; key < 300; key++) { /* counts every shard */
+        CHECK_EQ(entry_put(index, key, 2000), COG_OK);
+    }
+    atomic_store(&bounds_reads, 0);
+    CHECK_EQ(cog_index_reserve(index, 100000, &reservation, NULL), COG_OK);
+    CHECK_EQ(atomic_load(&bounds_reads), root->no_map ? 1 : 0);
+    cog_index_release(&reservation);
+    cog_index_close(index);
+}
+
 static void test_a_garbled_row_does_not_keep_eviction_from_going_on(struct root *root)
 {
     struct cog_index *index = root_open(root, NULL);
@@ -1095,6 +1125,7 @@ int main(void)
     ROOT_RUN(test_an_index_cut_short_is_replaced_at_open);
     ROOT_RUN(test_bits_flipped_in_use_are_healed);
     ROOT_RUN(test_no_flipped_bit_makes_a_put_evict_or_fail);
+    ROOT_RUN(test_a_reservation_reads_the_bounds_once);
     ROOT_RUN(test_a_garbled_row_does_not_keep_eviction_from_going_on);
     ROOT_RUN(test_a_garbled_held_word_of_ours_is_put_right);
     ROOT_RUN(test_after_a_reboot_puts_go_on_and_costs_are_kept);

@@ -200,6 +200,7 @@ static void sample_stopped(struct proof *proof, struct cog_index *index)
     struct cog_index_file *file = cog_index_enter(index);
     REQUIRE(file != NULL);
     cog_index_sum(file, &sum);
+    uint64_t fixed = cog_word64(file, COG_AT_HEAD(fixed_bytes));
     cog_index_leave(index);
     root_truth(&proof->root, &truth, true);
     proof->samples++;
@@ -209,7 +210,7 @@ static void sample_stopped(struct proof *proof, struct cog_index *index)
         proof->over += truth.all > limit;
         return;
     }
-    uint64_t grantable = limit - cog_limit_margin(limit) - sum.fixed;
+    uint64_t grantable = limit - cog_limit_margin(limit) - fixed;
     bool over = truth.moving > grantable || truth.all > limit;
     bool under = sum.held + sum.known < truth.moving;
     proof->over += over;
