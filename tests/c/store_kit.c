@@ -134,8 +134,9 @@ static void encode_tag(const struct kit_tag *tag, unsigned char *out, size_t *si
     *size = (size_t)(at + 8 - out);
 }
 
-static enum cog_status compose(struct cog_image *image, const char *key,
-                               const struct kit_value *value, uint64_t now_ms)
+static enum cog_status write_entry(struct cog_sink sink, const char *key,
+                                   const struct kit_value *value, uint64_t now_ms,
+                                   struct cog_error *err)
 {
     struct cog_entry_writer *writer;
     unsigned char meta[300];
@@ -148,18 +149,18 @@ static enum cog_status compose(struct cog_image *image, const char *key,
     if (value->tag.name != NULL) {
         encode_tag(&value->tag, meta, &meta_size);
     }
-    enum cog_status status = cog_entry_writer_new(key, strlen(key), value->token,
-                                                  cog_image_sink(image), &writer, NULL);
+    enum cog_status status = cog_entry_writer_new(key, strlen(key), value->token, sink, &writer,
+                                                  err);
     if (status != COG_OK) {
         return status;
     }
     status = cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, value->data, value->size, true,
-                                &number, NULL);
+                                &number, err);
     if (status == COG_OK) {
-        status = cog_entry_finish(writer, meta, meta_size, &fresh, &length, NULL);
+        status = cog_entry_finish(writer, meta, meta_size, &fresh, &length, err);
     }
     cog_entry_writer_free(writer);
-    return status == COG_OK ? cog_image_seal(image) : status;
+    return status;
 }
 
 enum cog_status kit_put_value(struct cog_store *store, const char *key,
@@ -167,7 +168,10 @@ enum cog_status kit_put_value(struct cog_store *store, const char *key,
 {
     struct cog_image image = {0};
     uint64_t now = value->refreshed_ms != 0 ? value->refreshed_ms : cog_store_now_ms(store);
-    enum cog_status status = compose(&image, key, value, now);
+    enum cog_status status = write_entry(cog_image_sink(&image), key, value, now, NULL);
+    if (status == COG_OK) {
+        status = cog_image_seal(&image);
+    }
     if (status == COG_OK) {
         struct cog_put_info info = {.expires_ms = value->ttl_ms != 0 ? now + value->ttl_ms : 0,
                                     .cost_seconds = value->cost_seconds,
@@ -187,6 +191,37 @@ enum cog_status kit_put(struct cog_store *store, const char *key, const void *da
 {
     struct kit_value value = {.data = data, .size = size};
     return kit_put_value(store, key, &value);
+}
+
+enum cog_status kit_make(void *context, struct cog_sink sink, struct cog_error *err)
+{
+    const struct kit_made *made = context;
+    return write_entry(sink, made->key, &made->value, made->value.refreshed_ms, err);
+}
+
+uint64_t kit_most(size_t size)
+{
+    return size + size / 64 + 4096;
+}
+
+enum cog_status kit_put_by(struct cog_store *store, const char *key, const struct cog_maker *maker)
+{
+    enum cog_status status = COG_ERR_BUSY;
+    uint64_t length;
+    for (unsigned tries = 0; tries < KIT_PATIENCE && status == COG_ERR_BUSY; tries++) {
+        status = cog_store_put_made(store, key, strlen(key), maker, NULL, &length, NULL);
+    }
+    return status;
+}
+
+enum cog_status kit_put_made(struct cog_store *store, const char *key, const void *data,
+                             size_t size)
+{
+    struct kit_made made = {
+        .key = key,
+        .value = {.data = data, .size = size, .token = 1, .refreshed_ms = cog_store_now_ms(store)}};
+    struct cog_maker maker = {&made, kit_make, kit_most(size)};
+    return kit_put_by(store, key, &maker);
 }
 
 unsigned char *kit_get(struct cog_store *store, const char *key, unsigned flags, size_t *size,

@@ -64,6 +64,20 @@ enum { KIT_PATIENCE = 100 };
 enum cog_status kit_put_value(struct cog_store *store, const char *key,
                               const struct kit_value *value);
 enum cog_status kit_put(struct cog_store *store, const char *key, const void *data, size_t size);
+/* What a put makes while it writes: the context of kit_make, which is a cog_maker's `make`. The
+ * same bytes each time it is called, so token and time of the value are not 0. */
+struct kit_made {
+    const char *key;
+    struct kit_value value;
+};
+enum cog_status kit_make(void *context, struct cog_sink sink, struct cog_error *err);
+/* kit_put, made while it is written. */
+enum cog_status kit_put_made(struct cog_store *store, const char *key, const void *data,
+                             size_t size);
+/* cog_store_put_made with patience; the maker may do other things as well. */
+enum cog_status kit_put_by(struct cog_store *store, const char *key, const struct cog_maker *maker);
+/* Bytes that the container of a kit value of this size does not exceed. */
+uint64_t kit_most(size_t size);
 /* The bytes of the value under `key`, or NULL and `*miss`. The caller frees them. */
 unsigned char *kit_get(struct cog_store *store, const char *key, unsigned flags, size_t *size,
                        enum cog_miss *miss);

@@ -96,6 +96,18 @@ static void try_overwrite(struct trial *trial)
     }
 }
 
+static void try_made(struct trial *trial)
+{
+    arm(trial);
+    enum cog_status status = kit_put_made(trial->store, trial->key, new_value, trial->size);
+    faults_stop();
+    bool right = status == COG_OK ? holds(trial, new_value)
+                                  : is_typed(status) && holds(trial, old_value);
+    if (!CHECK(right)) {
+        explain(trial, "overwrite by what is made", status);
+    }
+}
+
 /* The container of the new value, in two pieces, the second first. */
 static enum cog_status bring(struct trial *trial, const unsigned char *bytes, size_t length)
 {
@@ -305,6 +317,11 @@ static void test_put(struct kit *kit)
 static void test_overwrite(struct kit *kit)
 {
     with_faults(kit, try_overwrite, true);
+}
+
+static void test_made(struct kit *kit)
+{
+    with_faults(kit, try_made, true);
 }
 
 static void test_incoming(struct kit *kit)
@@ -683,6 +700,7 @@ int main(void)
     KIT_RUN_ONCE(test_the_loop_notices_what_an_operation_leaves_behind);
     KIT_RUN(test_put);
     KIT_RUN(test_overwrite);
+    KIT_RUN(test_made);
     KIT_RUN(test_incoming);
     KIT_RUN(test_get);
     KIT_RUN(test_get_without_waiting);
