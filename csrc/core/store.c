@@ -574,6 +574,22 @@ static enum cog_status open_index(struct cog_store *store, struct cog_error *err
     return cog_index_open(&options, &store->index, err);
 }
 
+static bool stop_at_any(void *context, const char *name)
+{
+    (void)name;
+    *(bool *)context = true;
+    return false;
+}
+
+/* The first put makes the first directory below objects/, and nothing ever removes one. */
+static bool never_held_an_entry(void *context)
+{
+    const struct cog_store *store = context;
+    bool any = false;
+    int rc = store->fs->list(store->root, "objects", stop_at_any, &any);
+    return !any && (rc == 0 || rc == -ENOENT);
+}
+
 static enum cog_status open_tags(struct cog_store *store, bool writable, struct cog_error *err)
 {
     struct cog_tags_options options = {
@@ -583,6 +599,7 @@ static enum cog_status open_tags(struct cog_store *store, bool writable, struct 
         .writable = writable,
         .signal = tags_signal,
         .notify = tags_notify,
+        .is_unused = never_held_an_entry,
         .context = store,
     };
     return cog_tags_open(store->fs, &options, &store->tags, err);

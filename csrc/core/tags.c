@@ -401,13 +401,25 @@ static enum cog_status lock_log(struct cog_tags *tags, int *out, struct cog_erro
 
 /* --- refresh ------------------------------------------------------------------------------- */
 
-/* Lost or damaged: nobody can tell what it said, so everything captured so far is out of date. */
+/*
+ * Where to begin without a log that can be read. Lost or damaged: nobody can tell what it said, so
+ * everything captured so far is out of date. None yet, in a root that never held an entry: 0.
+ */
+static uint64_t first_floor(const struct cog_tags *tags)
+{
+    struct cog_stat stat;
+    bool first = !tags->loaded && tags->options.is_unused != NULL &&
+                 tags->fs->stat_at(tags->options.root, LOG_NAME, &stat) == -ENOENT &&
+                 tags->options.is_unused(tags->options.context);
+    return first ? 0 : new_version(tags, tags->table.newest);
+}
+
 static enum cog_status start_over(struct cog_tags *tags, struct cog_error *err)
 {
     struct cog_buf none = {0};
     uint32_t chance = 0;
     (void)tags->fs->random(&chance, sizeof chance);
-    uint64_t floor = new_version(tags, tags->table.newest);
+    uint64_t floor = first_floor(tags);
     /* A random first seq: a process that knows the lost log must not take this one for it. */
     enum cog_status status = write_log(tags, floor, 1 + chance, &none, err);
     if (status == COG_OK && tags->options.notify != NULL) {
@@ -477,9 +489,8 @@ static enum cog_status load(struct cog_tags *tags, struct cog_error *err)
         status = replace_log(tags, err);
     }
     if (damaged && status != COG_OK && !tags->lost) {
-        /* In this process, then, everything captured before now is out of date. */
-        struct table table = {0};
-        table.floor = table.newest = new_version(tags, tags->table.newest);
+        struct table table = {0}; /* for this process alone, then */
+        table.floor = table.newest = first_floor(tags);
         take_table(tags, &table);
     }
     tags->lost = damaged && status != COG_OK;

@@ -10,7 +10,9 @@
  * A record is written first, then the commit slot that is not current, then one fdatasync covers
  * both. Whatever lies beyond the committed length is not there; a committed length that the bytes
  * do not bear out means a damaged log. A log that is lost or damaged is replaced by one whose floor
- * is now: every tagged entry captured before becomes a miss.
+ * is now: every tagged entry captured before becomes a miss. In a root that never held an entry
+ * nothing was lost, and the floor of its first log is 0: entries that another machine captured
+ * before this root was made, and that come here from a shared tier, are good.
  *
  * Each process keeps the newest version of every tag in a table, filled from the log and filled
  * again only when the log has changed: a shared counter of the index says so, or without an index
@@ -50,6 +52,8 @@ struct cog_tags_options {
      */
     bool (*signal)(void *context, uint64_t *value);
     void (*notify)(void *context);
+    /* Did the root never hold an entry? NULL: it may have. */
+    bool (*is_unused)(void *context);
     void *context;
 };
 

@@ -174,6 +174,35 @@ static void test_a_lost_or_damaged_log_outdates_everything(struct kit *kit)
     }
 }
 
+/* What another machine computed comes here from a shared tier, with the time of its capture. */
+static void test_a_new_root_takes_what_was_captured_before_it_was_made(struct kit *kit)
+{
+    char log[400];
+    kit_path(kit, "tags.log", log);
+    struct cog_store *store = kit_open(kit, NULL), *other = kit_open(kit, NULL);
+    uint64_t long_ago = cog_store_now_ms(store) * 1000 - UINT64_C(86400000000);
+    CHECK_EQ(version_of(store, "t"), 0);
+    CHECK_EQ(version_of(other, "t"), 0);
+    CHECK_EQ(put_tagged(store, "a", "t", long_ago), COG_OK);
+    CHECK_EQ(kit_miss(other, "a"), COG_MISS_NONE);
+    cog_store_close(other);
+    cog_store_close(store);
+    store = kit_open(kit, NULL); /* used by now, and the log is where it was */
+    CHECK_EQ(version_of(store, "t"), 0);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+    CHECK_EQ(invalidate(store, "t"), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    CHECK_EQ(version_of(store, "u"), 0);
+    CHECK_EQ(put_tagged(store, "a", "t", capture(store, "t")), COG_OK);
+    CHECK_EQ(kit_delete(store, "a"), COG_OK);
+    cog_store_close(store);
+    CHECK_EQ(unlink(log), 0); /* empty, but it has been used: who knows what was in the log */
+    store = kit_open(kit, NULL);
+    CHECK(version_of(store, "t") > long_ago);
+    CHECK(version_of(store, "u") > long_ago);
+    cog_store_close(store);
+}
+
 static void test_a_log_lost_while_open_is_noticed_by_the_next_invalidation(struct kit *kit)
 {
     struct cog_store *store = kit_open(kit, NULL);
@@ -308,6 +337,7 @@ int main(void)
     KIT_RUN(test_a_process_sees_the_invalidations_of_another);
     KIT_RUN(test_nowait_never_answers_from_an_old_table);
     KIT_RUN(test_a_lost_or_damaged_log_outdates_everything);
+    KIT_RUN(test_a_new_root_takes_what_was_captured_before_it_was_made);
     KIT_RUN(test_a_log_lost_while_open_is_noticed_by_the_next_invalidation);
     KIT_RUN(test_what_lies_beyond_the_commit_is_not_there);
     KIT_RUN(test_a_full_log_is_compacted_and_forgets_only_towards_a_miss);
