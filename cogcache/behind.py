@@ -500,7 +500,13 @@ class WriteBehind:
         )
 
     async def flush(self, seconds: float) -> int:
-        """Wait until all is sent, at most so long; how many entries are left."""
+        """Wait until all is sent, also what others have left in the spool, at most so long; how
+        many entries are left.
+        """
+        await self._look_for_others(0.0)
+        return await self._flush(seconds)
+
+    async def _flush(self, seconds: float) -> int:
         with self._lock:
             self._paused_until = 0.0
         self._wake()
@@ -513,7 +519,7 @@ class WriteBehind:
         """
         if self._closed:
             return
-        await self.flush(seconds)
+        await self._flush(seconds)
         senders = self._end()
         until = time.monotonic() + CANCEL_SECONDS
         while any(not task.done() for task in senders) and time.monotonic() < until:

@@ -847,7 +847,8 @@ class CacheManager:
 
     async def flush(self, timeout_seconds: float = 60) -> int:
         """Wait until the entries that were put into tiers with ``write_mode="behind"`` have been
-        sent, at most so long.
+        sent, at most so long; also those that other processes, alive or killed, have left waiting
+        beside the entries of the filesystem tier.
 
         Returns:
             How many have not: 0 means that every tier has everything.

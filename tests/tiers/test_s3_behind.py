@@ -48,8 +48,6 @@ def jobs_in(path: Path) -> list[str]:
 async def sent_by_another(path: Path, place: S3Place) -> None:
     """What the next process of the directory does."""
     manager = behind_manager(path, place)
-    for queue in manager._tiers.queues.values():
-        await queue._look_for_others(0)
     assert await manager.flush(300) == 0
     await manager.aclose()
 

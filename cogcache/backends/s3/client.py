@@ -72,6 +72,7 @@ class S3Client:
         work: For what makes several requests and waits for those in the bulk lane. Its own go
             through the client of the small lane, which is why that has spare connections.
         requests: How many requests of each operation were made, answered or not.
+        bytes_out: Bytes of the bodies of those that carried objects.
     """
 
     def __init__(self, config: S3CacheConfig) -> None:
@@ -82,6 +83,7 @@ class S3Client:
         self.bulk = Lane("bulk", _THREADS)
         self.work = Lane("work", _WORKERS, self.small.breaker)
         self.requests: dict[str, int] = {}
+        self.bytes_out = 0
         self._clients: dict[str, Any] = {}
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -117,7 +119,9 @@ class S3Client:
             if attempt is None:
                 raise NotAskedError(f"not asked: the breaker is {lane.breaker.state}")
             call.attempt, call.heard = attempt, False
-            self.requests[operation] = self.requests.get(operation, 0) + 1
+            with self._lock:
+                self.requests[operation] = self.requests.get(operation, 0) + 1
+                self.bytes_out += len(params.get("Body", b""))
             try:
                 client = self._client(lane.name)
                 answer: dict[str, Any] = getattr(client, operation)(

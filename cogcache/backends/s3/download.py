@@ -320,9 +320,10 @@ class Reads:
                 piece = read(min(_PIECE, len(room) - got))
                 if not piece:
                     break
-                room[got : got + len(piece)] = piece
-                got += len(piece)
-                self.bytes_in += len(piece)
+                size = len(piece)
+                room[got : got + size] = piece
+                got += size
+                self.bytes_in += size  # no call in it, so that no other thread comes between
                 took = time.monotonic() - began
                 if took > PATIENCE_SECONDS and got < (took - PATIENCE_SECONDS) * SLOWEST:
                     break

@@ -628,6 +628,7 @@ class S3Backend(CacheBackend):
             "complete": complete,
             "requests": dict(self._client.requests),
             "bytes_in": self._reads.bytes_in,
+            "bytes_out": self._client.bytes_out,
             "mismatches": self._reads.mismatches,
             "resumes": self._reads.resumes,
             "lanes": {
