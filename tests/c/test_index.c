@@ -230,11 +230,14 @@ static void test_lru_is_exact_with_few_residents_and_every_use_recorded(struct r
     options.fs = &fs;
     options.limit = UINT64_C(17) << 20;
     struct cog_index *index = root_open(root, &options);
-    enum { KEYS = 90, SIZE = 300000, OPERATIONS = 700 };
+    enum { KEYS = 90, SIZE = 300000 };
+    const char *torture = getenv("COGCACHE_TORTURE");
+    /* in four modes */
+    const uint64_t operations = torture != NULL && strcmp(torture, "0") != 0 ? 25000 : 700;
     uint64_t used[KEYS] = {0}; /* 0 = not resident */
     uint32_t seed = 1;
     unsigned evicted = 0, wrong = 0;
-    for (uint64_t i = 1; i <= OPERATIONS; i++) {
+    for (uint64_t i = 1; i <= operations; i++) {
         seed = seed * 1664525 + 1013904223;
         uint64_t key = (seed >> 16) % KEYS;
         boot_offset_ns += 2000; /* a use every two microseconds can be told apart */
