@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.servers.s3 import S3Place
+from support.servers.s3 import S3Place, S3Server
 from support_s3 import config_at, tier_at
 
 from cogcache import CacheConfig, CacheManager, ConfigError, FilesystemCacheConfig
@@ -24,7 +24,8 @@ from cogcache.testing import BackendConformance
 
 class TestS3(BackendConformance):
     @pytest.fixture(autouse=True)
-    def _place(self, s3_place: S3Place) -> None:
+    def _place(self, s3_server: S3Server, s3_place: S3Place) -> None:
+        self.misses_while_replaced = s3_server.misses_while_replaced
         numbers = iter(range(100))
         # Patient: what is asked here is not how fast a busy machine answers.
         self.make: Callable[[], S3Backend] = lambda: tier_at(

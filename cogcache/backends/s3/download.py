@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.errors import (
+    ChangedError,
     MisconfiguredError,
     MismatchError,
     NotModifiedError,
@@ -67,6 +68,12 @@ class Room:
 
 class BrokenBodyError(Exception):
     """A body ended or stalled before its end; ``args[0]`` says how."""
+
+
+class OtherGenerationError(MismatchError):
+    """An answer with another ETag than the one that was a condition of the request: that of another
+    object, or of another generation from a store that ignores conditions.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +136,23 @@ class Reads:
             AbsentError: There is no such object.
             S3Error: See there.
         """
+        return self._until_whole(lambda: self._tail(call, name, want, known))
+
+    def whole(self, call: Call, name: str) -> Tail:
+        """All of an object, up to 1 GiB, in one answer: so of one generation, whoever replaces it
+        meanwhile, and whether or not the store knows conditions and ranges.
+
+        Raises:
+            AbsentError: There is no such object.
+            RefusedError: It is larger.
+            S3Error: See there.
+        """
+        return self._until_whole(lambda: self._whole(call, name))
+
+    def _until_whole(self, ask: Callable[[], Tail]) -> Tail:
         for turn in range(RESUMES + 1):
             try:
-                return self._tail(call, name, want, known)
+                return ask()
             except BrokenBodyError as error:
                 if turn == RESUMES:
                     raise UnavailableError(f"get_object: {error}") from error
@@ -175,9 +196,9 @@ class Reads:
         return self._tail_at(call, name, int(answer["ContentLength"]), _etag(answer), want)
 
     def _tail_at(self, call: Call, name: str, size: int, etag: str, want: int) -> Tail:
-        start = max(0, size - want)
-        if size == 0:
-            return Tail(0, 0, b"", etag)
+        if size <= want:  # one answer, whatever became of it since its size was known
+            return self._whole(call, name)
+        start = size - want
         data = self.range(call, self._client.small, name, start, size, size, etag)
         if self.ranges is False:
             return self._whole(call, name)
@@ -188,7 +209,7 @@ class Reads:
         size = _length(answer)
         if size > WHOLE_LIMIT:
             self._drop(call, answer)
-            raise RefusedError(f"get_object: {size} bytes, and the store does not give ranges")
+            raise RefusedError(f"get_object: {size} bytes are too many for one answer")
         call.extend(self._client.seconds_for(size))
         return self._tail_of(call, answer, 0, size, size)
 
@@ -228,12 +249,17 @@ class Reads:
     ) -> None:
         """``range`` into memory; its first ``n`` bytes are right even if it fails after them."""
         call.extend(self._client.seconds_for(len(room)))
-        got = turn = 0
+        got = turn = others = 0
         while got < len(room):
             try:
                 got += self._range_once(call, lane, name, start + got, room[got:], total, etag)
                 if got < len(room):
                     raise BrokenBodyError(f"{got} of {len(room)} bytes came")
+            except OtherGenerationError as error:
+                others += 1
+                if others > 1:
+                    raise ChangedError(f"{error}, twice") from error
+                self.resumes += 1
             except (BrokenBodyError, MismatchError) as error:
                 turn += 1
                 if turn > RESUMES:
@@ -251,7 +277,7 @@ class Reads:
         if etag and _etag(answer) != etag:
             self._drop(call, answer)
             self.mismatches += 1
-            raise MismatchError("get_object: another ETag than the one asked for")
+            raise OtherGenerationError("get_object: another ETag than the one asked for")
         if _status(answer) == 200:
             return self._cut_out(call, answer, start, room, total)
         self._expect(call, answer, start, stop, total)

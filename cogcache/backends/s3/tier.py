@@ -21,9 +21,10 @@ from cogcache.backends.base import (
     describe_entry,
 )
 from cogcache.backends.receiving import Receiver
-from cogcache.backends.s3.client import S3Client
+from cogcache.backends.s3.client import SMALL_BYTES, S3Client
 from cogcache.backends.s3.download import (
     RANGE_BYTES,
+    TAIL_BYTES,
     TOKEN,
     WHOLE_LIMIT,
     Reads,
@@ -65,6 +66,7 @@ INDEX_SECONDS: Final = 3600.0  # how long it is kept, for reads that are pinned 
 DAMAGED_SECONDS: Final = 60.0  # how long a damaged object is left alone
 MISSED_SECONDS: Final = 3600.0  # how long after a miss a write is taken for the filling of it
 DENIED_SECONDS: Final = 300.0  # how long a refusal to let us write is believed
+READS: Final = 4  # of an entry that is replaced again and again while it is read
 REMEMBERED: Final = 4096  # names, of each kind
 INDEX_MEMORY: Final = 32 << 20  # bytes of indexes
 SCAN_TAIL_BYTES: Final = 8 * 1024  # of each object of a listing; holds the index of all but bundles
@@ -154,12 +156,30 @@ class S3Backend(CacheBackend):
             return None
 
     async def _fetch(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
-        """The entry, read once more if the first time it was damaged or replaced meanwhile."""
-        try:
-            return await self._fetch_once(key, name, index_only)
-        except (_core.DamagedError, ChangedError):
+        """The entry, read once more if the first time it was damaged, and anew if it was replaced
+        meanwhile: then in one answer, which is of one generation however fast writers are.
+        """
+        damaged = replaced = False
+        for turn in range(1, READS + 1):
+            try:
+                if replaced:
+                    return await self._fetch_at_once(key, name, index_only)
+                return await self._fetch_once(key, name, index_only)
+            except _core.DamagedError:
+                if damaged or turn == READS:
+                    raise
+                damaged = True
+            except ChangedError:
+                if turn == READS:
+                    raise
+                replaced = True
             self._indexes.forget(name)
-            return await self._fetch_once(key, name, index_only)
+        raise AssertionError("unreachable")
+
+    async def _fetch_at_once(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
+        if index_only:
+            return await self._in(self._client.small, self._open_first, key, name, SMALL_BYTES)
+        return await self._in(self._client.work, self._whole_at_once, key, name)
 
     async def _fetch_once(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
         if index_only:
@@ -176,12 +196,12 @@ class S3Backend(CacheBackend):
         """``work(call, *args)`` in a thread of a lane."""
         return await lane.run(lambda call: work(call, *args), seconds=self._client.seconds_for(0))
 
-    def _open_first(self, call: Call, key: bytes | None, name: str) -> _core.Entry:
+    def _open_first(self, call: Call, key: bytes, name: str, want: int = TAIL_BYTES) -> _core.Entry:
         """An entry that reads what is asked of it. Its index is remembered, even where it begins
         before the tail; one that is remembered already is only asked whether it still holds.
         """
         known = self._indexes.get(name)
-        tail = self._reads.tail(call, name, known=known)
+        tail = self._reads.tail(call, name, want, known=known)
         if tail.is_whole:
             return _core.Entry.from_bytes(tail.data, key)
         remote = RemoteBytes(self._reads, self._client, name, tail)
@@ -228,6 +248,13 @@ class S3Backend(CacheBackend):
             fetch_parallel(self._reads, self._client, call, name, 0, front, tail)
         return _core.Entry.from_bytes(room.take(), key)
 
+    def _whole_at_once(self, call: Call, key: bytes, name: str) -> _core.Entry:
+        """All of an entry up to 1 GiB in one request; the index of a larger one."""
+        try:
+            return _core.Entry.from_bytes(self._reads.whole(call, name).data, key)
+        except RefusedError:
+            return self._open_first(call, key, name, SMALL_BYTES)
+
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
         if entry.in_memory:
             return await super().load(entry, **options)
@@ -240,11 +267,27 @@ class S3Backend(CacheBackend):
         except S3Error as error:
             self.note_fault("read", error)
             raise
-        # Replaced since it was opened, or spoilt on the way: once more from the beginning.
-        again = await self._fetch_once(entry.key, name, True)
+        # Replaced since it was opened, or spoilt on the way: once more from the beginning, and if
+        # it is replaced meanwhile again, all of it before any of it is used.
+        try:
+            return await self._load_again(entry, name, True, options)
+        except ChangedError:
+            return await self._load_again(entry, name, False, options)
+
+    async def _load_again(
+        self, entry: _core.Entry, name: str, index_only: bool, options: dict[str, Any]
+    ) -> Any:
+        again = await self._fetch(entry.key, name, index_only)
         if self._why_dead(again) is not None or not _same_meaning(entry, again):
             raise AbsentError(f"{name}: replaced by another entry")
-        return await self._in(lane, _value, again, options)
+        if again.in_memory:
+            return await super().load(again, **options)
+        lane = self._client.small if again.length <= RANGE_BYTES else self._client.work
+        try:
+            return await self._in(lane, _value, again, options)
+        except ChangedError:
+            self._indexes.forget(name)
+            raise
 
     async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
         if entry.in_memory:

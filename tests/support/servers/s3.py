@@ -78,7 +78,14 @@ class S3Place:
 
 
 class S3Server(Server):
-    """Base of the S3 servers: keys, one bucket for all tests, a place for each."""
+    """Base of the S3 servers: keys, one bucket for all tests, a place for each.
+
+    Attributes:
+        misses_while_replaced: whether a read may find nothing in the moment in which a write
+            replaces the object.
+    """
+
+    misses_while_replaced = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,6 +204,27 @@ class SeaweedServer(S3Server):
         return [f"/tmp/seaweedfs-*-{port}.sock" for port in self.ports.values()]
 
 
+# moto answers 500 to who reads an object while another request replaces it: it closes the old one's
+# file. So one request after the other, each when its body is there.
+RUN_MOTO = """
+import io, threading
+from moto import server
+
+class OneByOne(server.DomainDispatcherApplication):
+    turn = threading.Lock()
+
+    def __call__(self, environ, start_response):
+        if environ.get("CONTENT_LENGTH"):
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            environ["wsgi.input"] = io.BytesIO(body)
+        with self.turn:
+            return list(super().__call__(environ, start_response))
+
+server.DomainDispatcherApplication = OneByOne
+server.main()
+"""
+
+
 class MotoServer(S3Server):
     """moto: an emulator, for the shape of the API only. Keeps nothing over a kill."""
 
@@ -204,7 +232,7 @@ class MotoServer(S3Server):
     grace_seconds = 2.0
 
     def commands(self) -> list[dict[str, Any]]:
-        return [{"argv": [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.port)]}]
+        return [{"argv": [sys.executable, "-c", RUN_MOTO, "-H", HOST, "-p", str(self.port)]}]
 
 
 class BareServer(S3Server):

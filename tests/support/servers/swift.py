@@ -124,6 +124,9 @@ class SwiftServer(S3Server):
     """Swift's proxy, account, container and object server."""
 
     name = "swift"
+    # Its object server lists a folder for the newest file, then opens that; a write that has just
+    # put a newer one beside it removes it in between. With one replica there is no other to ask.
+    misses_while_replaced = True
     port_names = ("proxy", "account", "container", "object")
 
     def __init__(self) -> None:
