@@ -34,6 +34,22 @@ def got(s3, key, **arguments) -> bytes:
     return s3.get_object(**key, **arguments)["Body"].read()
 
 
+def test_who_asks_after_the_end_of_its_test_is_not_heard(
+    proxied_place: S3Place, s3_proxy: Proxy, key
+) -> None:
+    """A thread of a client that was given up, before its next try."""
+    late = proxied_place.client
+    assert got(late, key) == BODY
+    s3_proxy.set("status", status=503)
+    s3_proxy.begin()
+    with pytest.raises(EndpointConnectionError):
+        got(late, key)
+    assert s3_proxy.requests() == [] and s3_proxy.counts()["connections"] == 0
+    with proxied_place.at(endpoint_url=s3_proxy.endpoint_url) as place:
+        assert got(place.client, key) == BODY
+    assert s3_proxy.counts()["requests"] == 1
+
+
 @pytest.mark.s3("weed", "moto")
 def test_without_faults_all_passes_and_is_counted(
     proxied_place: S3Place, s3_proxy: Proxy, key

@@ -56,7 +56,7 @@ class Shared:
         self._proxies: dict[tuple[str, bool], Proxy] = {}
 
     def proxy(self, server: Server, protocol: str, tls: bool = False) -> Proxy:
-        """The proxy before a server, without faults and counts."""
+        """The proxy before a server, without faults and counts, on a port of this test."""
         proxy = self._proxies.get((server.name, tls))
         if proxy is None:
             keys: dict[str, Any] = {}
@@ -66,7 +66,7 @@ class Shared:
                 keys["certificate"] = certificate(server.folder)
             proxy = self._proxies[server.name, tls] = Proxy(server.port, protocol, **keys)
             self.stack.enter_context(proxy)
-        proxy.reset()
+        proxy.begin()
         return proxy
 
     def get(self, group: str, make: Callable[[], S]) -> S:
@@ -110,7 +110,7 @@ def s3_proxy(s3_server: S3Server, shared_servers: Shared) -> Iterator[Proxy]:
     """The fault proxy before `s3_server`."""
     proxy = shared_servers.proxy(s3_server, "s3")
     yield proxy
-    proxy.reset()
+    proxy.begin()
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def redis_proxy(redis_server: RedisServer, shared_servers: Shared) -> Iterator[P
     """The fault proxy before `redis_server`."""
     proxy = shared_servers.proxy(redis_server, "redis")
     yield proxy
-    proxy.reset()
+    proxy.begin()
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ class Http:
 
     def __init__(self, proxy: "Proxy", client: Client, upstream: "list[Writer]") -> None:
         self.proxy, self.client, self.upstream = proxy, client, upstream
-        self.behind: tuple[Reader, Writer] | None = None
 
     async def serve(self) -> None:
         while head := await wire.read_head(self.client.reader):
@@ -80,10 +79,14 @@ class Http:
             wire.sign(request, keys["access_key"], keys["secret_key"])
 
     async def exchange(self, request: wire.Request, faults: Faults, entry: dict[str, Any]) -> None:
-        """Send a request on and its answer back."""
-        if self.behind is None or self.behind[0].at_eof():
-            self.behind = await self.proxy.connect(self.upstream)
-        reader, writer = self.behind
+        """Send a request on and its answer back.
+
+        On a connection of its own: one that was idle may be ended by the server just as the request
+        goes out, and then the client would ask, and be counted, twice.
+        """
+        while self.upstream:
+            self.upstream.pop().close()
+        reader, writer = await self.proxy.connect(self.upstream)
         writer.write(request.encode() + request.body)
         await writer.drain()
         answer = await self.answer_head(reader)

@@ -5,6 +5,7 @@ What it does is set over a second socket, see `proxy.Proxy`; it ends when its st
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
@@ -41,6 +42,7 @@ class Proxy:
         self.changed = asyncio.Condition()
         self.gate = asyncio.Event()
         self.port = 0
+        self.test = 0  # number of `begin`s; connections from before the last one are not served
         self.counts: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self.body_down: Counter[str] = Counter()
@@ -98,12 +100,13 @@ class Proxy:
             connection, _ = await loop.sock_accept(listener)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.counts["connections"] += 1
-            task = asyncio.create_task(self.admit(connection))
+            task = asyncio.create_task(self.admit(connection, self.test))
             self.admitting.add(task)
             task.add_done_callback(self.admitting.discard)
 
-    async def admit(self, connection: socket.socket) -> None:
-        protocol = asyncio.StreamReaderProtocol(Reader(limit=1 << 20), self.handle)
+    async def admit(self, connection: socket.socket, test: int) -> None:
+        handle = functools.partial(self.handle, test)
+        protocol = asyncio.StreamReaderProtocol(Reader(limit=1 << 20), handle)
         with contextlib.suppress(*GONE):
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol, connection, ssl=self.tls
@@ -118,7 +121,10 @@ class Proxy:
 
     # Connections.
 
-    async def handle(self, reader: Reader, writer: Writer) -> None:
+    async def handle(self, test: int, reader: Reader, writer: Writer) -> None:
+        if test != self.test:
+            writer.close()
+            return
         client = Client(self.counts, reader, writer)
         task = asyncio.current_task()
         assert task is not None
@@ -320,6 +326,18 @@ class Proxy:
     async def do_zero(self) -> None:
         for counted in (self.counts, self.kinds, self.body_down, self.log):
             counted.clear()
+
+    async def do_begin(self) -> int:
+        """Serve on another port, and nobody who knows only an earlier one."""
+        self.test += 1
+        await self.do_clear()
+        self.drop()
+        self.deaf()
+        await self.do_zero()
+        self.bodies.clear()
+        self.port = 0
+        self.listen()
+        return self.port
 
     async def do_drop(self, how: str = "reset") -> None:
         self.drop(how)
