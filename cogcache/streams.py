@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from cogcache import _bridge, _core
 from cogcache._inline import is_inline
 from cogcache._types import StoreResult
 from cogcache.backends.base import META_CONTENT_DIGEST, CacheBackend
-from cogcache.backends.receiving import Receiver
+from cogcache.backends.receiving import Receiver, Unfinished, seal
 from cogcache.exceptions import IncompleteError
 from cogcache.policy import ROUTED, NotAskedError, Policy
 from cogcache.tiering import Tiers, together
@@ -52,11 +52,11 @@ class _Branch:
     """One tier that takes the stream, until it has a word for why not."""
 
     tier: CacheBackend
-    writer: _core.EntryWriter
+    policy: Policy
+    writer: _core.EntryWriter = field(init=False)
+    unfinished: Unfinished | None = None
     receiver: Receiver | None = None
     word: str | None = None
-
-    policy: Policy = field(default_factory=Policy)
 
     @property
     def refused(self) -> bool:
@@ -76,6 +76,9 @@ class Inflow:
     the next is read and compressed. Held at a time: a few MiB, and what each tier's ``receive``
     says. The slowest tier sets the pace, within its deadline; one that fails is left behind.
 
+    A tier may have something left of a put of this key that broke off: then the container gets the
+    token of that one, if nobody has seen it, so that what is there need not be sent again.
+
     Args:
         tiers: All tiers of the manager.
         key: Canonical encoding.
@@ -85,9 +88,6 @@ class Inflow:
         kind: See there.
         options: For ``_core.EntryWriter``: ``length``, ``chunk_size``, ``max_chunks``.
         writing: Of the manager.
-
-    Raises:
-        ValueError: ``options`` that cannot be.
     """
 
     def __init__(
@@ -105,6 +105,9 @@ class Inflow:
         self._tiers = tiers
         self._writing = writing
         self._key = key
+        self._ttl_ms = ttl_ms
+        self._given_meta = meta
+        self._options = options
         self._meta: dict[int, Mapping[int | str, Any]] = {}  # of each writer
         self._where = {"source": source, "kind": kind}
         self._length: int | None = options.get("length")
@@ -115,26 +118,21 @@ class Inflow:
         self._branches: list[_Branch] = []
         for tier in tiers.backends:
             policy = tiers.guard(tier).policy
-            if policy.write_mode == "off":
-                continue
-            writer = self._writers.get(tier.writer_kind)
-            if writer is None:
-                full = tier.entry_meta(meta)
-                writer = tier.writer(key, ttl_ms=ttl_ms, meta=full, **options)
-                self._writers[tier.writer_kind] = writer
-                self._meta[id(writer)] = full
-            self._branches.append(_Branch(tier, writer, policy=policy))
+            if policy.write_mode != "off":
+                self._branches.append(_Branch(tier, policy))
 
     async def run(self, pieces: AsyncGenerator[memoryview, None]) -> StreamResult:
         """Store what ``pieces`` gives.
 
         Raises:
             IncompleteError: Fewer bytes came than were announced.
-            ValueError: More came, or more than ``max_chunks`` hold.
+            ValueError: More came, or more than ``max_chunks`` hold; or options that cannot be.
             Exception: Whatever the source raises. Nothing is left in any tier then.
         """
         try:
             async with contextlib.aclosing(pieces):
+                await together([self._look_for_unfinished(one) for one in self._branches])
+                self._make_writers()
                 await together([self._begin(branch) for branch in self._branches])
                 self._check_required()
                 if self._live():
@@ -150,14 +148,52 @@ class Inflow:
         except BaseException:
             await self._abort("aborted")
             raise
+        finally:
+            for branch in self._branches:
+                if branch.unfinished is not None:
+                    branch.unfinished.release()
 
     # --- steps ------------------------------------------------------------------------------------
 
+    async def _look_for_unfinished(self, branch: _Branch) -> None:
+        try:
+            branch.unfinished = await branch.tier.unfinished(self._key)
+        except Exception as error:
+            self._tiers.failed(branch.tier, "write", error)
+
+    def _make_writers(self) -> None:
+        for branch in self._branches:
+            tier = branch.tier
+            writer = self._writers.get(tier.writer_kind)
+            if writer is None:
+                meta = tier.entry_meta(self._given_meta)
+                writer = tier.writer(
+                    self._key,
+                    ttl_ms=self._ttl_ms,
+                    meta=meta,
+                    token=self._token_for(tier.writer_kind),
+                    **self._options,
+                )
+                self._writers[tier.writer_kind] = writer
+                self._meta[id(writer)] = meta
+            branch.writer = writer
+
+    def _token_for(self, kind: tuple[bool, bool]) -> int:
+        """Of the put that broke off in a tier of a kind; 0 makes a new one."""
+        for branch in self._branches:
+            left = branch.unfinished
+            if left is not None and left.token is not None and branch.tier.writer_kind == kind:
+                return left.token
+        return 0
+
     async def _begin(self, branch: _Branch) -> None:
         token = branch.writer.token
+        where: dict[str, Any] = dict(self._where)
+        if branch.unfinished is not None:
+            where["unfinished"] = branch.unfinished
         try:
             begun = await self._tiers.guard(branch.tier).call(
-                lambda: branch.tier.receive(self._key, token, **self._where)
+                lambda: branch.tier.receive(self._key, token, **where)
             )
         except NotAskedError:
             branch.word = "unavailable"
@@ -207,7 +243,7 @@ class Inflow:
         takers = [branch for branch in self._live() if made[id(branch.writer)]]
 
         async def deliver() -> None:
-            await together([self._step(b, "feed", made[id(b.writer)]) for b in takers])
+            await together([self._feed_to(b, made[id(b.writer)]) for b in takers])
 
         if is_inline():
             await deliver()
@@ -242,20 +278,27 @@ class Inflow:
         await self._sent()
         # An older value of this key that is still on its way must not arrive after this one.
         await self._writing.withdraw(self._key.__eq__)
+        await together([self._step(branch, seal) for branch in self._live()])
         for required in (True, False):
             now = [branch for branch in self._live() if branch.policy.required is required]
-            await together([self._step(branch, "finish") for branch in now])
+            await together([self._step(one, lambda receiver: receiver.finish()) for one in now])
             self._check_required()
         await self._forget_older()
         return self._result()
 
-    async def _step(self, branch: _Branch, what: str, *args: Any) -> None:
+    async def _feed_to(self, branch: _Branch, data: bytes) -> None:
+        await self._step(branch, lambda receiver: receiver.feed(data))
+
+    async def _step(
+        self, branch: _Branch, step: Callable[[Receiver], Awaitable[str | None]]
+    ) -> None:
+        assert branch.receiver is not None
         try:
             if is_inline():
-                word = await getattr(branch.receiver, what)(*args)
+                word = await step(branch.receiver)
             else:
                 async with asyncio.timeout(STALLED_SECONDS):
-                    word = await getattr(branch.receiver, what)(*args)
+                    word = await step(branch.receiver)
         except Exception as error:
             self._failed(branch, error)
             await self._give_up(branch)

@@ -42,6 +42,8 @@ class Writing:
             (tier for tier in tiers.backends if isinstance(tier, FilesystemCacheBackend)), None
         )
         for tier in tiers.backends:
+            if self._local is not None and isinstance(self._local.store, _core.Store):
+                tier.keep_records(self._local.store)
             if tiers.guard(tier).policy.write_mode == "behind":
                 tiers.queues[id(tier)] = self._queue_of(tier)
         policies = [tiers.guard(tier).policy for tier in tiers.backends]

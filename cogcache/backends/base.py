@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from cogcache import _bridge, _core
 from cogcache._types import Duration, Fault, duration_ms
-from cogcache.backends.receiving import BufferedReceiver, Receiver
+from cogcache.backends.receiving import BufferedReceiver, Receiver, Unfinished
 from cogcache.config import BackendConfig, Compression, known_options, nearest
 from cogcache.exceptions import ConfigError
 from cogcache.keys import Key, key_bytes
@@ -193,6 +193,11 @@ class CacheBackend(ABC):
         self.note_works("read")
         return "absent" if entry is None else self._why_dead(entry) or entry
 
+    def keep_records(self, store: _core.Store) -> None:
+        """The store of a filesystem tier of the same cache: a place for what has to outlive the
+        process.
+        """
+
     async def receive(
         self, key: bytes, token: int, *, source: int = 0, kind: int = 0
     ) -> Receiver | str:
@@ -201,6 +206,12 @@ class CacheBackend(ABC):
         writes them at the end.
         """
         return BufferedReceiver(self, key, RECEIVE_BYTES, source, kind)
+
+    async def unfinished(self, key: bytes) -> Unfinished | None:
+        """What a put of this key that broke off has left, which ``receive`` then gets as
+        ``unfinished``; ``None`` where there is nothing to go on with.
+        """
+        return None
 
     async def fetch_parts(self, key: bytes) -> _core.Entry | str:
         """``fetch`` of an entry that is read piece by piece, however large it is: it holds no more

@@ -9,7 +9,7 @@ from cogcache import _core
 if TYPE_CHECKING:
     from cogcache.backends.base import CacheBackend
 
-__all__ = ["BufferedReceiver", "Receiver"]
+__all__ = ["BufferedReceiver", "Receiver", "Unfinished", "seal"]
 
 
 class Receiver(Protocol):
@@ -17,6 +17,9 @@ class Receiver(Protocol):
 
     Methods answer ``None`` or one word for why not; after a word it is over, and nothing is left.
     ``feed`` may wait as long as the tier cannot take more: that is the back-pressure of a stream.
+
+    One that may be gone on with after it broke off also has ``seal()``, called when all bytes are
+    there and before any tier shows the entry: from then on its token is not for another one.
     """
 
     async def feed(self, data: bytes, /) -> str | None:
@@ -32,6 +35,27 @@ class Receiver(Protocol):
         end.
         """
         ...
+
+
+class Unfinished(Protocol):
+    """What a put that broke off has left in a tier; ``receive`` may go on with it."""
+
+    @property
+    def token(self) -> int | None:
+        """The write token of that put, if nobody can have seen an entry with it: with the same
+        token the container of the same bytes is the same.
+        """
+        ...
+
+    def release(self) -> None:
+        """Leave it as it is; nothing after ``receive`` has taken it."""
+        ...
+
+
+async def seal(receiver: object) -> str | None:
+    """``seal()`` of a receiver that has one."""
+    sealing = getattr(receiver, "seal", None)
+    return None if sealing is None else await sealing()
 
 
 class BufferedReceiver:

@@ -4,6 +4,7 @@ local store without being held in memory.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -61,7 +62,8 @@ def copy_parallel(
 class S3Upload:
     """An entry on its way into the bucket while it is being made: its container is fed in pieces of
     any size, in order. One request for up to 16 MiB in all, parts of 16 MiB beyond; ``feed`` waits
-    for room, so at most 64 MiB are in memory. Nothing is visible before ``finish``.
+    for room, so at most 64 MiB are in memory. Nothing is visible before ``finish``. What the store
+    cannot be reached for is left to the next put of the key, if ``begin`` has made a record.
 
     Methods never raise for a fault of the store: they answer ``None`` or one word, and after a word
     the upload is over. Made by ``S3Backend.open_upload``.
@@ -76,6 +78,7 @@ class S3Upload:
         can: Abilities,
         *,
         once: bool,
+        begin: Callable[[Call], Upload],
         failed: Callable[[Exception], str],
         finished: Callable[[bool], None],
     ) -> None:
@@ -85,6 +88,7 @@ class S3Upload:
         self._token = f"{token:016x}"
         self._can = can
         self._once = once
+        self._begin = begin
         self._failed = failed
         self._finished = finished
         self._buffer = bytearray()
@@ -107,17 +111,40 @@ class S3Upload:
                     return word
         return None
 
+    async def seal(self) -> str | None:
+        """See ``Receiver.seal``."""
+        record = None if self._upload is None else self._upload.record
+        if record is not None:  # a matter of the disk here, whatever the store is doing
+            spent = self._client.work.submit(lambda call: record.spend(), Call(_ABORT_SECONDS))
+            await asyncio.wrap_future(spent)
+        return None
+
     async def finish(self) -> str | None:
         """Make the entry visible."""
         return await self._guarded(self._finish)
 
     async def abort(self) -> None:
         """Give it up; may be called at any time, and does nothing after the end."""
+        await self._end(lambda upload: upload.abort())
+
+    async def _end(self, clear: Callable[[Upload], None]) -> None:
+        """Take no more, and clear away in the background. Before this returns, and other tiers show
+        the entry, its token is spent.
+        """
         self._over = True
-        upload, self._upload = self._upload, None
-        self._buffer = bytearray()
-        if upload is not None:
-            self._client.work.submit(lambda call: upload.abort(), Call(_ABORT_SECONDS))
+        try:
+            await self.seal()
+        finally:
+            upload, self._upload = self._upload, None
+            self._buffer = bytearray()
+            if upload is not None:
+                self._client.work.submit(lambda call: clear(upload), Call(_ABORT_SECONDS))
+
+    async def _break_off(self, error: S3Error) -> None:
+        upload = self._upload
+        if upload is not None and upload.record is not None and upload.can_be_left(error):
+            upload.record.leave()  # now, so that whoever tries again at once waits for it
+        await self._end(lambda upload: upload.break_off(error))
 
     async def _guarded(self, step: Callable[[], Awaitable[None]]) -> str | None:
         if self._over:
@@ -125,7 +152,7 @@ class S3Upload:
         try:
             await step()
         except S3Error as error:
-            await self.abort()
+            await self._break_off(error)
             return self._failed(error)
         except BaseException:
             await self.abort()
@@ -141,8 +168,7 @@ class S3Upload:
         def work(call: Call) -> None:
             upload = self._upload
             if upload is None:
-                upload = Upload(self._client, call, self._name, self._token, self._can)
-                self._upload = upload
+                upload = self._upload = self._begin(call)
             if self._over:  # given up while this thread began it
                 upload.abort()
             else:
@@ -159,8 +185,9 @@ class S3Upload:
             upload = self._upload
 
             def work(call: Call) -> bool:
-                parts = upload.finish_parts(call)
-                return self._writes.complete(call, upload, parts, self._size, once=self._once)
+                return self._writes.complete(
+                    call, upload, self._token, self._size, once=self._once and self._can.create_once
+                )
 
             ours = await self._run(work, 4 * PART_BYTES)
         self._over = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
@@ -25,7 +26,6 @@ from cogcache.backends.s3.client import SMALL_BYTES, S3Client
 from cogcache.backends.s3.download import (
     RANGE_BYTES,
     TAIL_BYTES,
-    TOKEN,
     WHOLE_LIMIT,
     Reads,
     RemoteBytes,
@@ -49,11 +49,13 @@ from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_p
 from cogcache.backends.s3.memory import Remembered
 from cogcache.backends.s3.names import Names, judge
 from cogcache.backends.s3.probe import Abilities, probe
+from cogcache.backends.s3.resume import RECORDS, RESUME_SECONDS, Records, Unfinished
 from cogcache.backends.s3.streams import S3Upload, copy_parallel
-from cogcache.backends.s3.upload import PART_BYTES, Writes
+from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
 from cogcache.config import S3CacheConfig
 from cogcache.exceptions import IncompleteError
 from cogcache.keys import Key
+from cogcache.spool import destination_of
 
 __all__ = ["S3Backend"]
 
@@ -70,6 +72,7 @@ READS: Final = 4  # of an entry that is replaced again and again while it is rea
 REMEMBERED: Final = 4096  # names, of each kind
 INDEX_MEMORY: Final = 32 << 20  # bytes of indexes
 SCAN_TAIL_BYTES: Final = 8 * 1024  # of each object of a listing; holds the index of all but bundles
+LEAVING_SECONDS: Final = 30.0  # how long a put waits for the one before it to let go of its upload
 UPLOAD_AGE_SECONDS: Final = 86_400.0
 COUNTED_PAGES: Final = 20  # of 1,000 objects; what `usage` looks at
 
@@ -114,6 +117,7 @@ class S3Backend(CacheBackend):
             INDEX_MEMORY, clock, lambda tail: len(tail.data) + 512
         )
         self._fresh: Remembered[bool] = Remembered(REMEMBERED, clock)
+        self._records: Records | None = None
         self.counters["created_by_others"] = 0
         self._probing = threading.Lock()
         renew_after_fork(self)
@@ -366,15 +370,21 @@ class S3Backend(CacheBackend):
         return None
 
     async def open_upload(
-        self, key: bytes, token: int, *, source: int = 0, kind: int = 0
+        self,
+        key: bytes,
+        token: int,
+        *,
+        source: int = 0,
+        kind: int = 0,
+        unfinished: Unfinished | None = None,
     ) -> S3Upload | str:
         """Begin to write an entry whose container is still being made (by ``_core.EntryWriter``,
         which has the ``token``), or one word for why not.
         """
-        if self._now() < self._denied_until:
-            return "read-only"
         name = self._names.of_key(key)
         try:
+            if self._now() < self._denied_until:
+                return "read-only"
             can = await self.prepare()
             await self._mark(key, source)
         except S3Error as error:
@@ -386,15 +396,86 @@ class S3Backend(CacheBackend):
             token,
             can,
             once=self._missed.get(name) is not None,
+            begin=lambda call: self._begin_upload(call, key, token, unfinished, spent=False),
             failed=self._write_failed,
             finished=lambda ours: self._wrote(name, ours),
         )
 
     async def receive(
-        self, key: bytes, token: int, *, source: int = 0, kind: int = 0
+        self,
+        key: bytes,
+        token: int,
+        *,
+        source: int = 0,
+        kind: int = 0,
+        unfinished: Unfinished | None = None,
     ) -> Receiver | str:
         """See ``open_upload``: in parts, so that at most 80 MiB are in memory."""
-        return await self.open_upload(key, token, source=source, kind=kind)
+        return await self.open_upload(key, token, source=source, kind=kind, unfinished=unfinished)
+
+    # --- going on with what broke off -------------------------------------------------------------
+
+    def keep_records(self, store: _core.Store) -> None:
+        self._records = Records(store, destination_of(self))
+
+    async def unfinished(self, key: bytes) -> Unfinished | None:
+        """An upload of this key that broke off on this machine; costs no request unless there is
+        one, and then that for its parts.
+        """
+        records = self._records
+        if records is None:
+            return None
+        leaving = records.leaving.get(records.name_of(key))
+        if leaving is not None:
+            await asyncio.wait({asyncio.wrap_future(leaving)}, timeout=LEAVING_SECONDS)
+        try:
+            return await self._in(self._client.small, self._take_up, records, key)
+        except S3Error:
+            return None
+
+    def _take_up(self, call: Call, records: Records, key: bytes) -> Unfinished | None:
+        record = records.find(key)
+        if record is None or record.upload is None:
+            return None
+        found = None
+        if record.object == self._names.of_key(key) and record.age_seconds < RESUME_SECONDS:
+            try:
+                found = self._writes.parts_of(call, record)
+            except UnavailableError:
+                record.release()
+                raise
+            except S3Error:
+                pass  # it cannot list parts
+        if found is None:
+            self._writes.give_up(call, record.object, record.upload)
+            record.done()
+        return found
+
+    def _begin_upload(
+        self, call: Call, key: bytes, token: int, unfinished: Unfinished | None, *, spent: bool
+    ) -> Upload:
+        """Go on with an upload, or begin one."""
+        record = None if unfinished is None else unfinished.take()
+        if unfinished is not None and record is not None:
+            if unfinished.token == token and not (spent or call.abandoned):
+                record.renew()
+            return self._writes.go_on(record, unfinished.parts)
+        if self._records is not None:
+            self._clear_records(call, RESUME_SECONDS, RECORDS - 1)
+            record = self._records.make(key)
+        name = self._names.of_key(key)
+        return self._writes.begin(call, name, f"{token:016x}", record, spent=spent)
+
+    def _clear_records(self, call: Call, older_than_seconds: float, most: int) -> int:
+        """Give up what nobody went on with; how many."""
+        given_up = 0
+        if self._records is not None:
+            for record in self._records.left_over(older_than_seconds, most):
+                if record.upload is not None:
+                    self._writes.give_up(call, record.object, record.upload)
+                record.done()
+                given_up += 1
+        return given_up
 
     def _write_failed(self, error: Exception) -> str:
         """Count a fault; the word for it."""
@@ -419,12 +500,13 @@ class S3Backend(CacheBackend):
         can = await self.prepare()
         size = len(image)
         if size > PART_BYTES:
-            pieces = image.pieces()
-            seconds = self._client.seconds_for(size)
-            return await self._client.work.run(
-                lambda call: self._writes.put_in_parts(call, name, pieces, token, can, once=once),
-                seconds=seconds,
-            )
+            unfinished = await self.unfinished(image.key)
+            try:
+                return await self._put_in_parts(image, unfinished, once and can.create_once)
+            except AbsentError:
+                if unfinished is None:
+                    raise
+                return await self._put_in_parts(image, None, once and can.create_once)
         lane = self._client.lane_for(size)
 
         def put(call: Call) -> bool:
@@ -440,6 +522,25 @@ class S3Backend(CacheBackend):
             if await self._in(self._client.small, self._writes.confirm, name, token, size):
                 return True
             raise
+
+    async def _put_in_parts(
+        self, image: _core.Image, unfinished: Unfinished | None, once: bool
+    ) -> bool:
+        pieces = image.pieces()
+        token = image.token
+
+        def begin(call: Call) -> Upload:
+            # The token is that of the entry which other tiers have.
+            return self._begin_upload(call, image.key, token, unfinished, spent=True)
+
+        def put(call: Call) -> bool:
+            return self._writes.put_in_parts(call, begin, pieces, f"{token:016x}", once=once)
+
+        try:
+            return await self._client.work.run(put, seconds=self._client.seconds_for(len(image)))
+        finally:
+            if unfinished is not None:
+                unfinished.release()
 
     async def _mark(self, key: bytes, source: int) -> None:
         """Leave a trace from a URI to the objects of its videos, once for each a process."""
@@ -492,18 +593,14 @@ class S3Backend(CacheBackend):
         return removed
 
     def _look(self, call: Call, name: str, token: int | None) -> str | None:
-        """The ETag of an object, or ``None`` if it is of another write."""
-        answer = self._client.send(call, self._client.small, "head_object", Key=name)
-        etag = str(answer.get("ETag", ""))
+        """The ETag of an object, or ``None`` if it is of another write. That the object itself must
+        say: its metadata are of the put that began its upload.
+        """
         if token is None:
-            return etag
-        found = answer.get("Metadata", {}).get(TOKEN)
-        if found is None:  # a store that loses metadata: the object itself knows
-            tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
-            if tail.etag != etag:
-                return None
-            found = f"{token_of(tail):016x}"
-        return etag if found == f"{token:016x}" else None
+            answer = self._client.send(call, self._client.small, "head_object", Key=name)
+            return str(answer.get("ETag", ""))
+        tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
+        return tail.etag if token_of(tail) == token else None
 
     async def _delete_generation(self, name: str, etag: str) -> bool:
         conditional = bool(etag) and (self._abilities is None or self._abilities.match_delete)
@@ -641,6 +738,7 @@ class S3Backend(CacheBackend):
             OSError: The store cannot be asked, or does not let us.
         """
         given_up = await self._listing.old_uploads(self._names.root, older_than_seconds)
+        await self._in(self._client.small, self._clear_records, older_than_seconds, RECORDS)
         async for page in self._listing.pages(self._names.probes):
             old = [one.name for one in page if one.age_seconds > older_than_seconds]
             given_up += await self._listing.delete(old)
@@ -674,6 +772,8 @@ class S3Backend(CacheBackend):
             "bytes_out": self._client.bytes_out,
             "mismatches": self._reads.mismatches,
             "resumes": self._reads.resumes,
+            "resumed_uploads": self._writes.resumed,
+            "spared_parts": self._writes.spared_parts,
             "lanes": {
                 lane.name: lane.describe()
                 for lane in (self._client.small, self._client.bulk, self._client.work)

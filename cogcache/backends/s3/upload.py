@@ -1,13 +1,16 @@
 """Writing objects: whole in one request up to 16 MiB, else in parts of 16 MiB, four at a time.
 
 Nothing of an upload is visible before it is complete. When an answer is lost, the object itself is
-asked: a random token in its metadata (and in its last 48 bytes) says whose write it is.
+asked: a random token in its metadata (and in its last 48 bytes) says whose write it is. An upload
+that breaks off is left for the next put of its key where there is a record of it
+(``cogcache.backends.s3.resume``), else it is given up.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final
 
@@ -23,6 +26,7 @@ from cogcache.backends.s3.errors import (
 )
 from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.backends.s3.probe import Abilities, crc32
+from cogcache.backends.s3.resume import Part, Record, Unfinished, parts_in
 
 __all__ = ["PART_BYTES", "Upload", "Writes", "parts_of"]
 
@@ -53,11 +57,18 @@ def parts_of(pieces: Sequence[memoryview], size: int = PART_BYTES) -> Iterator[b
 
 
 class Writes:
-    """Writing to one bucket. All methods block and run in a lane's thread."""
+    """Writing to one bucket. All methods block and run in a lane's thread.
+
+    Attributes:
+        resumed: Uploads that were gone on with.
+        spared_parts: Parts of these that the store had already.
+    """
 
     def __init__(self, client: S3Client, reads: Reads) -> None:
         self._client = client
         self._reads = reads
+        self.resumed = 0
+        self.spared_parts = 0
 
     def put(
         self,
@@ -100,8 +111,15 @@ class Writes:
                 return True
         raise AssertionError("unreachable")
 
-    def confirm(self, call: Call, name: str, token: str, size: int) -> bool:
+    def confirm(self, call: Call, name: str, token: str, size: int, *, marked: bool = True) -> bool:
         """Whether the object that is there now is that of this write.
+
+        Args:
+            call: Of this thread.
+            name: Of the object.
+            token: Of its container.
+            size: Of its container.
+            marked: The token is in the metadata too, unless the store loses those.
 
         Raises:
             S3Error: The store does not say.
@@ -113,9 +131,9 @@ class Writes:
         if int(answer["ContentLength"]) != size:
             return False
         found = answer.get("Metadata", {}).get(TOKEN)
-        if found is not None:
+        if found is not None and marked:
             return bool(found == token)
-        try:  # a store that loses metadata: the container itself knows
+        try:  # the container itself knows
             footer = self._reads.range(
                 call,
                 self._client.small,
@@ -132,38 +150,95 @@ class Writes:
     def put_in_parts(
         self,
         call: Call,
-        name: str,
+        begin: Callable[[Call], Upload],
         pieces: Sequence[memoryview],
         token: str,
-        can: Abilities,
         *,
         once: bool,
     ) -> bool:
         """Write a large object in parts, which holds at most 64 MiB of copies; in a thread of the
-        work lane. Returns and raises as ``put``; whatever goes wrong, the parts are given up.
+        work lane. Returns and raises as ``put``; what breaks off is left to be gone on with, or
+        given up.
         """
         size = sum(len(piece) for piece in pieces)
         call.extend(self._client.seconds_for(size))
-        upload = Upload(self._client, call, name, token, can)
+        upload = begin(call)
         try:
             for body in parts_of(pieces):
                 upload.add(call, body)
-            parts = upload.finish_parts(call)
-            return self.complete(call, upload, parts, size, once=once)
-        except BaseException:
-            upload.abort()
+            return self.complete(call, upload, token, size, once=once)
+        except BaseException as error:
+            upload.break_off(error)
             raise
 
-    def complete(
-        self, call: Call, upload: Upload, parts: list[dict[str, Any]], size: int, *, once: bool
-    ) -> bool:
-        """Make an upload visible. Returns and raises as ``put``."""
+    def begin(
+        self, call: Call, name: str, token: str, record: Record | None, *, spent: bool
+    ) -> Upload:
+        """Begin an upload, and say so in its record, if there is one; see ``Record.begin``."""
+        try:
+            answer = self._client.send(
+                call,
+                self._client.small,
+                "create_multipart_upload",
+                Key=name,
+                Metadata={TOKEN: token},
+            )
+        except BaseException:
+            if record is not None:
+                record.done()
+            raise
+        upload = Upload(self, self._client, name, str(answer["UploadId"]), token)
+        if record is not None:
+            spent = spent or call.abandoned
+            if record.begin(name, upload.id, int(token, 16), spent=spent):
+                upload.record = record
+            else:
+                record.done()
+        return upload
+
+    def go_on(self, record: Record, parts: Mapping[int, Part]) -> Upload:
+        """Go on with an upload that broke off."""
+        self.resumed += 1
+        mark = f"{record.mark:016x}"
+        upload = Upload(self, self._client, record.object, record.upload or "", mark, parts)
+        upload.record = record
+        return upload
+
+    def parts_of(self, call: Call, record: Record) -> Unfinished | None:
+        """The parts that the store has of an upload that broke off; ``None`` if it has it no more.
+
+        Raises:
+            S3Error: It does not say.
+        """
+        token = record.token
+        record.spend()
+        parts: dict[int, Part] = {}
+        more: dict[str, Any] = {}
+        while True:
+            params = {"Key": record.object, "UploadId": record.upload, **more}
+            try:
+                answer = self._client.send(call, self._client.small, "list_parts", **params)
+            except AbsentError:
+                return None
+            parts.update(parts_in(answer))
+            if not answer.get("IsTruncated") or not answer.get("NextPartNumberMarker"):
+                return Unfinished(parts, token, [record])
+            more = {"PartNumberMarker": answer["NextPartNumberMarker"]}
+
+    def give_up(self, call: Call, name: str, upload: str) -> None:
+        """Have the store forget an upload, as far as it can be reached; never raises."""
+        with contextlib.suppress(S3Error):
+            self._client.send(
+                call, self._client.small, "abort_multipart_upload", Key=name, UploadId=upload
+            )
+
+    def complete(self, call: Call, upload: Upload, token: str, size: int, *, once: bool) -> bool:
+        """Wait for all parts of an upload and make it visible; ``once`` as in ``put``, where the
+        store is known to take it. Returns and raises as ``put``.
+        """
+        parts = upload.finish_parts(call)
         condition = {}
-        if (
-            once
-            and upload.can.create_once
-            and self._client.knows("CompleteMultipartUpload", "IfNoneMatch")
-        ):
+        if once and self._client.knows("CompleteMultipartUpload", "IfNoneMatch"):
             condition = {"IfNoneMatch": "*"}
         call.extend(self._client.seconds_for(size))
         try:
@@ -181,47 +256,67 @@ class Writes:
         except (AbsentError, ChangedError, ConflictError, UnavailableError) as error:
             # A lost answer, an upload that an earlier try completed, or one that said 200 and then
             # that it failed: only the object can tell.
-            if self.confirm(call, upload.name, upload.token, size):
-                return True
-            if not (condition and isinstance(error, ChangedError)):
-                raise
-            upload.abort()  # another's object was there first
-            return False
+            if not self.confirm(call, upload.name, token, size, marked=upload.mark == token):
+                if not (condition and isinstance(error, ChangedError)):
+                    raise
+                upload.abort()  # another's object was there first
+                return False
+        upload.done()
         return True
 
 
 class Upload:
-    """One multipart upload under way."""
+    """One multipart upload under way.
 
-    def __init__(self, client: S3Client, call: Call, name: str, token: str, can: Abilities) -> None:
+    Attributes:
+        name: Of the object.
+        id: The store's.
+        mark: The token in its metadata; that of the put that began it.
+        record: What the next put of the key goes on with, if this one breaks off.
+    """
+
+    def __init__(
+        self,
+        writes: Writes,
+        client: S3Client,
+        name: str,
+        upload_id: str,
+        mark: str,
+        there: Mapping[int, Part] | None = None,
+    ) -> None:
+        self._writes = writes
         self._client = client
-        self.can = can
         self.name = name
-        self.token = token
-        answer = client.send(
-            call,
-            client.small,
-            "create_multipart_upload",
-            Key=name,
-            Metadata={TOKEN: token},
-        )
-        self.id = str(answer["UploadId"])
+        self.id = upload_id
+        self.mark = mark
+        self.record: Record | None = None
+        self._there = dict(there or {})
+        self._lock = threading.Lock()
+        self._stopped = False
         self._flying: list[tuple[Call, int, Future[str]]] = []
-        self._done: list[dict[str, Any]] = []
+        self._done: dict[int, str] = {}
         self._count = 0
 
     def add(self, call: Call, body: bytearray) -> None:
-        """Send a part. Returns when there is room for the next: four parts at most are under way or
-        being made.
+        """Send a part, unless the store has it. Returns when there is room for the next: four parts
+        at most are under way or being made.
         """
         self._count += 1
         number = self._count
+        known = self._there.get(number)
+        if known is not None and known.is_of(body):
+            self._done[number] = known.etag
+            self._writes.spared_parts += 1
+            return
         part = Call(self._client.seconds_for(len(body)))
 
         def work(part: Call) -> str:
             return self._send(part, number, body)
 
-        self._flying.append((part, number, self._client.bulk.submit(work, part)))
+        with self._lock:
+            if self._stopped:
+                raise UnavailableError("given up meanwhile")
+            self._flying.append((part, number, self._client.bulk.submit(work, part)))
         while len(self._flying) >= IN_FLIGHT:
             self._take_first(call)
 
@@ -229,24 +324,55 @@ class Upload:
         """Wait for all parts; what completes the upload."""
         while self._flying:
             self._take_first(call)
-        return self._done
+        return [{"PartNumber": n, "ETag": etag} for n, etag in sorted(self._done.items())]
+
+    def done(self) -> None:
+        """It is complete."""
+        record, self.record = self.record, None
+        if record is not None:
+            record.done()
+
+    def can_be_left(self, error: BaseException) -> bool:
+        """Whether a later put of the key may go on after this error: the store could not be
+        reached, or did not let us for now.
+        """
+        return self.record is not None and isinstance(error, UnavailableError)
+
+    def break_off(self, error: BaseException) -> None:
+        """Leave the upload for a later put of its key, or give it up; never raises."""
+        if self.can_be_left(error):
+            self.leave()
+        else:
+            self.abort()
+
+    def leave(self) -> None:
+        """Leave what the store has of it to a later put of the key. Other tiers may show this
+        one's entry meanwhile, so its token is not for another.
+        """
+        record, self.record = self.record, None
+        if record is not None:
+            record.leave()
+            self._stop()
+            record.spend()
+            record.release()
 
     def abort(self) -> None:
         """Give the upload up, as far as the store can be reached; never raises."""
-        for part, _, future in self._flying:
+        self._stop()
+        self._writes.give_up(Call(_ABORT_SECONDS), self.name, self.id)
+        self.done()
+
+    def _stop(self) -> None:
+        """End what is under way: a part that arrives after an abort would stay for ever, and one of
+        this put must not replace one of the next.
+        """
+        with self._lock:
+            self._stopped = True
+            flying = list(self._flying)
+        for part, _, future in flying:
             part.abandoned = True
             future.cancel()
-        # A part that arrives after the abort would stay for ever.
-        wait([future for _, _, future in self._flying], timeout=_ABORT_SECONDS)
-        self._flying = []
-        with contextlib.suppress(S3Error):
-            self._client.send(
-                Call(_ABORT_SECONDS),
-                self._client.small,
-                "abort_multipart_upload",
-                Key=self.name,
-                UploadId=self.id,
-            )
+        wait([future for _, _, future in flying], timeout=_ABORT_SECONDS)
 
     def _send(self, part: Call, number: int, body: bytearray) -> str:
         params: dict[str, Any] = {"Key": self.name, "UploadId": self.id, "PartNumber": number}
@@ -260,4 +386,4 @@ class Upload:
             wait([future], timeout=0.5)
         etag = future.result()
         self._flying.pop(0)
-        self._done.append({"PartNumber": number, "ETag": etag})
+        self._done[number] = etag
