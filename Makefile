@@ -1,8 +1,8 @@
-# The two commands are `make demo` and `make test`; plain `make` lists them all. Whatever they need
-# and this machine lacks, .ci/setup installs (Debian, Ubuntu) or names.
+# The commands are `make demo`, `make demo-fleet` and `make test`; plain `make` lists them all.
+# Whatever they need and this machine lacks, .ci/setup installs (Debian, Ubuntu) or names.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint bench docs wheel clean
+.PHONY: help venv demo demo-fleet test lint bench docs wheel clean
 SHELL := /bin/sh
 
 BIN := .venv/bin
@@ -13,14 +13,18 @@ VIDEO ?=
 SECONDS ?= 20
 
 help: ## list what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1#\2/p' Makefile | column -t -s '#' 2>/dev/null || \
-		sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1    \2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' Makefile | column -t -s '#' 2>/dev/null || \
+		sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1    \2/p' Makefile
 
 venv: .venv/built ## set up .venv with cogcache built in it and the tools for development
 
 demo: .venv/built ## run the real pipeline on a real video, cold and warm (VIDEO=path for your own)
 	@$(BIN)/python docs/examples/install.py
 	@$(BIN)/python docs/examples/ingest_video.py $(if $(VIDEO),"$(VIDEO)")
+
+demo-fleet: .venv/built ## the same in several pods that share an S3 store, one of them killed
+	@$(BIN)/python docs/examples/install.py --fleet
+	@$(BIN)/python docs/examples/fleet.py $(if $(VIDEO),"$(VIDEO)")
 
 test: .venv/built ## build and run every test (COGCACHE_TEST_WITHOUT=redis,swift leaves servers out)
 	@.ci/setup --servers

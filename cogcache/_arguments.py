@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import functools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from cogcache._types import Duration, duration_ms
-from cogcache.exceptions import warn
+from cogcache.exceptions import shown, warn
 from cogcache.keys import Key
 
 _MODES = ("cow", "view", "copy")
@@ -44,7 +44,7 @@ def warn_of_slips(config: Mapping[str, Any]) -> None:
     for name in config.keys() - _PIPELINE_NAMES:
         meant = _meant(name) if isinstance(name, str) else None
         if meant is not None and meant not in config:
-            warn(f"pipeline configuration: {name!r} is not read; did you mean {meant!r}?")
+            warn(f"pipeline configuration: {shown(name)} is not read; did you mean {meant!r}?")
 
 
 @functools.lru_cache(1024)
@@ -57,9 +57,9 @@ def _meant(name: str) -> str | None:
 def load_options(mode: object, frames: object) -> dict[str, Any]:
     """What the decoder is told; checked here, so that a slip is never taken for damage."""
     options: dict[str, Any] = {}
+    if not isinstance(mode, str) or mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {shown(mode)}")
     if mode != "cow":
-        if mode not in _MODES:
-            raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r}")
         options["mode"] = mode
     if frames is not True:
         if frames is not False:
@@ -75,7 +75,7 @@ def checked_frame_ids(frames: Any) -> list[int | str]:
         TypeError: It is not several ids, each an int or a string.
     """
     if isinstance(frames, str | bytes | Mapping) or not isinstance(frames, Iterable):
-        raise TypeError(f"frames must be several frame ids, not {frames!r}")
+        raise TypeError(f"frames must be several frame ids, not {shown(frames)}")
     return [_frame_id(one) for one in frames]
 
 
@@ -84,7 +84,7 @@ def _frame_id(value: Any) -> int | str:
         return value
     if not isinstance(value, bool) and hasattr(value, "__index__"):  # numpy's integers too
         return operator.index(value)
-    raise TypeError(f"frames: a frame id is an int or a string, not {value!r}")
+    raise TypeError(f"frames: a frame id is an int or a string, not {shown(value)}")
 
 
 def check_kept(ttl: Duration | None, cost_seconds: float | None) -> None:
@@ -97,7 +97,7 @@ def check_kept(ttl: Duration | None, cost_seconds: float | None) -> None:
 def flag(value: object, name: str) -> None:
     """Raise ``TypeError`` unless it is True or False: ``"no"`` would mean yes."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
+        raise TypeError(f"{name} must be True or False, not {shown(value)}")
 
 
 def checked_times(timestamps: Any) -> list[float]:
@@ -106,30 +106,32 @@ def checked_times(timestamps: Any) -> list[float]:
     Raises:
         TypeError: It is not several numbers.
     """
-    if isinstance(timestamps, str | bytes | Mapping) or not isinstance(timestamps, Iterable):
+    if isinstance(timestamps, str | bytes | Mapping | Set) or not isinstance(timestamps, Iterable):
         raise TypeError(
             f"timestamps must be several numbers of seconds, not {type(timestamps).__name__}"
         )
     times = list(timestamps)
     for time in times:
         if isinstance(time, bool) or not hasattr(time, "__float__"):
-            raise TypeError(f"timestamps must be numbers of seconds, not {time!r}")
+            raise TypeError(f"timestamps must be numbers of seconds, not {shown(time)}")
     return times
 
 
 def checked_tags(tags: Iterable[str]) -> list[str]:
     if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
         raise TypeError(
-            f"tags must be several strings, not one {type(tags).__name__}; write [{tags!r}]"
+            f"tags must be several strings, not one {type(tags).__name__}; write [{shown(tags)}]"
         )
     names = list(tags)
     for name in names:
         if not isinstance(name, str) or not name:
-            raise TypeError(f"a tag must be a non-empty string, not {name!r}")
+            raise TypeError(f"a tag must be a non-empty string, not {shown(name)}")
         try:
             size = len(name.encode())
         except UnicodeEncodeError:
-            raise ValueError(f"a tag must be text without lone surrogates, not {name!r}") from None
+            raise ValueError(
+                f"a tag must be text without lone surrogates, not {shown(name)}"
+            ) from None
         if size > 512:
             raise ValueError(f"a tag may have at most 512 UTF-8 bytes; {name[:40]!r}... has more")
     return list(dict.fromkeys(names))
@@ -165,5 +167,7 @@ def checked_keys(keys: Any) -> list[Any]:
 
 def milliseconds(seconds: float) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
-        raise ValueError(f"cost_seconds must be a number of seconds from 0 to 1e9, not {seconds!r}")
+        raise ValueError(
+            f"cost_seconds must be a number of seconds from 0 to 1e9, not {shown(seconds)}"
+        )
     return round(seconds * 1000)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from cogcache.exceptions import ConfigError
+from cogcache.exceptions import ConfigError, shown
 
 Duration = float | int | timedelta | str
 """Seconds, a ``timedelta`` or text such as ``"7d"`` or ``"1d12h"``; 0 means never ends, ``None``
@@ -50,7 +50,7 @@ def duration_seconds(value: Duration, field: str = "ttl") -> float:
     if not math.isfinite(seconds):
         raise ConfigError(f"{field} must be finite{hint}")
     if seconds < 0:
-        raise ConfigError(f"{field} must not be negative (got {value!r}){hint}")
+        raise ConfigError(f"{field} must not be negative (got {shown(value)}){hint}")
     return seconds
 
 
@@ -65,7 +65,7 @@ def _parse_duration(text: str, field: str) -> float:
         term = _TERM.match(stripped, at)
         if term is None:
             raise ConfigError(
-                f"{field}: cannot read {text!r}; write it like '90s', '15m', '7d' or '1d12h'"
+                f"{field}: cannot read {shown(text)}; write it like '90s', '15m', '7d' or '1d12h'"
             )
         total += float(term.group(1)) * _UNITS[term.group(2)]
         at = term.end()

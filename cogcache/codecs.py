@@ -26,7 +26,7 @@ from typing import Any, Final
 from cogcache import _moments, images
 from cogcache._arrays import dtype_name, dtype_of, plain_array, scalar_of
 from cogcache._core import Draft, Entry, UnsupportedError
-from cogcache.exceptions import MissingExtraError, ValueTypeError, warn
+from cogcache.exceptions import MissingExtraError, ValueTypeError, shown, warn
 
 __all__ = ["dtype_name", "dtype_of", "register_type", "stored_form"]
 
@@ -115,11 +115,11 @@ def register_type(
             without being registered.
     """
     if not isinstance(cls, type):
-        raise TypeError(f"cls: a class is needed, not {cls!r}")
+        raise TypeError(f"cls: a class is needed, not {shown(cls)}")
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) < 256:
-        raise ValueError(f"name: {name!r}; a printable text of 1 to 255 bytes is needed")
+        raise ValueError(f"name: {shown(name)}; a printable text of 1 to 255 bytes is needed")
     if type(version) is not int or not 1 <= version <= 0xFFFF:
-        raise ValueError(f"version: {version!r}; an int from 1 to 65535 is needed")
+        raise ValueError(f"version: {shown(version)}; an int from 1 to 65535 is needed")
     if (to_plain is None) != (from_plain is None):
         raise TypeError("to_plain and from_plain: give both or neither")
     for label, function in (("to_plain", to_plain), ("from_plain", from_plain)):
@@ -133,7 +133,7 @@ def register_type(
     known = _by_name.get((name, version))
     if known is not None and _identity(known.cls) != _identity(cls):
         raise ValueError(
-            f"name: {name!r} version {version} is {known.cls.__module__}.{known.cls.__qualname__}"
+            f"name: {shown(name)} version {version} is {known.cls.__module__}.{known.cls.__qualname__}"
         )
     made = _Registration(cls, name, version, to_plain, from_plain, is_enum)
     _by_name[name, version] = made
@@ -382,14 +382,14 @@ def _decode_object(payload: Any) -> Any:
     name, version, plain = payload
     made = _by_name.get((name, version)) if isinstance(name, str) and type(version) is int else None
     if made is None:
-        text = f"type {name!r} version {version!r} is not registered here"
+        text = f"type {shown(name)} version {shown(version)} is not registered here"
         raise UnsupportedError("unknown-type", text)
     try:
         return made.from_plain(plain)
     except (UnsupportedError, MemoryError):
         raise
     except Exception as error:
-        text = f"from_plain of {name!r} version {version}: {error!r}"
+        text = f"from_plain of {shown(name)} version {version}: {error!r}"
         raise UnsupportedError("type-failed", text) from error
 
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cogcache._types import Duration, duration_seconds
-from cogcache.exceptions import ConfigError, warn
+from cogcache.exceptions import ConfigError, shown, warn
 
 SMALLEST_SIZE_MB = 17
 LARGEST_SIZE_MB = 1e12  # an exabyte
@@ -38,7 +38,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
     near.
     """
     choices = {choice.casefold(): choice for choice in sorted(known)}
-    close = difflib.get_close_matches(str(name).casefold(), choices, n=1, cutoff=0.6)
+    text = name if isinstance(name, str) else shown(name)
+    close = difflib.get_close_matches(text[:200].casefold(), choices, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {choices[close[0]]!r}?"
     return f"; known: {', '.join(choices.values())}"
@@ -46,8 +47,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 def choice(value: object, field_name: str, known: Sequence[str]) -> None:
     """Raise ``ConfigError`` with the choices unless ``value`` is one of ``known``."""
-    if value not in known:
-        raise ConfigError(f"{field_name}: unknown value {value!r}{nearest(value, known)}")
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"{field_name}: unknown value {shown(value)}{nearest(value, known)}")
 
 
 def number(
@@ -64,10 +65,12 @@ def number(
     if value is None and none:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{field_name} must be a number, not {type(value).__name__} ({value!r})")
+        raise ConfigError(
+            f"{field_name} must be a number, not {type(value).__name__} ({shown(value)})"
+        )
     if value != value or value == float("inf") or value < least:
         raise ConfigError(
-            f"{field_name} must be a finite number of at least {least:g}, not {value!r}"
+            f"{field_name} must be a finite number of at least {least:g}, not {shown(value)}"
         )
     if value > most:
         raise ConfigError(f"{field_name} is absurdly large; the most is {most:g}")
@@ -77,17 +80,21 @@ def whole(value: object, field_name: str, *, least: int = 0, most: int = 1 << 32
     """``number`` for a count, or ``None``."""
     number(value, field_name, least=least, most=most, none=True)
     if value is not None and not isinstance(value, int):
-        raise ConfigError(f"{field_name} must be a whole number, not {value!r}")
+        raise ConfigError(f"{field_name} must be a whole number, not {shown(value)}")
 
 
 def _flag(value: object, field_name: str) -> None:
     if not isinstance(value, bool):
-        raise ConfigError(f"{field_name} must be True or False, not {value!r}")
+        raise ConfigError(f"{field_name} must be True or False, not {shown(value)}")
+
+
+def _is_text(value: object, text: str) -> bool:
+    return isinstance(value, str) and value == text
 
 
 def _compression(value: object) -> None:
-    if not isinstance(value, bool) and value != "auto":
-        raise ConfigError(f"enable_compression must be True, False or 'auto', not {value!r}")
+    if not isinstance(value, bool) and not _is_text(value, "auto"):
+        raise ConfigError(f"enable_compression must be True, False or 'auto', not {shown(value)}")
 
 
 def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
@@ -110,7 +117,7 @@ def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
         for name in named:
             if name not in names:
                 hint = nearest(name, {*names, *getattr(cls, "ALIASES", ())})
-                raise ConfigError(f"{cls.__name__}: unknown option {name!r}{hint}")
+                raise ConfigError(f"{cls.__name__}: unknown option {shown(name)}{hint}")
         given = order[: len(args)]
         if len(args) > len(order):
             raise ConfigError(f"{cls.__name__} takes at most {len(order)} options by position")
@@ -134,7 +141,9 @@ def _without_aliases(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         field_name = aliases.get(name, name)
         if field_name != name and field_name in options:
-            raise ConfigError(f"{cls.__name__}: {name!r} and {field_name!r} are the same option")
+            raise ConfigError(
+                f"{cls.__name__}: {shown(name)} and {field_name!r} are the same option"
+            )
         plain[field_name] = value
     return plain
 
@@ -188,7 +197,7 @@ class BackendConfig:
         """Check the common fields; a derived class calls this from its own."""
         _flag(self.enabled, "enabled")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
-            raise ConfigError(f"priority must be a whole number, not {self.priority!r}")
+            raise ConfigError(f"priority must be a whole number, not {shown(self.priority)}")
         if self.enable_compression is not None:
             _compression(self.enable_compression)
         _flag(self.compress_arrays, "compress_arrays")
@@ -282,7 +291,9 @@ class FilesystemCacheConfig(_WithPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.base_path, str | os.PathLike) or not os.fspath(self.base_path):
-            raise ConfigError(f"base_path must be the path of a directory, not {self.base_path!r}")
+            raise ConfigError(
+                f"base_path must be the path of a directory, not {shown(self.base_path)}"
+            )
         if isinstance(os.fspath(self.base_path), bytes):
             raise ConfigError("base_path must be text; use os.fsdecode() for a path of bytes")
         if "\0" in os.fspath(self.base_path):
@@ -291,13 +302,15 @@ class FilesystemCacheConfig(_WithPolicy):
         if self.max_size_mb is not None and self.max_size_mb < SMALLEST_SIZE_MB:
             raise ConfigError(
                 f"max_size_mb must be at least {SMALLEST_SIZE_MB} (tables and quarantine need "
-                f"room), not {self.max_size_mb!r}"
+                f"room), not {shown(self.max_size_mb)}"
             )
         choice(self.eviction_policy, "eviction_policy", POLICIES)
-        if self.shared is not False and self.shared != "group":
-            raise ConfigError(f"shared must be False or 'group', not {self.shared!r}")
-        if not isinstance(self.read_only, bool) and self.read_only != "auto":
-            raise ConfigError(f"read_only must be True, False or 'auto', not {self.read_only!r}")
+        if self.shared is not False and not _is_text(self.shared, "group"):
+            raise ConfigError(f"shared must be False or 'group', not {shown(self.shared)}")
+        if not isinstance(self.read_only, bool) and not _is_text(self.read_only, "auto"):
+            raise ConfigError(
+                f"read_only must be True, False or 'auto', not {shown(self.read_only)}"
+            )
         number(self.min_free_mb, "min_free_mb", none=True)
         whole(self.max_files, "max_files", least=1)
         choice(self.durability, "durability", ("none", "data", "full"))
@@ -416,7 +429,7 @@ class S3CacheConfig(_WithPolicy):
             or not self.bucket.isprintable()
             or any(c in self.bucket for c in "/ \\")
         ):
-            raise ConfigError(f"bucket must be the name of an S3 bucket, not {self.bucket!r}")
+            raise ConfigError(f"bucket must be the name of an S3 bucket, not {shown(self.bucket)}")
         _check_prefix(self.prefix)
         for name in ("access_key", "secret_key", "region", "session_token", "profile"):
             value = getattr(self, name)
@@ -449,7 +462,7 @@ class S3CacheConfig(_WithPolicy):
         known = {"endpoint_url", "endpoint", "region", "profile"}
         for name in given:
             if name not in known:
-                raise ConfigError(f"s3 URL: unknown option {name!r}{nearest(name, known)}")
+                raise ConfigError(f"s3 URL: unknown option {shown(name)}{nearest(name, known)}")
         if parts.path.strip("/"):
             options = {"prefix": unquote(parts.path), **options}
         return cls(**{"bucket": parts.netloc, **given, **options})
@@ -465,9 +478,11 @@ def _check_prefix(prefix: object) -> None:
         raise ConfigError(f"prefix must be a text, not {type(prefix).__name__}")
     segments = prefix.strip("/").split("/")
     if prefix.strip("/") and any(one in ("", ".", "..") for one in segments):
-        raise ConfigError(f"prefix {prefix!r}: segments between slashes must not be '', '.', '..'")
+        raise ConfigError(
+            f"prefix {shown(prefix)}: segments between slashes must not be '', '.', '..'"
+        )
     if not prefix.isprintable() or "\\" in prefix:
-        raise ConfigError(f"prefix {prefix!r} has characters that object names do not take")
+        raise ConfigError(f"prefix {shown(prefix)} has characters that object names do not take")
     if len(prefix.encode("utf-8", "replace")) > LONGEST_PREFIX or any(
         len(one.encode("utf-8", "replace")) > 255 for one in segments
     ):
@@ -555,7 +570,7 @@ class RedisCacheConfig(_WithPolicy):
         ):
             raise ConfigError(
                 f"prefix must be 1 to 200 bytes of text without spaces and braces, "
-                f"not {self.prefix!r}"
+                f"not {shown(self.prefix)}"
             )
         whole(self.slice_size, "slice_size", least=64 << 10, most=512 << 20)
         if self.slice_size is None:
@@ -784,5 +799,5 @@ def known_options(
             kept[name] = value
         elif name not in ignored:
             hint = nearest(name, {*names, *getattr(cls, "ALIASES", ())})
-            warn(f"{cls.__name__}: unknown option {name!r} is ignored{hint}")
+            warn(f"{cls.__name__}: unknown option {shown(name)} is ignored{hint}")
     return kept

@@ -26,6 +26,7 @@ with a reason, and is counted.
 
 from __future__ import annotations
 
+import reprlib
 import sys
 import warnings
 
@@ -114,6 +115,18 @@ class NotFoundError(CogcacheError, KeyError):
 
 class CogcacheWarning(UserWarning):
     """Something is probably not as meant, yet the call went on."""
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+
+
+def shown(value: object) -> str:
+    """``repr`` of a caller's argument for a message, cut short where it is long."""
+    try:
+        return _short.repr(value)
+    except Exception:  # an int of more digits than Python prints, or a __repr__ that fails
+        return f"<{type(value).__name__}>"
 
 
 def warn(message: str) -> None:

@@ -20,7 +20,7 @@ from cogcache import images as pictures
 from cogcache._arguments import checked_frame_ids
 from cogcache._core import Entry
 from cogcache.codecs import FramePart, FrameRef, stored_form
-from cogcache.exceptions import ValueTypeError
+from cogcache.exceptions import ValueTypeError, shown
 from cogcache.images import EncodedImage, ImageCodec
 
 __all__ = ["Bundle", "FrameId", "Frames", "check_metadata", "frame_ids", "make_bundle"]
@@ -314,7 +314,7 @@ def _checked_id(frame_id: Any) -> FrameId:
             return operator.index(frame_id)
         except TypeError:
             pass
-    raise ValueError(f"frame id {frame_id!r}: an int or a text is needed")
+    raise ValueError(f"frame id {shown(frame_id)}: an int or a text is needed")
 
 
 def _check_distinct(ids: Iterable[FrameId]) -> None:
@@ -326,8 +326,8 @@ def _check_distinct(ids: Iterable[FrameId]) -> None:
 
 
 def _check_channels(channels: str) -> None:
-    if channels not in ("bgr", "rgb"):
-        raise ValueError(f"channels: {channels!r}; 'bgr' and 'rgb' are")
+    if not isinstance(channels, str) or channels not in ("bgr", "rgb"):
+        raise ValueError(f"channels: {shown(channels)}; 'bgr' and 'rgb' are")
 
 
 def make_bundle(
@@ -451,7 +451,7 @@ def _file_bytes(frame_id: FrameId, path: str | os.PathLike[str]) -> bytes:
 def _in_threads(work: Callable[[T], R], items: Sequence[T], threads: int | None) -> list[R]:
     """``work`` on each item, in order; Pillow and file reads release the GIL."""
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
-        raise TypeError(f"threads must be a whole number, not {threads!r}")
+        raise TypeError(f"threads must be a whole number, not {shown(threads)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: {threads}; at least 1 is needed")
     count = min(threads or THREADS, len(items))

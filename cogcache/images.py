@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cogcache._arrays import dtype_name, dtype_of
 from cogcache._core import UnsupportedError
-from cogcache.exceptions import MissingExtraError, ValueTypeError
+from cogcache.exceptions import MissingExtraError, ValueTypeError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +145,7 @@ class ImageCodec:
         if kind in (PNG, RAW) and not quality:
             return cls(kind)
         raise ValueError(
-            f"image_codec: {text!r}; 'jpeg:<1 to 100>' (default 'jpeg:95'), 'png' and 'raw' are"
+            f"image_codec: {shown(text)}; 'jpeg:<1 to 100>' (default 'jpeg:95'), 'png' and 'raw' are"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from cogcache._arguments import checked_times, warn_of_slips
 from cogcache._types import Duration
+from cogcache.exceptions import shown
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import Source
 from cogcache.verbs import ArtifactVerbs
@@ -70,8 +71,8 @@ class PipelineArtifactCache(ArtifactVerbs):
         A source that exists and cannot be looked at raises nothing: whatever is asked of it is a
         miss, and nothing is stored, with the reason ``source-unreadable``.
         """
-        if missing not in ("uri", "latest"):
-            raise ValueError(f"missing must be 'uri' or 'latest', not {missing!r}")
+        if not isinstance(missing, str) or missing not in ("uri", "latest"):
+            raise ValueError(f"missing must be 'uri' or 'latest', not {shown(missing)}")
         if config is not None and not isinstance(config, Mapping):
             raise TypeError(f"config must be a mapping, not {type(config).__name__}")
         warn_of_slips(config or {})
@@ -672,5 +673,9 @@ class PipelineArtifactCache(ArtifactVerbs):
         Raises:
             ValueError: An unknown keyframe strategy, or embeddings without ``embedding_model``.
         """
+        if not isinstance(pipeline_config, Mapping):
+            raise TypeError(
+                f"pipeline_config must be a mapping, not {type(pipeline_config).__name__}"
+            )
         video = await self.video(video_path, pipeline_config)
         return await video.get_all_artifacts(load=load)

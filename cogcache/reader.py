@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from cogcache import _core
 from cogcache._inline import SyncFacade, is_inline
 from cogcache.config import ChunkingConfig
-from cogcache.exceptions import IncompleteError
+from cogcache.exceptions import IncompleteError, shown
 from cogcache.images import content_type_of
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Reader:
         if part is not None:
             if part not in parts:
                 raise ValueError(
-                    f"the entry has no part {part!r}; it has: {', '.join(parts) or 'none'}"
+                    f"the entry has no part {shown(part)}; it has: {', '.join(parts) or 'none'}"
                 )
             return await cls(tier, entry, parts[part], reading)._look_at_frame()
         value_parts = [p for p in parts.values() if p.kind != "doc"]
@@ -192,7 +192,7 @@ class Reader:
             IncompleteError: A chunk cannot be read; ``position`` says where.
         """
         if on_missing not in ("raise", "zero"):
-            raise ValueError(f"on_missing must be 'raise' or 'zero', not {on_missing!r}")
+            raise ValueError(f"on_missing must be 'raise' or 'zero', not {shown(on_missing)}")
         start, end = self._range(start, stop)
         spans = self._spans(start, end)
         window = 0 if is_inline() else self._window()

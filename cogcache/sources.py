@@ -21,8 +21,9 @@ from cogcache._identity import SourceRef, SourceUnavailableError, probe, unavail
 from cogcache._offload import NoAnswerError, offload
 from cogcache._reading import DIGESTS, Beat, content_digest, no_beat, sample_digest
 from cogcache._system import SYSTEM, System
+from cogcache.exceptions import shown
 from cogcache.memo import DigestMemo
-from cogcache.uris import Place, SourcePath, file_uri, place_of
+from cogcache.uris import LONGEST_NAME, Place, SourcePath, file_uri, place_of
 
 __all__ = [
     "IDENTITIES",
@@ -115,10 +116,11 @@ def _named(place: Place, system: System) -> tuple[str, bytes | None]:
 
 def check_arguments(identity: str, source_id: object, etag: object, source: object) -> None:
     """Refuse arguments that no identity can be made of."""
-    if identity not in IDENTITIES:
-        near = difflib.get_close_matches(str(identity), IDENTITIES, 1, 0.0)
+    if not isinstance(identity, str) or identity not in IDENTITIES:
+        near = difflib.get_close_matches(shown(identity), IDENTITIES, 1, 0.0)
         raise ValueError(
-            f"identity is one of {', '.join(IDENTITIES)}, not {identity!r}; did you mean {near[0]}?"
+            f"identity is one of {', '.join(IDENTITIES)}, not {shown(identity)}; "
+            f"did you mean {near[0]}?"
         )
     if source_id is not None and not isinstance(source_id, str | bytes):
         raise TypeError(f"source_id is a str or bytes, not {type(source_id).__name__}")
@@ -126,10 +128,24 @@ def check_arguments(identity: str, source_id: object, etag: object, source: obje
         raise TypeError(f"etag is a str, not {type(etag).__name__}")
     if source_id is not None and etag is not None:
         raise ValueError("source_id and etag exclude each other: source_id names the content alone")
-    if source_id in ("", b"") or etag == "":
-        raise ValueError("source_id and etag are not empty")
+    if source_id is not None:
+        _check_word(source_id, "source_id")
+    if etag is not None:
+        _check_word(etag, "etag")
     if isinstance(source, SourceRef) and (source_id is not None or etag is not None):
         raise ValueError("a SourceRef has its identity already: no source_id, no etag")
+
+
+def _check_word(word: str | bytes, name: str) -> None:
+    """Refuse what no identity can hold, before it is found there under another name."""
+    try:
+        size = len(word if isinstance(word, bytes) else word.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be text without lone surrogates") from None
+    if not 0 < size <= LONGEST_NAME:
+        raise ValueError(f"{name} must have 1 to {LONGEST_NAME:,} bytes, not {size:,}")
+    if isinstance(word, str) and "\0" in word:
+        raise ValueError(f"{name} holds a NUL character")
 
 
 def capture(
@@ -312,7 +328,10 @@ def file_digest(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> st
         ValueError: not a regular file.
         OSError: the file cannot be read.
     """
-    name = os.fsencode(path)
+    try:
+        name = os.fsencode(path)
+    except TypeError as error:
+        raise TypeError(f"path must be the path of a file, not {type(path).__name__}") from error
     found = os.stat(name)
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{os.fsdecode(name)} is no regular file")

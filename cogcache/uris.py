@@ -18,6 +18,7 @@ __all__ = ["Place", "SourcePath", "file_uri", "opaque_uri", "place_of"]
 
 SourcePath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
+LONGEST_NAME = 65_000  # bytes of a path or URI, and of a caller's own identity of a source
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 _UPPER: Final = {point: point + 32 for point in range(ord("A"), ord("Z") + 1)}
 
@@ -119,12 +120,18 @@ def opaque_uri(scheme: str, authority: str, rest: str) -> str:
     return uri.translate(_UNSEEN)
 
 
+def _check_length(length: int) -> None:
+    if length > LONGEST_NAME:
+        raise ValueError(f"the name of a source has at most {LONGEST_NAME:,} bytes, not {length:,}")
+
+
 def _absolute(path: bytes) -> bytes:
     """Anchor a path to the directory of this moment; `..` stays, for symlinks may precede it."""
     if not path:
         raise ValueError("the path of a source is empty")
     if b"\0" in path:
         raise ValueError("the path of a source holds a NUL character")
+    _check_length(len(path))
     return path if path.startswith(b"/") else os.path.join(os.getcwdb(), path)
 
 
@@ -147,7 +154,7 @@ def place_of(source: SourcePath) -> Place:
 
     Raises:
         TypeError: neither text, bytes nor a path.
-        ValueError: empty, or NUL in it.
+        ValueError: empty, longer than ``LONGEST_NAME`` bytes, or NUL in it.
         FileNotFoundError: a relative path, and the working directory is gone.
     """
     if isinstance(source, str):
@@ -171,6 +178,7 @@ def place_of(source: SourcePath) -> Place:
     if scheme.lower() != "file" or authority.lower() not in ("", "localhost"):
         if "\0" in text:
             raise ValueError("the URI of a source holds a NUL character")
+        _check_length(len(text))
         return Place(opaque_uri(scheme, authority, rest))
     literal = os.fsencode(rest)
     decoded = unquote_to_bytes(literal)

@@ -460,7 +460,10 @@ enum cog_status cog_incoming_commit(struct cog_incoming *incoming, bool verified
     if (status != COG_ERR_DAMAGED && status != COG_ERR_FOREIGN) { /* of no put, but of its bytes */
         cog_put_count(incoming->put.store, status);
     }
-    cog_put_drop(&incoming->put);
+#ifdef COG_SEED_BUG_FAILED_KEPT
+    if (status == COG_OK)
+#endif
+        cog_put_drop(&incoming->put);
     pthread_mutex_lock(&incoming->mutex);
     incoming->state = CLOSED;
     pthread_mutex_unlock(&incoming->mutex);

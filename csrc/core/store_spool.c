@@ -348,8 +348,13 @@ static enum cog_status remove_locked(struct cog_store *store, struct cog_index_l
     if (status != COG_OK) {
         return status;
     }
+#ifdef COG_SEED_BUG_SPOOL_GONE_EARLY
+    cog_index_extra_end(lock, true, 0, cog_store_charge(store, &stat));
+    rc = store->fs->unlink(store->root, path);
+#else
     rc = store->fs->unlink(store->root, path);
     cog_index_extra_end(lock, rc == 0, 0, cog_store_charge(store, &stat));
+#endif
     return rc < 0 ? cog_store_write_error(store, -rc, "removing a spooled file", err) : COG_OK;
 }
 

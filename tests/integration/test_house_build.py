@@ -139,7 +139,7 @@ def test_aiofiles_is_the_only_dependency() -> None:
 def test_plain_make_lists_the_targets() -> None:
     answer = run("make", "--no-print-directory")
     assert answer.returncode == 0, answer.stderr
-    listed = re.findall(r"^  make (\w+) +\S", answer.stdout, re.MULTILINE)
-    wanted = {"venv", "demo", "test", "lint", "bench", "docs", "wheel", "clean"}
+    listed = re.findall(r"^  make ([\w-]+) +\S", answer.stdout, re.MULTILINE)
+    wanted = {"venv", "demo", "demo-fleet", "test", "lint", "bench", "docs", "wheel", "clean"}
     assert wanted <= set(listed)
     assert len(answer.stdout.splitlines()) == len(listed), "one line each"

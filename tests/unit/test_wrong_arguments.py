@@ -24,6 +24,7 @@ from cogcache import (
     Key,
     MemoryCacheConfig,
     PipelineArtifactCache,
+    file_digest,
     register_type,
 )
 from cogcache.testing import memory_cache
@@ -174,6 +175,50 @@ def test_open_takes_urls_of_directories_and_keeps_the_order(tmp_path: Path) -> N
         PipelineArtifactCache.open("gcs://bucket/prefix")
     with pytest.raises(ConfigError, match="int"):
         PipelineArtifactCache.open(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 1_000_000, 10**400, 10**5000, [0] * 100_000, np.zeros(9)],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_long_argument_is_not_repeated_in_full(value: Any, tmp_path: Path) -> None:
+    calls: list[Any] = [
+        lambda: FilesystemCacheConfig(tmp_path, eviction_policy=value),
+        lambda: FilesystemCacheConfig(tmp_path, shared=value),
+        lambda: FilesystemCacheConfig(tmp_path, max_size_mb=value),
+        lambda: CacheConfig([MemoryCacheConfig()], enable_compression=value),
+        lambda: CacheConfig([MemoryCacheConfig()], serialization_format=value),
+        lambda: memory_cache().cache.sync.set("key", 1, ttl="1 " + str(type(value)) * 100_000),
+        lambda: memory_cache().cache.sync.lookup("key", mode=value),
+        lambda: memory_cache().sync.video("v.mp4", missing=value),
+    ]
+    for call in calls:
+        with pytest.raises((TypeError, ValueError)) as raised:
+            call()
+        assert len(str(raised.value)) < 400
+        assert "ambiguous" not in str(raised.value)
+
+
+async def test_the_name_of_a_source_and_an_own_identity_are_checked(video: Path) -> None:
+    cache = memory_cache()
+    for name in ("v" * 65_001, b"v" * 65_001, "s3://b/" + "v" * 65_000, Path("v" * 65_001)):
+        with pytest.raises(ValueError, match="name of a source has at most 65,000 bytes"):
+            await cache.get_transcript(name)
+    assert await cache.set_transcript("s3://b/" + "v" * 64_000, {"segments": []})
+    for own in ("source_id", "etag"):
+        for wrong, said in (
+            ("", "1 to"),
+            ("x" * 65_001, "65,001"),
+            ("a\0b", "NUL"),
+            ("\ud800", ""),
+        ):
+            with pytest.raises(ValueError, match=f"{own}.*{said}"):
+                await cache.video(video, **{own: wrong})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="pipeline_config must be a mapping, not NoneType"):
+        await cache.get_all_artifacts(video, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="path must be the path of a file, not int"):
+        file_digest(5)  # type: ignore[arg-type]
 
 
 def test_a_text_that_alone_is_too_long_for_a_key_is_named() -> None:

@@ -6,4 +6,5 @@
 ``cached``  the same pipeline through cogcache: the part to read, and to copy.
 ``story``   runs the cached pipeline under changing circumstances.
 ``watch``, ``terminal``, ``report``  measure it, print it, draw the contact sheet.
+``command``, ``files``  the command line, the video file, Ctrl-C.
 """
