@@ -10,6 +10,26 @@
 
 enum { META_DEPTH = 16 };
 
+const char *cog_meta_name(int64_t key)
+{
+    static const char *const names[] = {
+        [COG_META_CREATED] = "created_at",
+        [COG_META_COST] = "cost_seconds",
+        [COG_META_TAGS] = "tags",
+        [COG_META_CONTENT_TYPE] = "content_type",
+        [COG_META_USER] = "metadata",
+        [COG_META_PRODUCER] = "producer",
+        [COG_META_ARTIFACT] = "artifact",
+        [COG_META_CONTENT_DIGEST] = "content_digest",
+        [COG_META_SOURCE] = "source",
+        [COG_META_STALE_IF_ERROR] = "stale_if_error",
+        [COG_META_PARTIAL] = "partial",
+        [COG_META_FULL_PARAMS] = "params",
+        [COG_META_SOURCE_URI] = "source_uri",
+    };
+    return key >= 0 && key < (int64_t)(sizeof names / sizeof names[0]) ? names[key] : NULL;
+}
+
 /* The token of the value at `reader`, which is left behind the whole value. */
 static enum cog_status next_value(struct cog_mp_reader *reader, struct cog_mp_token *first,
                                   const unsigned char **begin)

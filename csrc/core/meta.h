@@ -28,8 +28,11 @@ enum cog_meta_key {
     COG_META_SOURCE = 9,
     COG_META_STALE_IF_ERROR = 10,
     COG_META_PARTIAL = 11,
-    COG_META_FULL_PARAMS = 12
+    COG_META_FULL_PARAMS = 12,
+    COG_META_SOURCE_URI = 13
 };
+/* What a field is called where somebody gives or reads it; NULL: no field that we know. */
+const char *cog_meta_name(int64_t key);
 
 /* What the store itself reads from the metadata; 0 / empty when absent. Pointers lie inside the
  * metadata bytes. */

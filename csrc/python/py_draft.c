@@ -198,17 +198,17 @@ int cog_py_take_meta(struct cog_py_state *state, PyObject *meta, struct cog_buf 
 {
     struct cog_meta parsed;
 
-    if (cog_walk_plain(state, meta, COG_META_DEPTH, "meta", out) < 0) {
+    if (cog_walk_meta(state, meta, out) < 0) {
         return -1;
     }
     if (out->size > COG_META_LIMIT) {
-        PyErr_Format(PyExc_ValueError, "meta: %zu bytes encoded; the limit is %d", out->size,
+        PyErr_Format(PyExc_ValueError, "metadata: %zu bytes encoded; the limit is %d", out->size,
                      COG_META_LIMIT);
         return -1;
     }
     if (cog_meta_parse(out->data, out->size, &parsed) != COG_OK) {
         PyErr_SetString(PyExc_ValueError,
-                        "meta: not a mapping, or a known field with a value of the wrong type");
+                        "metadata: not a mapping, or a known field with a value of the wrong type");
         return -1;
     }
     return 0;

@@ -11,7 +11,7 @@ static PyObject *py_pack(PyObject *module, PyObject *value)
     struct cog_buf out = {0};
     PyObject *bytes = NULL;
 
-    if (cog_walk_plain(cog_py_state_of(module), value, COG_VALUE_DEPTH, "$", &out) == 0) {
+    if (cog_walk_plain(cog_py_state_of(module), value, &out) == 0) {
         bytes = PyBytes_FromStringAndSize((const char *)out.data, (Py_ssize_t)out.size);
     }
     cog_buf_release(&out);

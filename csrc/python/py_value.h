@@ -126,10 +126,10 @@ void cog_holds_release(struct cog_holds *holds);
  * names the path). */
 int cog_walk_value(struct cog_py_state *state, PyObject *value, struct cog_draft *draft,
                    struct cog_holds *holds);
-/* Encode a plain document (no extensions, no parts, tuples as arrays) nested at most `max_depth`
- * deep; `root` begins paths. */
-int cog_walk_plain(struct cog_py_state *state, PyObject *value, unsigned max_depth,
-                   const char *root, struct cog_buf *out);
+/* Encode a plain document: no extensions, no parts, tuples as arrays. */
+int cog_walk_plain(struct cog_py_state *state, PyObject *value, struct cog_buf *out);
+/* The same of the metadata of an entry; paths begin with the names of its fields. */
+int cog_walk_meta(struct cog_py_state *state, PyObject *meta, struct cog_buf *out);
 
 /* --- reading
  * -------------------------------------------------------------------------------------------------------

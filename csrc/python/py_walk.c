@@ -8,6 +8,7 @@
 
 #include "core/alloc.h"
 #include "core/bytes.h"
+#include "core/meta.h"
 #include "core/msgpack.h"
 
 enum walk_kind { WALK_LIST, WALK_TUPLE, WALK_SET, WALK_DICT };
@@ -48,6 +49,7 @@ struct walk {
     unsigned depth, max_depth;
     unsigned inline_only; /* inside a key or a set: nothing becomes a part */
     const char *root;
+    const char *(*name_of)(int64_t key); /* of the fields of the outermost map; or NULL */
 };
 
 /* --- holds
@@ -158,11 +160,27 @@ static PyObject *bundle_step(const struct walk_frame *frame)
     return PyUnicode_FromString(frame->at <= 1 ? ".metadata" : ".frames");
 }
 
+/* The name of the field in the outermost map that a number stands for; NULL: there is none. */
+static const char *named_field(const struct walk *walk)
+{
+    const struct walk_frame *frame = &walk->stack[0];
+    int overflow = 0;
+
+    if (walk->name_of == NULL || walk->count == 0 || frame->kind != WALK_DICT ||
+        frame->key == NULL || !PyLong_CheckExact(frame->key)) {
+        return NULL;
+    }
+    long long number = PyLong_AsLongLongAndOverflow(frame->key, &overflow);
+
+    return overflow == 0 ? walk->name_of(number) : NULL;
+}
+
 static PyObject *walk_path(const struct walk *walk)
 {
-    PyObject *path = PyUnicode_FromString(walk->root);
+    const char *field = named_field(walk);
+    PyObject *path = PyUnicode_FromString(field != NULL ? field : walk->root);
 
-    for (size_t i = 0; i < walk->count && path != NULL; i++) {
+    for (size_t i = field != NULL; i < walk->count && path != NULL; i++) {
         const struct walk_frame *frame = &walk->stack[i];
         PyObject *step;
 
@@ -1154,10 +1172,20 @@ int cog_walk_value(struct cog_py_state *state, PyObject *value, struct cog_draft
     return 0;
 }
 
-int cog_walk_plain(struct cog_py_state *state, PyObject *value, unsigned max_depth,
-                   const char *root, struct cog_buf *out)
+int cog_walk_plain(struct cog_py_state *state, PyObject *value, struct cog_buf *out)
 {
-    struct walk walk = {.state = state, .doc = out, .max_depth = max_depth, .root = root};
+    struct walk walk = {.state = state, .doc = out, .max_depth = COG_VALUE_DEPTH, .root = "$"};
 
     return run(&walk, value);
+}
+
+int cog_walk_meta(struct cog_py_state *state, PyObject *meta, struct cog_buf *out)
+{
+    struct walk walk = {.state = state,
+                        .doc = out,
+                        .max_depth = COG_META_DEPTH,
+                        .root = "metadata",
+                        .name_of = cog_meta_name};
+
+    return run(&walk, meta);
 }

@@ -115,7 +115,7 @@ def test_more_chunks_than_allowed_are_refused_before_a_byte_is_taken() -> None:
         ({"max_chunks": 1 << 22}, "max_chunks: 4194304; 1 to 4194303"),
         ({"length": 10**12, "max_chunks": 1000}, "length: 1000000000000 bytes; 1000 chunks"),
         ({"level": 20}, "level: 20"),
-        ({"meta": {1: "x"}}, "meta: not a mapping, or a known field"),
+        ({"meta": {1: "x"}}, "metadata: not a mapping, or a known field"),
         ({"refreshed_ms": -1}, "refreshed_ms: -1"),
     ],
 )

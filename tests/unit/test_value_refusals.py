@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import io
+import re
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -272,18 +273,30 @@ def test_settings_that_are_missing_or_unknown_are_type_errors():
 @pytest.mark.parametrize(
     ("value", "path"),
     [
-        (object(), "meta[5].x"),
-        ({1}, "meta[5].x"),
-        (np.zeros(3), "meta[5].x"),
-        (2**70, "meta[5].x"),
-        ("\ud800", "meta[5].x"),
-        ({(1, 2): 3}, "meta[5].x[(1, 2)]"),
+        (object(), "metadata.x"),
+        ({1}, "metadata.x"),
+        (np.zeros(3), "metadata.x"),
+        (2**70, "metadata.x"),
+        ("\ud800", "metadata.x"),
+        ({(1, 2): 3}, "metadata.x[(1, 2)]"),
     ],
 )
 def test_metadata_is_plain(value: Any, path: str):
     with pytest.raises(ValueTypeError) as caught:
         draft(1, meta={5: {"x": value}})
     assert caught.value.path == path
+
+
+def test_fields_of_metadata_are_called_what_the_caller_calls_them():
+    named = {3: "tags", 4: "content_type", 7: "artifact", 12: "params", 99: "metadata[99]"}
+    for number, name in named.items():
+        with pytest.raises(ValueTypeError, match="^" + re.escape(name + ": ")) as caught:
+            draft(1, meta={number: object()})
+        assert caught.value.path == name
+    for strange in (-1, 2**70, True):
+        with pytest.raises(ValueTypeError) as caught:
+            draft(1, meta={strange: object()})
+        assert caught.value.path == f"metadata[{strange!r}]"
 
 
 def test_metadata_is_at_most_16_deep():
