@@ -5,6 +5,7 @@ The pods run quick stages; where ``make demo`` has installed the models, those a
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -270,13 +271,20 @@ sys.exit(run(lambda: story.tell(plan, teller), teller, "make demo-fleet"))
 
 
 def running(folder: Path) -> list[str]:
-    """The processes that name a folder."""
-    listed = subprocess.run(
-        ["ps", "-axww", "-o", "pid=,args="], capture_output=True, text=True, check=True
-    )
+    """The processes, other than this one, that name a folder."""
+    if Path("/proc/self/cmdline").exists():  # a small container has no ps
+        lines = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = path.joinpath("cmdline").read_bytes().decode(errors="replace")
+                lines.append(f"{path.name} {words}")
+    else:
+        listed = subprocess.run(
+            ["ps", "-axww", "-o", "pid=,args="], capture_output=True, text=True, check=True
+        )
+        lines = listed.stdout.splitlines()
     own = str(os.getpid())
-    lines = [line for line in listed.stdout.splitlines() if str(folder) in line]
-    return [line for line in lines if line.split()[0] != own]
+    return [line for line in lines if str(folder) in line and line.split()[0] != own]
 
 
 def started(tmp_path: Path, video: Path) -> subprocess.Popen[str]:
