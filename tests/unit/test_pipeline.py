@@ -565,6 +565,21 @@ async def test_all_artifacts_come_with_one_call(cache: PipelineArtifactCache, vi
     assert await cache.get_transcript(video, "large", "en") == {"segments": []}
 
 
+async def test_what_a_configuration_leaves_out_is_not_asked_for(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    await cache.set_transcript(video, TRANSCRIPT)
+    await cache.set_descriptions(video, {"1": "x"}, "Qwen/Qwen2-VL-2B-Instruct")
+    config = {"transcribe_audio": False, "generate_descriptions": True}
+    artifacts = await cache.get_all_artifacts(video, config)
+    assert artifacts.frame_descriptions == {"1": "x"}
+    assert artifacts.audio_transcript is None and artifacts.is_complete(config)
+    counts = (await cache.get_cache_stats())["artifacts"]
+    assert counts["descriptions"]["hits"] == 1
+    for name in ("transcript", "keyframes", "embeddings"):
+        assert counts[name]["hits"] == counts[name]["misses"] == 0
+
+
 async def test_mistakes_in_a_configuration_are_errors(
     cache: PipelineArtifactCache, video: Path
 ) -> None:
@@ -599,6 +614,27 @@ async def test_what_is_computed_is_what_later_callers_get(
     assert cold[1].encoded(0) == warm[1].encoded(0)
     assert warm[1].content_type(0) == "image/jpeg"
     assert await cache.get_or_compute_keyframes(video, extract) == metadata
+
+
+async def test_a_none_is_a_hit_and_computed_ones_are_kept_on_request(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    assert await cache.set_transcript(video, None)
+    found = await cache.lookup("transcript", video)
+    assert (found.hit, found.value) == (True, None)
+    calls = []
+
+    def compute() -> None:
+        calls.append(1)
+
+    for _ in range(2):
+        assert await cache.get_or_compute_transcript(video, compute, model_size="large") is None
+    assert len(calls) == 2
+    for _ in range(2):
+        await cache.get_or_compute_transcript(
+            video, compute, model_size="small", should_store=lambda value: True
+        )
+    assert len(calls) == 3
 
 
 async def test_a_rerun_computes_only_what_is_missing(tmp_path: Path, video: Path) -> None:
