@@ -705,6 +705,7 @@ async def test_an_explanation_says_what_of_the_source_changed(
     a_video(video, b"longer than it was before")
     said = str(await cache.explain("transcript", video))
     assert f"source.size: 25 bytes here, {size} bytes there" in said
+    FakeClock(cache).advance(1)
     await cache.set_transcript(video, {"of": "the new file"}, "small")
     nearest = (await cache.explain("transcript", video)).nearest[0]
     assert [one.part for one in nearest.differences] == ["model"]
