@@ -55,7 +55,7 @@ from cogcache.feeding import StreamSource, known_length, pieces_of
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.reader import Reader, Reading
 from cogcache.streams import Inflow, StreamResult
-from cogcache.tiering import Tiers, better_reason, make_tiers, together
+from cogcache.tiering import SLOW, Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
 from cogcache.writing import Drafts, Writing
 
@@ -76,7 +76,6 @@ BATCH_ITEMS = 64
 BATCH_BYTES = 64 << 20
 
 _MISS: Any = type("_Miss", (), {"__repr__": lambda self: "<miss>"})()
-_SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +169,8 @@ class CacheManager:
         if encoded is None:
             return default
         if not _needs_comparing(key):
-            value = self._first.get_inline(encoded, _MISS, _SLOW)
-            if value is not _SLOW and value is not _MISS:
+            value = self._first.get_inline(encoded, _MISS, SLOW)
+            if value is not SLOW and value is not _MISS:
                 if self.config.enable_stats:
                     self._stats["hits"] += 1
                 self._streak += 1
@@ -230,18 +229,16 @@ class CacheManager:
             return Lookup(False, reason="bad-key")
         return await self._look(key, encoded, options)
 
-    async def look_again(
-        self,
-        key: str | Key,
-        *,
-        mode: Literal["cow", "view", "copy"] = "cow",
-        frames: bool | Sequence[int | str] = True,
+    async def look(
+        self, key: str | Key, options: Mapping[str, Any], *, again: bool = False
     ) -> Lookup:
-        """``lookup`` for a call that has been counted already."""
+        """``lookup`` for a layer above, which has checked the ``options``; ``again`` for a call
+        that has been counted already.
+        """
         encoded = self._encoded(key)
         if encoded is None:
             return Lookup(False, reason="bad-key")
-        return await self._look(key, encoded, load_options(mode, frames), counted=True)
+        return await self._look(key, encoded, options, counted=again)
 
     async def store(
         self,
@@ -358,7 +355,7 @@ class CacheManager:
         while len(answered) < len(batch):
             if answered:
                 await self._breathe()
-            answered += self._first.get_many_inline(batch[len(answered) :], _MISS, _SLOW)
+            answered += self._first.get_many_inline(batch[len(answered) :], _MISS, SLOW)
         inline = dict(zip(batch, answered, strict=True))
         values: dict[str | Key, Any] = {}
         later: list[tuple[str | Key, bytes]] = []
@@ -366,12 +363,12 @@ class CacheManager:
             if one is None:
                 self._count("misses")
                 continue
-            answer = inline.get(one, _SLOW)
+            answer = inline.get(one, SLOW)
             if answer is _MISS and len(self.backends) == 1:
                 self._count("misses")
                 continue
             values[key] = answer
-            if answer is _SLOW or answer is _MISS:
+            if answer is SLOW or answer is _MISS:
                 later.append((key, one))
             else:
                 self._count("hits")
@@ -506,7 +503,7 @@ class CacheManager:
         recipe = Recipe(
             compute=compute,
             keep=keep,
-            look_again=lambda: self.look_again(key),
+            look_again=lambda: self.look(key, {}, again=True),
             gate=gate,
             refresh=refresh,
             strict=strict,
@@ -945,8 +942,10 @@ class CacheManager:
         some = options.get("frames", True) is not True
         reason = "absent"
         for tier in self.backends[1:] if after else self.backends:
-            answer = await self._tiers.fetch(tier, encoded, index_only=some)
-            word: str | None
+            answer = self._tiers.fetch_now(tier, encoded, index_only=some)
+            if answer is None:
+                answer = await self._tiers.fetch(tier, encoded, index_only=some)
+            word: str | None = None
             if isinstance(answer, str):
                 word = answer
             elif isinstance(key, Key) and not _is_meant(key, answer):
@@ -955,7 +954,9 @@ class CacheManager:
                 # Before the value takes the map.
                 whole = tier is not self._first and not some
                 promote = self._tiers.promote_from(answer, tier) if whole else None
-                value, word = await self._tiers.load(tier, answer, options)
+                value = self._tiers.load_now(answer, options)
+                if value is SLOW:
+                    value, word = await self._tiers.load(tier, answer, options)
                 if word is None:
                     if not counted:
                         self._count("hits")

@@ -20,6 +20,9 @@ from cogcache.promotion import Promotions
 
 _T = TypeVar("_T")
 
+SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()
+"""Stands for a value that is not to be had without waiting."""
+
 
 class Tiers:
     """The tiers of one manager.
@@ -41,6 +44,21 @@ class Tiers:
     def guard(self, tier: CacheBackend) -> Guard:
         """The guard of one of the tiers."""
         return self._guards[id(tier)]
+
+    def fetch_now(
+        self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False
+    ) -> _core.Entry | str | None:
+        """What ``fetch`` answers, where a local tier has it at hand; else ``None``."""
+        if tier.is_remote or self.queues:
+            return None
+        try:
+            answer = tier.fetch_now(encoded, index_only=index_only)
+        except Exception as error:
+            self.failed(tier, "read", error)
+            return "unavailable"
+        if answer.__class__ is _core.Entry:
+            tier.note_works("read")
+        return answer
 
     async def fetch(
         self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False, parts: bool = False
@@ -96,10 +114,22 @@ class Tiers:
             reason = better_reason(reason, answer)
         return None, reason
 
+    @staticmethod
+    def load_now(entry: _core.Entry, options: Mapping[str, Any]) -> Any:
+        """The value of an entry if that takes little and waits for nothing, else ``SLOW``."""
+        if not entry.in_memory:
+            return SLOW
+        try:
+            return entry.value_now(SLOW, **options)
+        except Exception:  # for ``load`` to meet again, and to report
+            return SLOW
+
     async def load(
         self, tier: CacheBackend, entry: _core.Entry, options: Mapping[str, Any]
     ) -> tuple[Any, str | None]:
-        """Decode the value of an entry; or ``None`` and the word for why it cannot be."""
+        """Decode the value of an entry that ``load_now`` did not; or ``None`` and the word for why
+        it cannot be.
+        """
         try:
             return await self.guard(tier).call(lambda: tier.load(entry, **options)), None
         except NotAskedError:

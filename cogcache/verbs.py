@@ -434,8 +434,7 @@ class ArtifactVerbs:
                 self._count(request.artifact.name, "misses")
             return Lookup(False, reason="source-unreadable")
         options, pick = _load_options(request.artifact.name, load)
-        ask = self.cache.look_again if again else self.cache.lookup
-        found = await ask(request.key, **options)
+        found = await self.cache.look(request.key, options, again=again)
         name = request.artifact.name
         if found.hit:
             value = pick(found.value)

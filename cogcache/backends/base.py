@@ -171,6 +171,10 @@ class CacheBackend(ABC):
         """
         return slow
 
+    def fetch_now(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str | None:
+        """What ``fetch`` answers, where that is at hand without waiting; else ``None``."""
+        return None
+
     async def fetch(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str:
         """The live entry of this key, or one word for why there is none. Never raises for a fault
         of the tier.
@@ -224,9 +228,10 @@ class CacheBackend(ABC):
         return [await self.write(what) for what in whats]
 
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
-        """Decode the value of a fetched entry; large copies are made in the pool's threads."""
-        value = entry.value_now(_SLOW, **options)
-        return await _bridge.run(entry, "value", **options) if value is _SLOW else value
+        """Decode the value of a fetched entry in the pool's threads, for whoever found that
+        ``entry.value_now`` would take too long here.
+        """
+        return await _bridge.run(entry, "value", **options)
 
     async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` of one part, every chunk that they touch verified."""
@@ -300,7 +305,9 @@ class CacheBackend(ABC):
             self.counters["misses"] += 1
             return default
         try:
-            value = await self.load(found)
+            value = found.value_now(_SLOW) if found.in_memory else _SLOW
+            if value is _SLOW:
+                value = await self.load(found)
         except (_core.DamagedError, _core.UnsupportedError) as error:
             await self.value_failed(found, error)
             self.counters["misses"] += 1

@@ -102,6 +102,12 @@ class FilesystemCacheBackend(CacheBackend):
         values = self._store.get_values(keys, miss, slow)
         return values if self._expires else [slow if v is miss else v for v in values]
 
+    def fetch_now(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str | None:
+        if not self._expires or isinstance(self._store, MissingStore):
+            return None
+        found = self._store.fetch_now(key, _core.GET_INDEX_ONLY if index_only else 0)
+        return None if found is None else self._noted(found)
+
     async def fetch(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str:
         return await self._fetch_live(key, _core.GET_INDEX_ONLY if index_only else 0)
 
@@ -126,6 +132,10 @@ class FilesystemCacheBackend(CacheBackend):
             except OSError as error:  # no descriptor or no thread to ask with
                 return self._note_unavailable(error)
         assert found is not None
+        return self._noted(found)
+
+    def _noted(self, found: _core.Entry | str) -> _core.Entry | str:
+        """What the store answered, with what it says of the tier's health counted and logged."""
         if found == "unavailable":
             return self._note_unavailable(None)
         if found == "damaged":
