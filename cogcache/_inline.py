@@ -314,7 +314,7 @@ class SyncFacade:
             return self._face(member)
 
         def call(*args: Any, **named: Any) -> Any:
-            result: Any = member(*args, **named)
+            result: Any = getattr(self._target, name)(*args, **named)
             if inspect.iscoroutine(result):
                 return self._face(self._run(result))
             if hasattr(result, "__aenter__"):
@@ -325,6 +325,7 @@ class SyncFacade:
 
         call.__name__ = name
         call.__doc__ = member.__doc__
+        self.__dict__[name] = call  # found without coming here from now on
         return call
 
     def __reduce__(self) -> Any:

@@ -173,8 +173,7 @@ class CacheManager:
             if value is not SLOW and value is not _MISS:
                 if self.config.enable_stats:
                     self._stats["hits"] += 1
-                self._streak += 1
-                if self._streak >= INLINE_STREAK:
+                if self._turn_is_over():
                     await self._breathe()
                 return value
             if value is _MISS and len(self.backends) == 1:
@@ -915,6 +914,11 @@ class CacheManager:
         if self.config.enable_stats:
             self._stats[name] += more
 
+    def _turn_is_over(self) -> bool:
+        """Count a hit that may not have waited for anything; after so many the loop has to turn."""
+        self._streak += 1
+        return self._streak >= INLINE_STREAK
+
     async def _breathe(self) -> None:
         self._streak = 0
         if not is_inline():
@@ -954,7 +958,7 @@ class CacheManager:
                 # Before the value takes the map.
                 whole = tier is not self._first and not some
                 promote = self._tiers.promote_from(answer, tier) if whole else None
-                value = self._tiers.load_now(answer, options)
+                value = self._tiers.load_now(tier, answer, options)
                 if value is SLOW:
                     value, word = await self._tiers.load(tier, answer, options)
                 if word is None:
@@ -963,6 +967,8 @@ class CacheManager:
                         tier.counters["hits"] += 1
                     if promote is not None:
                         await promote()
+                    if self._turn_is_over():
+                        await self._breathe()
                     return _found(value, answer, tier)
             if not counted and word != "unavailable":
                 tier.counters["misses"] += 1

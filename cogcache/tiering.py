@@ -115,12 +115,10 @@ class Tiers:
         return None, reason
 
     @staticmethod
-    def load_now(entry: _core.Entry, options: Mapping[str, Any]) -> Any:
+    def load_now(tier: CacheBackend, entry: _core.Entry, options: Mapping[str, Any]) -> Any:
         """The value of an entry if that takes little and waits for nothing, else ``SLOW``."""
-        if not entry.in_memory:
-            return SLOW
         try:
-            return entry.value_now(SLOW, **options)
+            return tier.load_now(entry, SLOW, **options)
         except Exception:  # for ``load`` to meet again, and to report
             return SLOW
 

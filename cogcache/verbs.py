@@ -14,7 +14,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
 from urllib.parse import unquote
@@ -24,7 +23,7 @@ from cogcache._arguments import check_kept, checked_frame_ids, checked_tags
 from cogcache._fork import renew_after_fork
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
-from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, key_params
+from cogcache.artifacts import ARTIFACTS, artifact_of
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI
 from cogcache.computing import Gate, Recipe, own_copy
 from cogcache.config import (
@@ -42,6 +41,7 @@ from cogcache.frames import Bundle, check_metadata, make_bundle
 from cogcache.keys import Key
 from cogcache.manager import CacheManager, Context
 from cogcache.memo import DigestMemo
+from cogcache.requests import Request, RequestMemo, make_request
 from cogcache.sources import (
     Source,
     SourceRef,
@@ -72,27 +72,6 @@ _LOAD_OPTIONS = {
 }
 _STORE_OPTIONS = ("ttl", "cost_seconds", "tags", "channels")
 STAMPS_KEPT = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """One artifact of one source, as asked for: what every verb works on."""
-
-    artifact: Artifact
-    params: Mapping[str, Any]
-    key: Key
-    source: SourceRef
-    pinned: bool  # the caller gave a SourceRef: its identity stands, whatever is at the path now
-
-    @property
-    def scope(self) -> tuple[str, bytes]:
-        """What was asked for, whatever the source is by now."""
-        return self.artifact.name, _core.encode_key_value(self.params)
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether the source could be looked at; else nothing of it is looked up or stored."""
-        return self.source.kind != "unreadable"
 
 
 class ArtifactVerbs:
@@ -130,6 +109,7 @@ class ArtifactVerbs:
         self.sync: Any = SyncFacade(self, cache_manager._runs_inline)
         self._lives = _lives(ttl)
         self._fence = MissFence()
+        self._requests = RequestMemo()
         self._stamps: OrderedDict[bytes, int] = OrderedDict()
         self._stamps_lock = threading.Lock()
         self._unreadable: set[str] = set()
@@ -412,22 +392,16 @@ class ArtifactVerbs:
             self._digests = DigestMemo.for_root(roots[0] if roots else None)
         return self._digests
 
-    async def _request(self, name: str, video_path: Source, named: Mapping[str, Any]) -> _Request:
-        artifact = artifact_of(name)
+    async def _request(self, name: str, video_path: Source, named: Mapping[str, Any]) -> Request:
+        profile = self.profile or ""
+        if isinstance(video_path, SourceRef):
+            return self._requests.get(profile, name, video_path, named)
+        artifact_of(name)  # before anything is looked at
         source = await self._capture(video_path)
-
-        def parent(arguments: Mapping[str, Any]) -> Key:
-            return self._key(source, "keyframes", key_params("keyframes", arguments, parent))
-
-        params = key_params(name, named, parent)
-        key = self._key(source, name, params)
-        return _Request(artifact, params, key, source, isinstance(video_path, SourceRef))
-
-    def _key(self, source: SourceRef, artifact: str, params: Mapping[str, Any]) -> Key:
-        return Key(self.profile or "", source, artifact, params)
+        return make_request(profile, name, source, named, pinned=False)
 
     async def _look(
-        self, request: _Request, load: Mapping[str, Any], *, again: bool = False
+        self, request: Request, load: Mapping[str, Any], *, again: bool = False
     ) -> Lookup:
         if not request.is_readable:
             if not again:
@@ -480,7 +454,7 @@ class ArtifactVerbs:
 
     async def _keep(
         self,
-        request: _Request,
+        request: Request,
         value: Any,
         *,
         ttl: Duration | None = None,
@@ -528,7 +502,7 @@ class ArtifactVerbs:
         counts["stored_bytes"] += result.stored_bytes
         return result
 
-    async def _why_not_filed(self, request: _Request) -> str | None:
+    async def _why_not_filed(self, request: Request) -> str | None:
         """Why what was computed of a source must not be filed under what it was, if so."""
         source = request.source
         if not request.is_readable:
@@ -559,7 +533,7 @@ class ArtifactVerbs:
             "uri:" + _core.hash128(_core.encode_key_value([self.profile or "", source.uri])).hex()
         )
 
-    def _stamp(self, request: _Request) -> int:
+    def _stamp(self, request: Request) -> int:
         """When the value of this key began to be computed: at its last miss here, else now."""
         with self._stamps_lock:
             noted = self._stamps.pop(request.key.digest, None)
@@ -569,7 +543,7 @@ class ArtifactVerbs:
             else self.cache.capture_stamp([self._uri_tag(request.source)])
         )
 
-    def _note_stamp(self, request: _Request) -> None:
+    def _note_stamp(self, request: Request) -> None:
         stamp = self.cache.capture_stamp([self._uri_tag(request.source)])
         with self._stamps_lock:
             self._stamps[request.key.digest] = stamp
@@ -621,6 +595,8 @@ _NOTHING = object()
 def _taken_load_options(artifact: str, named: dict[str, Any]) -> dict[str, Any]:
     """Take what says how to load out of ``named``; only what this artifact has."""
     load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
+    if not load:
+        return load
     artifact_of(artifact)
     for name in load:
         if artifact not in _LOAD_OPTIONS[name]:
@@ -642,7 +618,7 @@ def _load_options(
     """What the decoder is told, and how its answer becomes what the method gives."""
     if artifact in _FRAMED:
         if not load.get("load_images", artifact == "segment_frames"):
-            return {"frames": False}, lambda value: value
+            return {"frames": False}, _as_it_is
         wanted = load.get("frames")
 
         def pick(value: Any) -> Any:
@@ -653,8 +629,14 @@ def _load_options(
             return value if artifact == "keyframes" else (value[0], list(value[1].values()))
 
         return {"frames": True if wanted is None else wanted}, pick
+    if not load:
+        return {}, _as_it_is
     mode = {"mode": load["mode"]} if "mode" in load else {}
     return mode, lambda value: _named(value, load.get("names"))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _named(value: Any, names: list[Any] | None) -> Any:

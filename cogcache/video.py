@@ -193,7 +193,9 @@ class VideoCache:
         )
 
     async def _lookup(self, artifact: str, **named: Any) -> Lookup:
-        return await self.lookup(artifact, **_given(named))
+        return await self.cache.lookup(
+            artifact, self.source, **self.arguments(artifact, _given(named))
+        )
 
     async def _store(self, artifact: str, value: Any, **named: Any) -> StoreResult:
         return await self.store(artifact, value, **_given(named))

@@ -227,9 +227,15 @@ class CacheBackend(ABC):
         """``write`` of each; what ``write`` answers, in their order."""
         return [await self.write(what) for what in whats]
 
+    def load_now(self, entry: _core.Entry, slow: object, **options: Any) -> Any:
+        """The value of a fetched entry, where decoding it takes little and waits for nothing; else
+        ``slow``.
+        """
+        return entry.value_now(slow, **options) if entry.in_memory else slow
+
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
-        """Decode the value of a fetched entry in the pool's threads, for whoever found that
-        ``entry.value_now`` would take too long here.
+        """Decode the value of a fetched entry for which ``load_now`` was ``slow``, in the pool's
+        threads.
         """
         return await _bridge.run(entry, "value", **options)
 
@@ -305,7 +311,7 @@ class CacheBackend(ABC):
             self.counters["misses"] += 1
             return default
         try:
-            value = found.value_now(_SLOW) if found.in_memory else _SLOW
+            value = self.load_now(found, _SLOW)
             if value is _SLOW:
                 value = await self.load(found)
         except (_core.DamagedError, _core.UnsupportedError) as error:

@@ -205,6 +205,33 @@ enum cog_status cog_mp_next(struct cog_mp_reader *reader, struct cog_mp_token *t
     }
 }
 
+/* Bytes of a token that most values are made of; 0 for the others. */
+static inline size_t common_size(unsigned lead)
+{
+    if (lead >= 0xa0 && lead < 0xc0)
+        return 1 + (lead & 31); /* a short text */
+    if (lead < 0xa0 || lead >= 0xe0)
+        return 1; /* a small number, or the head of a short array or map */
+    return lead == 0xcb ? 9 : 0;
+}
+
+enum cog_status cog_mp_next_ext(struct cog_mp_reader *reader, struct cog_mp_token *token)
+{
+    while (reader->at < reader->end) {
+        size_t size = common_size(*reader->at);
+        enum cog_status status;
+
+        if (size > 0 && size <= (size_t)(reader->end - reader->at)) {
+            reader->at += size;
+            continue;
+        }
+        status = cog_mp_next(reader, token);
+        if (status != COG_OK || token->type == COG_MP_EXT)
+            return status;
+    }
+    return COG_ABSENT;
+}
+
 enum cog_status cog_mp_skip(struct cog_mp_reader *reader, unsigned max_depth)
 {
     uint64_t left[COG_MP_DEPTH_LIMIT]; /* items still to come in each open array or map */

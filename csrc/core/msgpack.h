@@ -48,6 +48,12 @@ struct cog_mp_reader {
  * is COG_ERR_DAMAGED. */
 enum cog_status cog_mp_next(struct cog_mp_reader *reader, struct cog_mp_token *token);
 /*
+ * Skip to the next extension and read it, whatever lies between. Looks at each token alone: that
+ * counts of items are what follows them is for whoever reads the items. COG_ABSENT: the input ends
+ * before there is one.
+ */
+enum cog_status cog_mp_next_ext(struct cog_mp_reader *reader, struct cog_mp_token *token);
+/*
  * Skip one whole value with everything in it, without recursion. `max_depth` = arrays and maps that
  * may be open at once (0: a scalar only; at most COG_MP_DEPTH_LIMIT); deeper is COG_ERR_DAMAGED. On
  * failure the reader stands anywhere.

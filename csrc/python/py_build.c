@@ -588,36 +588,6 @@ static PyObject *pop(struct build *build)
     return frame.kind == BUILD_TUPLE ? object : finish_ext(build, frame.ext, object);
 }
 
-/* Put a finished value (taken over) where it belongs. */
-static int add(struct build *build, struct build_frame *frame, PyObject *value)
-{
-    int result = 0;
-
-    if (build->load != NULL && frame->ext != COG_EXT_ARRAY && cog_is_memory(build->state, value)) {
-        Py_DECREF(value);
-        (void)damaged(build, "an array part outside an array");
-        return -1;
-    }
-    switch (frame->kind) {
-    case BUILD_TUPLE: PyTuple_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value); return 0;
-    case BUILD_LIST: PyList_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value); return 0;
-    case BUILD_DICT:
-        if (frame->key == NULL) {
-            frame->key = value;
-            return 0;
-        }
-        result = PyDict_SetItem(frame->object, frame->key, value);
-        if (result < 0) {
-            (void)as_damage(build); /* such as a key that cannot be one */
-        }
-        Py_CLEAR(frame->key);
-        frame->done++;
-        break;
-    }
-    Py_DECREF(value);
-    return result;
-}
-
 /* --- the build itself --------------------------------------------------------------------------
  */
 
@@ -643,40 +613,65 @@ static int enter_ext(struct build *build, const struct cog_mp_token *token)
     return push(build, kind, token->ext, head.size, outer_end);
 }
 
-/*
- * Read one token. A scalar is returned; a container is pushed: NULL and no exception. NULL with an
- * exception is a failure.
- */
-static PyObject *step(struct build *build, bool as_key)
+/* What reading one token came to. */
+enum taken { TAKEN_FAILED = -1, TAKEN_VALUE, TAKEN_CONTAINER };
+
+static enum taken taken(PyObject *value)
+{
+    return value != NULL ? TAKEN_VALUE : TAKEN_FAILED;
+}
+
+static enum taken pushed(int result)
+{
+    return result == 0 ? TAKEN_CONTAINER : TAKEN_FAILED;
+}
+
+/* Read one token of any kind: a scalar into `*value`, a container onto the stack. */
+static enum taken step(struct build *build, bool as_key, PyObject **value)
 {
     struct cog_mp_token token;
 
     if (cog_mp_next(&build->reader, &token) != COG_OK) {
-        return damaged(build, "ends or is spoilt within a value");
+        (void)damaged(build, "ends or is spoilt within a value");
+        return TAKEN_FAILED;
     }
     switch (token.type) {
     case COG_MP_STR:
-        return as_key ? build_key(build, token.data, token.size)
-                      : build_str(build, token.data, token.size);
-    case COG_MP_INT: return PyLong_FromLongLong(token.integer);
-    case COG_MP_UINT: return PyLong_FromUnsignedLongLong(token.unsigned_integer);
-    case COG_MP_FLOAT: return PyFloat_FromDouble(token.real);
-    case COG_MP_NIL: return Py_NewRef(Py_None);
-    case COG_MP_BOOL: return PyBool_FromLong(token.boolean);
+        *value = as_key ? build_key(build, token.data, token.size)
+                        : build_str(build, token.data, token.size);
+        return taken(*value);
+    case COG_MP_INT: return taken(*value = PyLong_FromLongLong(token.integer));
+    case COG_MP_UINT: return taken(*value = PyLong_FromUnsignedLongLong(token.unsigned_integer));
+    case COG_MP_FLOAT: return taken(*value = PyFloat_FromDouble(token.real));
+    case COG_MP_NIL: return taken(*value = Py_NewRef(Py_None));
+    case COG_MP_BOOL: return taken(*value = PyBool_FromLong(token.boolean));
     case COG_MP_BIN:
-        return PyBytes_FromStringAndSize((const char *)token.data, (Py_ssize_t)token.size);
-    case COG_MP_ARRAY: (void)push(build, BUILD_LIST, 0, token.size, NULL); return NULL;
-    case COG_MP_MAP: (void)push(build, BUILD_DICT, 0, token.size, NULL); return NULL;
+        *value = PyBytes_FromStringAndSize((const char *)token.data, (Py_ssize_t)token.size);
+        return taken(*value);
+    case COG_MP_ARRAY: return pushed(push(build, BUILD_LIST, 0, token.size, NULL));
+    case COG_MP_MAP: return pushed(push(build, BUILD_DICT, 0, token.size, NULL));
     case COG_MP_EXT: break;
     }
     if (build->load == NULL) {
-        return unsupported(build, "unknown-ext", "extension code %d in plain metadata", token.ext);
+        (void)unsupported(build, "unknown-ext", "extension code %d in plain metadata", token.ext);
+        return TAKEN_FAILED;
     }
     if (cog_ext_is_nested(token.ext)) {
-        (void)enter_ext(build, &token);
-        return NULL;
+        return pushed(enter_ext(build, &token));
     }
-    return build_flat_ext(build, &token);
+    return taken(*value = build_flat_ext(build, &token));
+}
+
+/* As step() for what begins with one byte, a short map or list, which are most containers. */
+static inline enum taken step_quickly(struct build *build, bool as_key, PyObject **value)
+{
+    const unsigned char *at = build->reader.at;
+
+    if (at < build->reader.end && *at >= 0x80 && *at < 0xA0) {
+        build->reader.at = at + 1;
+        return pushed(push(build, *at < 0x90 ? BUILD_DICT : BUILD_LIST, 0, *at & 15, NULL));
+    }
+    return step(build, as_key, value);
 }
 
 /* Only the metadata of a bundle is wanted: leave out what follows it. */
@@ -711,6 +706,41 @@ static int fill_items(struct build *build, struct build_frame *frame)
     return 0;
 }
 
+/* Put a pair into a map; takes both over. */
+static inline int add_pair(const struct build *build, struct build_frame *frame, PyObject *value)
+{
+    int result = PyDict_SetItem(frame->object, frame->key, value);
+
+    Py_CLEAR(frame->key);
+    Py_DECREF(value);
+    frame->done++;
+    if (result < 0) {
+        (void)as_damage(build); /* such as a key that cannot be one */
+    }
+    return result;
+}
+
+/* Put a finished value (taken over) where it belongs. */
+static int add(const struct build *build, struct build_frame *frame, PyObject *value)
+{
+    if (build->load != NULL && frame->ext != COG_EXT_ARRAY && cog_is_memory(build->state, value)) {
+        Py_DECREF(value);
+        (void)damaged(build, "an array part outside an array");
+        return -1;
+    }
+    switch (frame->kind) {
+    case BUILD_TUPLE: PyTuple_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value); break;
+    case BUILD_LIST: PyList_SET_ITEM(frame->object, (Py_ssize_t)frame->done++, value); break;
+    case BUILD_DICT:
+        if (frame->key != NULL) {
+            return add_pair(build, frame, value);
+        }
+        frame->key = value;
+        break;
+    }
+    return 0;
+}
+
 /* Fill a map as far as quick() goes; a key may be left over, whose value is something else. */
 static int fill_pairs(struct build *build, struct build_frame *frame)
 {
@@ -726,7 +756,7 @@ static int fill_pairs(struct build *build, struct build_frame *frame)
         if (!quick(build, false, &value)) {
             return 0;
         }
-        if (value == NULL || add(build, frame, value) < 0) {
+        if (value == NULL || add_pair(build, frame, value) < 0) {
             return -1;
         }
     }
@@ -735,16 +765,13 @@ static int fill_pairs(struct build *build, struct build_frame *frame)
 
 static PyObject *run(struct build *build)
 {
-    PyObject *value = step(build, false);
+    PyObject *value;
+    enum taken what = step(build, false, &value);
 
-    while (build->count > 0) {
+    while (what != TAKEN_FAILED && build->count > 0) {
         struct build_frame *frame = &build->stack[build->count - 1];
 
-        if (value != NULL) {
-            if (add(build, frame, value) < 0) {
-                return NULL;
-            }
-        } else if (PyErr_Occurred()) {
+        if (what == TAKEN_VALUE && add(build, frame, value) < 0) {
             return NULL;
         }
         if ((frame->kind == BUILD_DICT ? fill_pairs(build, frame) : fill_items(build, frame)) < 0) {
@@ -752,15 +779,12 @@ static PyObject *run(struct build *build)
         }
         stop_at_metadata(build, frame);
         if (frame->done == frame->count) {
-            value = pop(build);
-            if (value == NULL) {
-                return NULL;
-            }
+            what = taken(value = pop(build));
         } else {
-            value = step(build, frame->kind == BUILD_DICT && frame->key == NULL);
+            what = step_quickly(build, frame->kind == BUILD_DICT && frame->key == NULL, &value);
         }
     }
-    return value;
+    return what == TAKEN_VALUE ? value : NULL;
 }
 
 static PyObject *build_all(struct build *build)

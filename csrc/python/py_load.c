@@ -95,18 +95,15 @@ static enum cog_status find_targets(struct cog_load *load)
     unsigned char *seen = NULL;
     enum cog_status status = COG_OK;
 
-    while (status == COG_OK && reader.at < reader.end) {
-        status = cog_mp_next(&reader, &token);
-        if (status == COG_OK && token.type == COG_MP_EXT) {
-            if (token.ext == COG_EXT_PART) {
-                status = add_target(load, &token, &seen);
-            } else if (cog_ext_is_nested(token.ext)) {
-                reader.at = token.data;
-            }
+    while (status == COG_OK && (status = cog_mp_next_ext(&reader, &token)) == COG_OK) {
+        if (token.ext == COG_EXT_PART) {
+            status = add_target(load, &token, &seen);
+        } else if (cog_ext_is_nested(token.ext)) {
+            reader.at = token.data;
         }
     }
     cog_free(seen);
-    return status;
+    return status == COG_ABSENT ? COG_OK : status;
 }
 
 /* Is the document one frame bundle from its first byte? */

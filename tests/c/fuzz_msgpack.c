@@ -43,6 +43,22 @@ static bool read_value(struct cog_mp_reader *reader)
     return true;
 }
 
+/* Extensions that are found by skipping lie inside the input, each behind the one before. */
+static void find_extensions(const uint8_t *data, size_t size)
+{
+    struct cog_mp_reader reader = {data, data + size};
+    const unsigned char *before = reader.at;
+    struct cog_mp_token token;
+
+    while (cog_mp_next_ext(&reader, &token) == COG_OK) {
+        must(token.type == COG_MP_EXT && token.data > before);
+        must(token.size <= (size_t)(reader.end - token.data));
+        must(token.data + token.size == reader.at);
+        before = reader.at;
+    }
+    must(reader.at <= reader.end);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     data = size ? data : (const uint8_t *)""; /* no bytes come as NULL */
@@ -61,5 +77,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             must(skipper.at == reader.at);
         }
     }
+    find_extensions(data, size);
     return 0;
 }

@@ -114,12 +114,18 @@ async def test_deletes_are_counted_in_the_tier(tmp_path: Path) -> None:
 class DamagedTier(DictTier):
     """Every value turns out to be damaged when it is decoded."""
 
+    def load_now(self, entry: _core.Entry, slow: object, **options: Any) -> Any:
+        raise _core.DamagedError("a chunk fails its checksum")
+
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
         raise _core.DamagedError("a chunk fails its checksum")
 
 
 class FailingTier(DictTier):
     """Every value fails to be read with an error that nobody thought of."""
+
+    def load_now(self, entry: _core.Entry, slow: object, **options: Any) -> Any:
+        raise OSError(5, "Input/output error")
 
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
         raise OSError(5, "Input/output error")
