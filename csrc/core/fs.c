@@ -488,7 +488,7 @@ static int fs_unmap(void *where, size_t size)
     ANSWER(munmap(where, size));
 }
 
-static int no_huge(void *where, size_t size)
+static int no_advice(void *where, size_t size)
 {
     (void)where;
     (void)size;
@@ -500,7 +500,26 @@ static int fs_advise_huge(void *where, size_t size)
 #if defined(MADV_HUGEPAGE)
     ANSWER(madvise(where, size, MADV_HUGEPAGE));
 #else
-    return no_huge(where, size);
+    return no_advice(where, size);
+#endif
+}
+
+/* where they are larger, the calls below refuse and nothing is lost */
+enum { SMALLEST_PAGE = 4096 };
+
+static int fs_populate(void *where, size_t size)
+{
+#if defined(MADV_POPULATE_WRITE)
+    unsigned char present = 0;
+
+    /* Memory that was used before is there already; to be told so page by page takes as long as
+     * filling it. */
+    if (size < SMALLEST_PAGE ||
+        (mincore((unsigned char *)where + size - SMALLEST_PAGE, 1, &present) == 0 && (present & 1)))
+        return 0;
+    ANSWER(madvise(where, size, MADV_POPULATE_WRITE));
+#else
+    return no_advice(where, size);
 #endif
 }
 
@@ -687,6 +706,7 @@ static const struct cog_fs modern = {
     .lock = fs_lock,
     .locks_are_per_description = fs_locks_are_per_description,
     .advise_huge = fs_advise_huge,
+    .populate = fs_populate,
     .wiped_on_fork = fs_wiped_on_fork,
     .random = fs_random,
 };
@@ -700,7 +720,8 @@ static const struct cog_fs plain = {
     .rename_new = plain_rename_new,
     .lock = plain_lock,
     .locks_are_per_description = plain_locks_are_per_description,
-    .advise_huge = no_huge,
+    .advise_huge = no_advice,
+    .populate = no_advice,
     .wiped_on_fork = no_wiped_pages,
     .random = plain_random,
 };

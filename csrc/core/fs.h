@@ -88,6 +88,8 @@ struct cog_fs {
                  bool writable_shared); /* shared writable, or private copy-on-write; NULL */
     int (*unmap)(void *where, size_t size);
     int (*advise_huge)(void *where, size_t size);
+    int (*populate)(void *where, size_t size); /* make whole pages of fresh memory present, at once
+                                                  rather than one fault at a time */
     void *(*wiped_on_fork)(size_t size); /* zeroed pages, zero again in every forked child; NULL
                                             where there are none */
     /* time and chance */

@@ -922,7 +922,7 @@ int cog_load_allocate(struct cog_py_state *state, struct cog_load *load, PyObjec
             return -1;
         }
         if (target->kind != COG_PART_ARRAY) {
-            cog_memory_will_fill(target->data, target->size);
+            cog_memory_will_fill(target->data, target->size, target->size);
         }
         load->fill_bytes += target->in_place ? 0 : target->size;
     }

@@ -462,7 +462,7 @@ static PyObject *read_part(PyObject *object, uint32_t number, const struct cog_p
     }
     void *out = PyBytes_AS_STRING(bytes);
 
-    cog_memory_will_fill(out, (size_t)(stop - start));
+    cog_memory_will_fill(out, (size_t)(stop - start), cog_entry_length(self->entry));
     if (is_long(part, stop - start)) {
         Py_BEGIN_ALLOW_THREADS status = cog_entry_read(self->entry, self->source, NULL, number,
                                                        start, stop, out, &err);
@@ -750,7 +750,7 @@ int cog_py_entry_container(PyObject *object, PyObject *args, PyObject *kwargs,
     if (out->bytes == NULL) {
         return -1;
     }
-    cog_memory_will_fill(PyBytes_AS_STRING(out->bytes), (size_t)out->size);
+    cog_memory_will_fill(PyBytes_AS_STRING(out->bytes), (size_t)out->size, out->size);
     return 0;
 }
 

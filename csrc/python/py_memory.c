@@ -6,6 +6,10 @@
 enum {
     ALIGNMENT = 64,       /* a cache line, as the arrays in a container */
     HUGE_BYTES = 4 << 20, /* from here on huge pages pay; numpy has the same limit */
+    /* from here on pages may be cheaper together than fault by fault: they */
+    MANY_BYTES = 16 << 10,
+    /* are when so much is filled, as little comes from what was just freed */
+    LARGE_BYTES = 32 << 20,
     PAGE = 4096
 };
 
@@ -34,12 +38,19 @@ static struct py_memory *new_object(struct cog_py_state *state)
     return memory;
 }
 
-void cog_memory_will_fill(void *data, size_t size)
+void cog_memory_will_fill(void *data, size_t size, uint64_t together)
 {
-    if (data != NULL && size >= HUGE_BYTES) {
-        size_t skipped = -(uintptr_t)data & (PAGE - 1);
+    unsigned char *start = data;
+    size_t skipped = -(uintptr_t)start & (PAGE - 1);
 
-        (void)cog_fs_system()->advise_huge((unsigned char *)data + skipped, size - skipped);
+    if (data == NULL || size < MANY_BYTES) {
+        return;
+    }
+    if (size >= HUGE_BYTES) {
+        (void)cog_fs_system()->advise_huge(start + skipped, size - skipped);
+    } else if (together >= LARGE_BYTES) {
+        size -= skipped;
+        (void)cog_fs_system()->populate(start + skipped, size - size % PAGE);
     }
 }
 
@@ -60,7 +71,7 @@ PyObject *cog_memory_new(struct cog_py_state *state, size_t size)
     memory->data += -(uintptr_t)memory->data & (ALIGNMENT - 1);
     memory->size = size;
     memory->read_only = false;
-    cog_memory_will_fill(memory->data, size);
+    cog_memory_will_fill(memory->data, size, size);
     return (PyObject *)memory;
 }
 

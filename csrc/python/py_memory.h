@@ -14,10 +14,11 @@
 /* Writable, uninitialised, 64-byte aligned. */
 PyObject *cog_memory_new(struct cog_py_state *state, size_t size);
 /*
- * Fresh memory that will be written from end to end: where there is much of it, in huge pages. 98
+ * Fresh memory that will be written from end to end, one of several pieces that come to `together`
+ * bytes: where there is much of it, in huge pages, and many pieces with all their pages at once. 98
  * MB in pages of 4 KiB are 24,000 faults and take three times as long.
  */
-void cog_memory_will_fill(void *data, size_t size);
+void cog_memory_will_fill(void *data, size_t size, uint64_t together);
 /* `size` bytes at `data`, which stay there while `owner` lives. */
 PyObject *cog_memory_borrow(struct cog_py_state *state, void *data, size_t size, PyObject *owner,
                             bool read_only);

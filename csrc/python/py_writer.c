@@ -195,7 +195,7 @@ static int make_room(struct writer_job *job, size_t most)
     out->room = (unsigned char *)PyBytes_AS_STRING(job->bytes);
     out->filled = out->rest.size;
     out->left = most;
-    cog_memory_will_fill(out->room, most);
+    cog_memory_will_fill(out->room, most, most);
     if (out->rest.size > 0) {
         memcpy(out->room, out->rest.data, out->rest.size);
         cog_buf_reset(&out->rest);

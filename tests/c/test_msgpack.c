@@ -315,7 +315,7 @@ static void test_extensions_are_found_among_all_kinds_of_values(void)
             if (next_ext_by_token(&slow, &expected) == status)
                 CHECK(status != COG_OK || token.data == expected.data);
             else
-                CHECK(slow.at <= reader.at && slow.at < slow.end);
+                CHECK(slow.at <= reader.at);
         } while (status == COG_OK);
         CHECK(reader.at <= reader.end);
     }
