@@ -2,10 +2,10 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "core/alloc.h"
+#include "core/bytes.h"
 #include "core/entry_layout.h"
 
 struct cog_ahead {
@@ -15,14 +15,12 @@ struct cog_ahead {
     uint32_t first, count;
     uint32_t most; /* chunks that the thread may be ahead */
     pthread_t thread;
-    pthread_mutex_t mutex; /* of `asked` and `ended` */
+    bool joined;
+    pthread_mutex_t mutex; /* of the three below */
     pthread_cond_t moved;
-    uint32_t asked; /* chunks whose sums were asked for */
-    bool ended;
-    struct ahead_sum {
-        uint64_t sum;
-        atomic_bool there; /* released after `sum` */
-    } sums[];
+    uint32_t written;    /* chunks that the writer is done with */
+    uint32_t next, left; /* chunks that nobody has taken: from `next` to before `left` */
+    uint64_t sums[];
 };
 
 static uint64_t sum_of(const struct cog_ahead *ahead, uint32_t index)
@@ -34,25 +32,35 @@ static uint64_t sum_of(const struct cog_ahead *ahead, uint32_t index)
                          ahead->token, ahead->first + index);
 }
 
-/* Wait until chunk `next` is not too far ahead: the chunk to go on with, which is never behind. */
-static uint32_t wait_for_turn(struct cog_ahead *ahead, uint32_t next)
+/* The chunk for the thread to take, once it is not too far ahead; false: none is left. */
+static bool take_first(struct cog_ahead *ahead, uint32_t *index)
 {
     pthread_mutex_lock(&ahead->mutex);
-    while (!ahead->ended && next >= ahead->asked + ahead->most) {
+    while (ahead->next < ahead->left && ahead->next >= ahead->written + ahead->most) {
         pthread_cond_wait(&ahead->moved, &ahead->mutex);
     }
-    next = ahead->ended ? ahead->count : next < ahead->asked ? ahead->asked : next;
+    bool some = ahead->next < ahead->left;
+    *index = some ? ahead->next++ : 0;
     pthread_mutex_unlock(&ahead->mutex);
-    return next;
+    return some;
+}
+
+static bool take_last(struct cog_ahead *ahead, uint32_t *index)
+{
+    pthread_mutex_lock(&ahead->mutex);
+    bool some = ahead->next < ahead->left;
+    *index = some ? --ahead->left : 0;
+    pthread_mutex_unlock(&ahead->mutex);
+    return some;
 }
 
 static void *run_ahead(void *context)
 {
     struct cog_ahead *ahead = context;
+    uint32_t index;
 
-    for (uint32_t next = 0; (next = wait_for_turn(ahead, next)) < ahead->count; next++) {
-        ahead->sums[next].sum = sum_of(ahead, next);
-        atomic_store_explicit(&ahead->sums[next].there, true, memory_order_release);
+    while (take_first(ahead, &index)) {
+        ahead->sums[index] = sum_of(ahead, index);
     }
     return NULL;
 }
@@ -75,7 +83,7 @@ struct cog_ahead *cog_ahead_begin(const void *data, size_t size, size_t chunk_si
     size_t count = size / chunk_size + (size % chunk_size != 0);
     size_t sums, total;
 
-    if (count > UINT32_MAX || cog_mul_overflows(count, sizeof(struct ahead_sum), &sums) ||
+    if (count > UINT32_MAX || cog_mul_overflows(count, sizeof(uint64_t), &sums) ||
         cog_add_overflows(sizeof(struct cog_ahead), sums, &total)) {
         return NULL;
     }
@@ -89,7 +97,7 @@ struct cog_ahead *cog_ahead_begin(const void *data, size_t size, size_t chunk_si
     ahead->chunk_size = chunk_size;
     ahead->token = token;
     ahead->first = first;
-    ahead->count = (uint32_t)count;
+    ahead->count = ahead->left = (uint32_t)count;
     ahead->most = (uint32_t)(COG_AHEAD_BYTES / chunk_size + 1);
     pthread_mutex_init(&ahead->mutex, NULL);
     pthread_cond_init(&ahead->moved, NULL);
@@ -102,16 +110,37 @@ struct cog_ahead *cog_ahead_begin(const void *data, size_t size, size_t chunk_si
     return ahead;
 }
 
-uint64_t cog_ahead_sum(struct cog_ahead *ahead, uint32_t index)
+void cog_ahead_move(struct cog_ahead *ahead, uint32_t count)
 {
     pthread_mutex_lock(&ahead->mutex);
-    ahead->asked = index + 1;
+    ahead->written += count;
     pthread_cond_signal(&ahead->moved);
     pthread_mutex_unlock(&ahead->mutex);
-    if (atomic_load_explicit(&ahead->sums[index].there, memory_order_acquire)) {
-        return ahead->sums[index].sum;
+}
+
+/* Let the thread take nothing more, and wait for what it has taken. */
+static void join(struct cog_ahead *ahead)
+{
+    pthread_mutex_lock(&ahead->mutex);
+    ahead->left = ahead->next;
+    pthread_cond_signal(&ahead->moved);
+    pthread_mutex_unlock(&ahead->mutex);
+    pthread_join(ahead->thread, NULL);
+    ahead->joined = true;
+}
+
+void cog_ahead_sums(struct cog_ahead *ahead, unsigned char *out)
+{
+    uint32_t index;
+
+    cog_ahead_move(ahead, ahead->count);
+    while (take_last(ahead, &index)) {
+        ahead->sums[index] = sum_of(ahead, index);
     }
-    return sum_of(ahead, index);
+    join(ahead);
+    for (index = 0; index < ahead->count; index++) {
+        cog_store_le64(out + (size_t)index * 8, ahead->sums[index]);
+    }
 }
 
 void cog_ahead_end(struct cog_ahead *ahead)
@@ -119,11 +148,9 @@ void cog_ahead_end(struct cog_ahead *ahead)
     if (ahead == NULL) {
         return;
     }
-    pthread_mutex_lock(&ahead->mutex);
-    ahead->ended = true;
-    pthread_cond_signal(&ahead->moved);
-    pthread_mutex_unlock(&ahead->mutex);
-    pthread_join(ahead->thread, NULL);
+    if (!ahead->joined) {
+        join(ahead);
+    }
     pthread_cond_destroy(&ahead->moved);
     pthread_mutex_destroy(&ahead->mutex);
     cog_free(ahead);

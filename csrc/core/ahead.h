@@ -1,10 +1,10 @@
 /*
- * Checksums of a long run of chunks, taken by a second thread just ahead of whoever writes them.
+ * Checksums of a long run of chunks, taken by a second thread while somebody writes them.
  *
  * Copying into the page cache waits for memory; a second processor that hashes the next few chunks
- * meanwhile costs the writer nothing, and leaves them in the shared cache for the copy. Nobody ever
- * waits for that thread: a sum that is not there when it is asked for is taken on the spot. So it
- * works without the thread, too, only slower.
+ * meanwhile costs the writer little, and leaves them in the shared cache for the copy. The writer
+ * asks for the sums when it has written everything, and takes those itself that are not there by
+ * then, from the last one backwards. So it works without the thread, too, only slower.
  *
  * Bytes that change while this goes on get a sum that fits one state of them or none: what was
  * written may then be refused when it is read, and is never taken for what it is not.
@@ -24,12 +24,14 @@ struct cog_ahead;
 
 /*
  * Begin with the chunks of `data`: `chunk_size` bytes each but for the last, numbered from `first`.
- * They stay in place until cog_ahead_end(). NULL: no memory or no thread; cog_ahead_sum() takes it.
+ * They stay in place until cog_ahead_end(). NULL: no memory or no thread.
  */
 struct cog_ahead *cog_ahead_begin(const void *data, size_t size, size_t chunk_size, uint64_t token,
                                   uint32_t first);
-/* The sum of chunk number `first + index`; asked for in order, by one thread. */
-uint64_t cog_ahead_sum(struct cog_ahead *ahead, uint32_t index);
-void cog_ahead_end(struct cog_ahead *ahead); /* accepts NULL */
+/* `count` chunks have been written: the thread may go so much further. */
+void cog_ahead_move(struct cog_ahead *ahead, uint32_t count);
+/* Every sum, little endian, one behind the other, into `out`. Once, before cog_ahead_end(). */
+void cog_ahead_sums(struct cog_ahead *ahead, unsigned char *out);
+void cog_ahead_end(struct cog_ahead *ahead); /* at any time; accepts NULL */
 
 #endif

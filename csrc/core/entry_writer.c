@@ -458,9 +458,9 @@ static enum cog_status record_chunk(struct cog_entry_writer *writer, const struc
     if (writer->chunks >= COG_CHUNKS_LIMIT || !index_fits(writer, 0, 0, 1))
         return cog_fail(err, COG_ERR_LIMIT, 0, "over %u chunks in one entry; choose larger chunks",
                         (unsigned)writer->chunks);
-    uint64_t sum = part->ahead != NULL
-                       ? cog_ahead_sum(part->ahead, writer->chunks - part->ahead_first)
-                       : cog_chunk_sum(chunk->data, chunk->size, writer->token, writer->chunks);
+    uint64_t sum = 0; /* taken meanwhile: see end_ahead() */
+    if (part->ahead == NULL)
+        sum = cog_chunk_sum(chunk->data, chunk->size, writer->token, writer->chunks);
     status = cog_buf_append_u64(&writer->sums, sum);
     if (status == COG_OK && part->options.codec != COG_CODEC_STORED) {
         uint32_t size = (uint32_t)chunk->size;
@@ -551,17 +551,27 @@ enum cog_status cog_entry_part_end(struct cog_entry_writer *writer, struct cog_e
     return COG_OK;
 }
 
-/* What is left of a long part that is stored as it lies is hashed by a second thread. */
-static void hash_ahead(struct cog_entry_writer *writer, const unsigned char *rest, size_t size,
-                       bool stable)
+/* A long part that is stored as it lies is hashed by a second thread while it is written. */
+static void begin_ahead(struct cog_entry_writer *writer, const unsigned char *data, size_t size,
+                        bool stable)
 {
     struct open_part *part = &writer->part;
 
-    if (stable && size >= COG_AHEAD_FROM && part->options.codec == COG_CODEC_STORED &&
-        part->options.filter == COG_FILTER_NONE) {
+    if (part->ahead == NULL && stable && size >= COG_AHEAD_FROM &&
+        part->options.codec == COG_CODEC_STORED && part->options.filter == COG_FILTER_NONE) {
         part->ahead_first = writer->chunks;
-        part->ahead = cog_ahead_begin(rest, size, part->chunk_size, writer->token, writer->chunks);
+        part->ahead = cog_ahead_begin(data, size, part->chunk_size, writer->token, writer->chunks);
     }
+}
+
+static void end_ahead(struct cog_entry_writer *writer, enum cog_status status)
+{
+    struct open_part *part = &writer->part;
+
+    if (part->ahead != NULL && status == COG_OK)
+        cog_ahead_sums(part->ahead, writer->sums.data + (size_t)part->ahead_first * 8);
+    cog_ahead_end(part->ahead);
+    part->ahead = NULL;
 }
 
 enum cog_status cog_entry_part_put(struct cog_entry_writer *writer, uint8_t kind, const void *name,
@@ -577,6 +587,7 @@ enum cog_status cog_entry_part_put(struct cog_entry_writer *writer, uint8_t kind
         return status;
     writer->part.whole = data;
     writer->part.whole_size = size;
+    begin_ahead(writer, at, size, stable);
     while (size > 0) {
         size_t now = size < writer->part.chunk_size ? size : writer->part.chunk_size;
         status = put_chunk(writer, at, now, stable, err);
@@ -584,11 +595,12 @@ enum cog_status cog_entry_part_put(struct cog_entry_writer *writer, uint8_t kind
             break;
         at += now;
         size -= now;
-        if (at == (const unsigned char *)data + now) /* the first chunk has settled the codec */
-            hash_ahead(writer, at, size, stable);
+        if (writer->part.ahead != NULL)
+            cog_ahead_move(writer->part.ahead, 1);
+        else if (at == (const unsigned char *)data + now) /* the first chunk settled the codec */
+            begin_ahead(writer, at, size, stable);
     }
-    cog_ahead_end(writer->part.ahead);
-    writer->part.ahead = NULL;
+    end_ahead(writer, status);
     return status != COG_OK ? break_off(writer, status) : cog_entry_part_end(writer, err);
 }
 

@@ -188,7 +188,7 @@ static int fs_fallocate(int fd, uint64_t offset, uint64_t size)
         return -EOPNOTSUPP;
     int failed;
     do
-        failed = fallocate(fd, 0, (off_t)offset, (off_t)size);
+        failed = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size);
     while (failed && errno == EINTR);
     if (!failed)
         return 0;

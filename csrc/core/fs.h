@@ -58,8 +58,9 @@ struct cog_fs {
                             uint64_t offset); /* RWF_NOWAIT; -EAGAIN or short: would block */
     int64_t (*pwrite)(int fd, const void *data, size_t size, uint64_t offset);
     int64_t (*pwritev)(int fd, const struct iovec *pieces, int count, uint64_t offset);
-    int (*fallocate)(int fd, uint64_t offset, uint64_t size); /* -EOPNOTSUPP where there is none */
-    int (*punch)(int fd, uint64_t offset, uint64_t size);     /* free blocks, keep the size */
+    int (*fallocate)(int fd, uint64_t offset,
+                     uint64_t size); /* blocks; the length stays. -EOPNOTSUPP where there is none */
+    int (*punch)(int fd, uint64_t offset, uint64_t size); /* free blocks, keep the size */
     int (*truncate)(int fd, uint64_t size);
     int (*sync_data)(int fd);
     int (*sync)(int fd);

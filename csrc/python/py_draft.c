@@ -35,11 +35,31 @@ static uint8_t text_codec(const struct cog_draft *draft, size_t size)
     return draft->compress && size >= draft->compress_from ? COG_CODEC_ZSTD : COG_CODEC_STORED;
 }
 
+/* How a part will be stored; the writer may still find that it does not gain. */
+static struct cog_part_options options_of(const struct cog_draft *draft,
+                                          const struct cog_draft_part *part)
+{
+    struct cog_part_options options = part->options;
+
+    options.level = draft->level;
+    if (part->kind == COG_PART_BLOB) {
+        options.codec = text_codec(draft, part->size);
+    }
+    if (part->kind == COG_PART_FRAME && !draft->compress) {
+        options.codec = COG_CODEC_STORED;
+    }
+    if (part->kind == COG_PART_ARRAY && draft->compress_arrays) {
+        options.codec = COG_CODEC_ZSTD;
+        options.filter = COG_FILTER_BITSHUFFLE;
+    }
+    return options;
+}
+
 static enum cog_status compose_part(const struct cog_draft *draft,
                                     const struct cog_draft_part *part, uint32_t index,
                                     struct cog_entry_writer *writer, struct cog_error *err)
 {
-    struct cog_part_options options = part->options;
+    struct cog_part_options options = options_of(draft, part);
     char digits[12];
     const char *name = part->name;
     size_t name_size = part->name_size;
@@ -53,17 +73,6 @@ static enum cog_status compose_part(const struct cog_draft *draft,
         } while (index > 0);
         name = at;
         name_size = (size_t)(digits + sizeof digits - at);
-    }
-    options.level = draft->level;
-    if (part->kind == COG_PART_BLOB) {
-        options.codec = text_codec(draft, part->size);
-    }
-    if (part->kind == COG_PART_FRAME && !draft->compress) {
-        options.codec = COG_CODEC_STORED;
-    }
-    if (part->kind == COG_PART_ARRAY && draft->compress_arrays) {
-        options.codec = COG_CODEC_ZSTD;
-        options.filter = COG_FILTER_BITSHUFFLE;
     }
     return cog_entry_part_put(writer, part->kind, name, name_size, &options, part->data, part->size,
                               true, NULL, err);
@@ -99,14 +108,26 @@ static enum cog_status compose_into(const struct cog_draft *draft, struct cog_en
                                                &draft->fresh, &length, err);
 }
 
+/* The most that so many bytes come to with what the index says of their chunks: 12 bytes at most a
+ * chunk of 128 KiB and more. A later chunk of a part that was worth compressing may gain nothing.
+ */
+static uint64_t stored_most(uint64_t size, uint8_t codec)
+{
+    return size + size / (codec == COG_CODEC_STORED ? 8192 : 256);
+}
+
 uint64_t cog_draft_most(const struct cog_draft *draft)
 {
-    /* The index has the key, the metadata, some 300 bytes a part, and 12 at most a chunk of 128 KiB
-     * and more. A later chunk of a part that was worth compressing may gain nothing. */
-    uint64_t chunks = draft->raw_bytes / (draft->compress ? 256 : 8192);
+    /* The index has the key, the metadata and some 300 bytes a part. */
+    uint64_t most = draft->key_size + draft->meta.size + (draft->part_count + 1) * 1024 +
+                    (16 << 10) + stored_most(draft->doc.size, text_codec(draft, draft->doc.size));
 
-    return draft->raw_bytes + chunks + draft->key_size + draft->meta.size +
-           (draft->part_count + 1) * 1024 + (16 << 10);
+    for (size_t i = 0; i < draft->part_count; i++) {
+        const struct cog_draft_part *part = &draft->parts[i];
+
+        most += stored_most(part->size, options_of(draft, part).codec);
+    }
+    return most;
 }
 
 enum cog_status cog_draft_make(const struct cog_draft *draft, struct cog_sink sink,

@@ -48,6 +48,8 @@ static void test_files_are_written_read_and_described(struct root *root)
     int allocated = fs->fallocate(fd, 0, 1 << 20);
     CHECK(allocated == 0 || allocated == -EOPNOTSUPP);
     if (allocated == 0) {
+        CHECK(fs->stat(fd, &stat) == 0 && stat.blocks_bytes >= 1 << 20 && stat.size == 10);
+        CHECK_EQ(fs->truncate(fd, 1 << 20), 0);
         CHECK(fs->stat(fd, &stat) == 0 && stat.blocks_bytes >= 1 << 20);
         CHECK_EQ(fs->punch(fd, 0, 1 << 20), 0);
         CHECK(fs->stat(fd, &stat) == 0 && stat.blocks_bytes == 0 && stat.size == 1 << 20);
