@@ -667,6 +667,9 @@ class ChunkingConfig:
         log_chunk_operations: Whether each is logged, at DEBUG.
         use_edge_cache: Accepted likewise; local tiers are what an edge cache was.
         edge_cache_ttl: Accepted likewise.
+        read_ahead: Whether the range after two that followed each other is fetched from a remote
+            tier before it is asked for: at most 8 MiB of a reader, and of each of four values that
+            are read by key.
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {
@@ -689,9 +692,10 @@ class ChunkingConfig:
     log_chunk_operations: bool = False
     use_edge_cache: bool = True
     edge_cache_ttl: float = 3600
+    read_ahead: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("enabled", "log_chunk_operations", "use_edge_cache"):
+        for name in ("enabled", "log_chunk_operations", "use_edge_cache", "read_ahead"):
             _flag(getattr(self, name), name)
         bounds = {
             "size_threshold": (1, 1 << 40),

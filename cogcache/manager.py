@@ -647,7 +647,8 @@ class CacheManager:
         """Bytes ``start`` to ``stop`` of a value that is bytes, half open, as a slice has them:
         what lies beyond the value is not there. ``None`` on a miss.
 
-        Only the chunks that it touches are read. ``open`` reads several ranges of one generation,
+        Only the chunks that it touches are read; of a remote tier, when ranges follow each other,
+        the next one is read ahead. ``open`` reads several ranges of one generation,
         and other parts.
 
         Raises:
@@ -665,7 +666,7 @@ class CacheManager:
         while (reader := await self._open(key, encoded, None, unreadable)) is not None:
             end = reader.size if stop is None else min(stop, reader.size)
             try:
-                data = await reader.read(min(start, end), end)
+                data = await reader.read_by_key(min(start, end), end)
             except IncompleteError:
                 unreadable += reader.unreadable  # counted where it happened
             else:
@@ -698,7 +699,11 @@ class CacheManager:
         encoded = self._encoded(key)
         reader = await self._open(key, encoded, part)
         self._count("misses" if reader is None else "hits")
-        yield reader
+        try:
+            yield reader
+        finally:
+            if reader is not None:
+                reader.close()
 
     async def _open(
         self,
@@ -867,6 +872,7 @@ class CacheManager:
         """
         seconds = duration_seconds(timeout, "timeout")
         self._closed = True
+        self._reading.runs.close()
         await self._tiers.aclose(seconds)
 
     async def __aenter__(self) -> CacheManager:

@@ -16,6 +16,7 @@ from cogcache._inline import SyncFacade, is_inline
 from cogcache.config import ChunkingConfig
 from cogcache.exceptions import IncompleteError, shown
 from cogcache.images import content_type_of
+from cogcache.readahead import AHEAD_BYTES, Run, Runs
 
 if TYPE_CHECKING:
     from cogcache.backends.base import CacheBackend
@@ -38,11 +39,13 @@ class Reading:
         chunking: Window, deadline and logging.
         counters: Of the manager.
         again: Finds the same generation in a tier that is not in the list.
+        runs: What is read ahead of ranges that are asked for by key.
     """
 
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
     counters: dict[str, int] = field(default_factory=dict)
     again: Callable[[_core.Entry, list[CacheBackend]], Awaitable[Found | None]] | None = None
+    runs: Runs = field(default_factory=Runs)
 
     def count(self, name: str, more: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + more
@@ -75,6 +78,7 @@ class Reader:
         self._info = part
         self._inline = inline
         self._reading = reading
+        self._run: Run | None = None
         self.unreadable: list[CacheBackend] = []
         self.sync: Any = SyncFacade(self, lambda: self._tier.runs_inline)
         self.part = "doc" if part is None else _part_name(part)
@@ -88,7 +92,7 @@ class Reader:
     async def _look_at_frame(self) -> Reader:
         """The type of a picture is in its first bytes."""
         if self.part.startswith("frame/"):
-            self.content_type = content_type_of(await self.read(0, min(self.size, 16)))
+            self.content_type = content_type_of(await self._read(0, min(self.size, 16)))
         return self
 
     @classmethod
@@ -141,13 +145,62 @@ class Reader:
         """Bytes ``start`` to ``stop`` (half open, within the size); every chunk is verified before
         any byte is given out.
 
-        What one tier cannot read is read from another one that has the same generation.
+        What one tier cannot read is read from another one that has the same generation. Of a remote
+        tier the range after two that followed each other is read ahead, at most 8 MiB
+        (``ChunkingConfig.read_ahead``).
 
         Raises:
             ValueError: The range does not lie within ``size``.
             IncompleteError: The stored bytes are damaged or cannot be read now. (An ``OSError``.)
         """
         start, end = self._range(start, stop)
+        if not self._reads_ahead():
+            return await self._read(start, end)
+        if self._run is None:
+            self._run = Run(self._reading.count)
+        return await self._read_on(self._run, start, end)
+
+    async def read_by_key(self, start: int, stop: int) -> bytes:
+        """``read`` for a reader that is opened for one range only: what is read ahead is kept for
+        the next reader of this generation.
+        """
+        start, end = self._range(start, stop)
+        if not self._reads_ahead():
+            return await self._read(start, end)
+        run = self._reading.runs.of(self._entry.token, self.part, self._reading.count)
+        return await self._read_on(run, start, end)
+
+    def close(self) -> None:
+        """Let go of what was read ahead. ``async with manager.open(...)`` does it."""
+        if self._run is not None:
+            self._run.close()
+
+    def _reads_ahead(self) -> bool:
+        return (
+            self._tier.is_remote
+            and self._reading.chunking.read_ahead
+            and self._info is not None
+            and 0 < self._info.chunk_size <= AHEAD_BYTES
+            and not self._entry.in_memory
+            and not is_inline()
+        )
+
+    async def _read_on(self, run: Run, start: int, end: int) -> bytes:
+        assert self._info is not None
+        tier, entry, info = self._tier, self._entry, self._info
+        data = await run.take(start, end)
+        if start + len(data) < end:
+            data += await self._read(start + len(data), end)
+        else:
+            self._reading.count("bytes_read", len(data))
+
+        async def fetch(at: int, stop: int) -> bytes:
+            return await self._read_from(tier, entry, info, at, stop)
+
+        run.went_on(start, end, self.size, info.chunk_size, fetch)
+        return data
+
+    async def _read(self, start: int, end: int) -> bytes:
         if self._info is None:
             return self._inline[start:end]
         while True:
@@ -241,7 +294,7 @@ class Reader:
 
     async def _chunk(self, start: int, stop: int, on_missing: str) -> bytes:
         try:
-            return await self.read(start, stop)
+            return await self._read(start, stop)
         except OSError:
             if on_missing != "zero":
                 raise

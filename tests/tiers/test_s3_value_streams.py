@@ -82,6 +82,29 @@ async def test_ranges_cost_the_bytes_of_their_chunks(
     await manager.aclose()
 
 
+async def test_the_range_after_three_in_a_row_is_there_without_a_request(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    manager = manager_over(tier_at(proxied_place))
+    await manager.put_stream("key", sliced())
+    s3_proxy.zero()
+    for at in (0, CHUNK, 2 * CHUNK):
+        assert await manager.read_range("key", at, at + CHUNK) == DATA[at : at + CHUNK]
+    ahead = [task for task in asyncio.all_tasks() if task.get_name() == "cogcache-ahead"]
+    await asyncio.wait(ahead)
+    asked = [r["range"] for r in s3_proxy.requests() if r["kind"] == "GetObject"]
+    assert len(asked) == 1 + 4  # the index, and each chunk once
+    s3_proxy.set("hold", kind="GetObject", where="before")  # nothing more comes
+    at = 3 * CHUNK
+    assert await manager.read_range("key", at, at + CHUNK) == DATA[at : at + CHUNK]
+    s3_proxy.clear()
+    s3_proxy.release()
+    assert await manager.read_range("key", 0, 10) == DATA[:10]  # ends what was on its way
+    streams = (await manager.get_stats())["manager"]["streams"]
+    assert (streams["prefetches"], streams["prefetch_hits"]) == (3, 2)
+    await manager.aclose()
+
+
 async def test_a_source_that_fails_leaves_no_object_and_no_upload(
     s3_place: S3Place, tmp_path: Path
 ) -> None:
