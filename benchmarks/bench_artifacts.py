@@ -159,8 +159,9 @@ async def measure(artifact: Artifact, folder: Path, rounds: int) -> Results:
             await contender.close()
     blocking = {contender.name: contender.blocking for contender in contenders}
     return {
-        (operation, artifact.name, name): Cell(tuple(seconds), blocking[name])
-        for (operation, name), seconds in taken.items()
+        (operation, artifact.name, name): Cell(tuple(taken[operation, name]), blocking[name])
+        for operation in OPERATIONS
+        for name in blocking
     }
 
 

@@ -33,9 +33,9 @@ NAME_LIMIT = 255  # bytes of a frame id as text
 THREADS = min(8, os.cpu_count() or 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: there are thousands, and that doubles their cost
 class _Frame:
-    """One frame: what it was and where its bytes are."""
+    """One frame: what it was and where its bytes are. Never changed."""
 
     id: FrameId
     image: EncodedImage | None  # None: stored as bytes
@@ -56,8 +56,10 @@ class Frames(Mapping[str, Any]):
 
     __slots__ = ("_entry", "_frames")
 
-    def __init__(self, frames: Iterable[_Frame] = (), entry: Entry | None = None) -> None:
-        self._frames = {str(frame.id): frame for frame in frames}
+    def __init__(
+        self, frames: Mapping[str, _Frame] | None = None, entry: Entry | None = None
+    ) -> None:
+        self._frames = {} if frames is None else frames
         self._entry = entry
 
     def __getitem__(self, frame_id: FrameId) -> Any:
@@ -139,7 +141,8 @@ class Frames(Mapping[str, Any]):
             raise ValueError(f"frame {frame.id!r}: {error}") from error
 
     def _find(self, frame_id: FrameId) -> _Frame:
-        frame = self._frames.get(_as_name(frame_id))
+        name = frame_id if type(frame_id) is str else _as_name(frame_id)
+        frame = self._frames.get(name)
         if frame is None:
             raise KeyError(frame_id)
         return frame
@@ -153,9 +156,15 @@ class Frames(Mapping[str, Any]):
 
 def _restored(frames: Sequence[tuple[FrameId, Any, bytes]]) -> Frames:
     return Frames(
-        _Frame(frame_id, None if plain is None else EncodedImage.from_fields(plain), data)
-        for frame_id, plain, data in frames
+        _by_name(
+            _Frame(frame_id, None if plain is None else EncodedImage.from_fields(plain), data)
+            for frame_id, plain, data in frames
+        )
     )
+
+
+def _by_name(frames: Iterable[_Frame]) -> dict[str, _Frame]:
+    return {str(frame.id): frame for frame in frames}
 
 
 def _plain(image: EncodedImage | None) -> list[Any] | None:
@@ -183,19 +192,21 @@ def from_document(
     names = None if wanted is True else {_as_name(frame_id) for frame_id in wanted}  # type: ignore[union-attr]
     if not isinstance(items, list):
         raise ValueError("frames that are no list")
-    frames = [_frame_from(item) for item in items]
-    if len({str(frame.id) for frame in frames}) != len(frames):
+    frames = _by_name(map(_frame_from, items))
+    if len(frames) != len(items):
         raise ValueError("two frames of one id")
     if names is not None:
-        frames = [frame for frame in frames if str(frame.id) in names]
-    numbers = [frame.data for frame in frames if isinstance(frame.data, FrameRef)]
+        frames = {name: frame for name, frame in frames.items() if name in names}
+    numbers = [frame.data for frame in frames.values() if isinstance(frame.data, FrameRef)]
     if entry.in_memory:
         entry.check(numbers)
         return metadata, Frames(frames, entry)
     fetched = dict(zip(numbers, entry.fetch(numbers), strict=True))
     return metadata, Frames(
-        _Frame(f.id, f.image, fetched[f.data] if isinstance(f.data, FrameRef) else f.data)
-        for f in frames
+        {
+            name: _Frame(f.id, f.image, fetched[f.data] if isinstance(f.data, FrameRef) else f.data)
+            for name, f in frames.items()
+        }
     )
 
 
@@ -251,7 +262,7 @@ class Bundle:
             return metadata
         names = None if frames is None else {_as_name(frame_id) for frame_id in frames}
         chosen = [f for f in self._frames if names is None or str(f.id) in names]
-        return metadata, Frames(chosen)
+        return metadata, Frames(_by_name(chosen))
 
 
 class _Stored:
