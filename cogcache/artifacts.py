@@ -8,14 +8,15 @@ release changes no key of an earlier one.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Final
 
-from cogcache.exceptions import KeyTypeError
+from cogcache.config import nearest
+from cogcache.exceptions import KeyTypeError, shown
+from cogcache.images import JPEG, ImageCodec
 from cogcache.keys import Key, Keyframes
 
 
@@ -163,7 +164,7 @@ def artifact_of(name: str) -> Artifact:
     try:
         return ARTIFACTS[name]
     except (KeyError, TypeError):
-        raise ValueError(f"unknown artifact {name!r}{_nearest(str(name), ARTIFACTS)}") from None
+        raise ValueError(f"unknown artifact {shown(name)}{nearest(name, ARTIFACTS)}") from None
 
 
 def key_params(
@@ -186,19 +187,22 @@ def key_params(
     known = artifact.arguments()
     for argument in named:
         if argument not in known:
-            raise TypeError(f"{name}: unknown argument {argument!r}{_nearest(argument, known)}")
+            raise TypeError(f"{name}: unknown argument {shown(argument)}{nearest(argument, known)}")
     values = {
         argument: named.get(argument, parameter.default) for argument, parameter in known.items()
     }
     missing = [argument for argument, value in values.items() if value is REQUIRED]
     if missing:
         raise TypeError(f"{name}: missing argument {missing[0]!r}")
+    if name == "transcript" and values["language"] is None:
+        values["language"] = "auto"
+    _check_names(name, values)
+    if "image_codec" in values:
+        values["image_codec"] = _one_spelling(values["image_codec"])
     if "keyframes" in values:
         values["keyframes"] = _keyframes_digest(name, values["keyframes"], parent)
     if name == "keyframes":
         _settle_strategy(values)
-    elif name == "transcript":
-        values["language"] = "auto" if values["language"] is None else values["language"]
     if values.get("inputs") is not None:
         values["inputs"] = _input_digests(name, values["inputs"])
     # A str is a fingerprint of the caller's own.
@@ -210,11 +214,11 @@ def key_params(
             f"not {type(values['params']).__name__}",
             "$.params",
         )
-    _check_names(name, values)
     _check_numbers(name, known, values)
     if name == "segment_frames" and values["end_time"] < values["start_time"]:
         raise ValueError(
-            f"{name}: end_time {values['end_time']!r} is before start_time {values['start_time']!r}"
+            f"{name}: end_time {shown(values['end_time'])} is before "
+            f"start_time {shown(values['start_time'])}"
         )
     return {
         parameter.printed: values[argument]
@@ -256,6 +260,14 @@ def _check_names(name: str, values: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: {argument} must not be empty")
 
 
+def _one_spelling(image_codec: Any) -> str:
+    """``jpeg`` is ``jpeg:95``, and what is no codec is found at a look-up too."""
+    if isinstance(image_codec, str) and image_codec == "jpeg:95":
+        return image_codec
+    codec = ImageCodec.parse(image_codec)
+    return f"{codec.format}:{codec.quality}" if codec.format == JPEG else codec.format
+
+
 def _check_numbers(name: str, known: Mapping[str, Parameter], values: Mapping[str, Any]) -> None:
     """Refuse what is no sensible number, so that a mix-up is not a silent miss for ever."""
     for argument, least in _AT_LEAST.items():
@@ -272,9 +284,9 @@ def _check_numbers(name: str, known: Mapping[str, Parameter], values: Mapping[st
             )
         if not _is_finite(value) or (least is not None and value < least):
             bound = "" if least is None else f" of at least {least}"
-            raise ValueError(f"{name}: {argument} must be a number{bound}, not {value!r}")
+            raise ValueError(f"{name}: {argument} must be a number{bound}, not {shown(value)}")
         if argument in _WHOLE and value != int(value):
-            raise ValueError(f"{name}: {argument} must be a whole number, not {value!r}")
+            raise ValueError(f"{name}: {argument} must be a whole number, not {shown(value)}")
 
 
 def _is_number(value: Any) -> bool:
@@ -304,11 +316,9 @@ def _settle_strategy(values: dict[str, Any]) -> None:
         values["fps"] = 1.0 if fps is None else fps
         del values["threshold"]
     else:
-        if not isinstance(strategy, str) or not strategy:
-            raise ValueError(f"keyframes: strategy must be a name, not {strategy!r}")
         if threshold is not None or fps is not None:
             raise ValueError(
-                f"keyframes: put the settings of strategy={strategy!r} into params={{...}}"
+                f"keyframes: put the settings of strategy={shown(strategy)} into params={{...}}"
             )
         del values["threshold"], values["fps"]
 
@@ -353,8 +363,3 @@ def _is_neutral(value: Any, default: Any) -> bool:
     if default is None and isinstance(value, Mapping):
         return not value
     return value is default or (type(value) is type(default) and value == default)
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -23,7 +23,15 @@ from cogcache.codecs import FramePart, FrameRef, stored_form
 from cogcache.exceptions import ValueTypeError, shown
 from cogcache.images import EncodedImage, ImageCodec
 
-__all__ = ["Bundle", "FrameId", "Frames", "check_metadata", "frame_ids", "make_bundle"]
+__all__ = [
+    "Bundle",
+    "FrameId",
+    "Frames",
+    "check_channels",
+    "check_metadata",
+    "frame_ids",
+    "make_bundle",
+]
 
 FrameId = int | str
 T = TypeVar("T")
@@ -126,7 +134,7 @@ class Frames(Mapping[str, Any]):
         channels: str = "bgr",
     ) -> dict[str, Any]:
         """The same as ``decode``, for programs without an event loop: waits for the result."""
-        _check_channels(channels)
+        check_channels(channels)
         frames = [self._find(one) for one in (self if ids is None else checked_frame_ids(ids))]
         found = _in_threads(lambda frame: self._picture(frame, channels), frames, threads)
         return {str(frame.id): picture for frame, picture in zip(frames, found, strict=True)}
@@ -336,7 +344,8 @@ def _check_distinct(ids: Iterable[FrameId]) -> None:
         seen.add(str(frame_id))
 
 
-def _check_channels(channels: str) -> None:
+def check_channels(channels: object) -> None:
+    """Raise ``ValueError`` for an order of channels that is none."""
     if not isinstance(channels, str) or channels not in ("bgr", "rgb"):
         raise ValueError(f"channels: {shown(channels)}; 'bgr' and 'rgb' are")
 
@@ -368,7 +377,7 @@ def make_bundle(
         MissingExtraError: An array or image needs Pillow and it is not installed.
     """
     codec = ImageCodec.parse(image_codec)
-    _check_channels(channels)
+    check_channels(channels)
     if isinstance(images, Bundle):
         return Bundle(metadata, images._frames)
     given = _paired(frame_ids(metadata), images)

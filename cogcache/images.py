@@ -140,12 +140,15 @@ class ImageCodec:
             ValueError: Anything else.
         """
         kind, _, quality = text.partition(":") if isinstance(text, str) else ("", "", "")
-        if kind == JPEG and (not quality or (quality.isdecimal() and 1 <= int(quality) <= 100)):
-            return cls(JPEG, int(quality or 95))
+        if kind == JPEG and not quality:
+            return cls(JPEG)
+        if kind == JPEG and quality.isdecimal() and len(quality) < 4 and 1 <= int(quality) <= 100:
+            return cls(JPEG, int(quality))
         if kind in (PNG, RAW) and not quality:
             return cls(kind)
         raise ValueError(
-            f"image_codec: {shown(text)}; 'jpeg:<1 to 100>' (default 'jpeg:95'), 'png' and 'raw' are"
+            f"image_codec: {shown(text)}; 'jpeg:<1 to 100>' (default 'jpeg:95'), 'png' and 'raw' "
+            f"are"
         )
 
 

@@ -50,7 +50,14 @@ from cogcache.backends.redis.tier import RedisBackend
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
 from cogcache.config import CacheConfig, ChunkingConfig
-from cogcache.exceptions import ClosedError, ConfigError, IncompleteError, NotFoundError, warn
+from cogcache.exceptions import (
+    ClosedError,
+    ConfigError,
+    IncompleteError,
+    NotFoundError,
+    shown,
+    warn,
+)
 from cogcache.feeding import StreamSource, known_length, pieces_of
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.reader import Reader, Reading
@@ -658,9 +665,9 @@ class CacheManager:
             if isinstance(at, bool) or not isinstance(at, int):
                 raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
         if start < 0:
-            raise ValueError(f"start must not be negative, got {start}")
+            raise ValueError(f"start must not be negative, got {shown(start)}")
         if stop is not None and stop < start:
-            raise ValueError(f"stop ({stop}) must not lie before start ({start})")
+            raise ValueError(f"stop ({shown(stop)}) must not lie before start ({shown(start)})")
         encoded = self._encoded(key)
         unreadable: list[CacheBackend] = []
         while (reader := await self._open(key, encoded, None, unreadable)) is not None:

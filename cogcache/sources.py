@@ -328,10 +328,14 @@ def file_digest(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> st
         ValueError: not a regular file.
         OSError: the file cannot be read.
     """
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"path must be the path of a file, not {type(path).__name__}")
     try:
         name = os.fsencode(path)
-    except TypeError as error:
-        raise TypeError(f"path must be the path of a file, not {type(path).__name__}") from error
+    except UnicodeEncodeError:
+        raise ValueError("path holds a lone surrogate that stands for no byte") from None
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"path has at most {LONGEST_NAME:,} bytes, not {len(name):,}")
     found = os.stat(name)
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{os.fsdecode(name)} is no regular file")

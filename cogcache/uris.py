@@ -170,7 +170,10 @@ def place_of(source: SourcePath) -> Place:
         if not isinstance(given, os.PathLike):
             name = type(given).__name__
             raise TypeError(f"a source is a str, bytes, a path or a SourceRef, not {name}")
-        return Place(None, _absolute(os.fsencode(source)))
+        path = os.fspath(given)
+        if isinstance(path, str) and not _can_be_encoded(path):
+            raise ValueError("the path of a source holds a lone surrogate that stands for no byte")
+        return Place(None, _absolute(os.fsencode(path)))
     match = _SCHEME.match(text)
     if match is None:
         return Place(None, _absolute(os.fsencode(source)))

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 from urllib.parse import unquote
 
 from cogcache import _core
-from cogcache._arguments import check_kept, checked_frame_ids, checked_tags
+from cogcache._arguments import check_kept, checked_frame_ids, checked_tags, flag, load_options
 from cogcache._fork import renew_after_fork
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
@@ -34,10 +34,10 @@ from cogcache.config import (
     S3CacheConfig,
     nearest,
 )
-from cogcache.exceptions import ConfigError, warn
+from cogcache.exceptions import ConfigError, shown, warn
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
-from cogcache.frames import Bundle, check_metadata, make_bundle
+from cogcache.frames import Bundle, check_channels, check_metadata, make_bundle
 from cogcache.keys import Key
 from cogcache.manager import CacheManager, Context
 from cogcache.memo import DigestMemo
@@ -90,8 +90,10 @@ class ArtifactVerbs:
             raise ConfigError(
                 f"cache_manager must be a CacheManager, not {type(cache_manager).__name__}"
             )
-        if identity not in IDENTITIES:
-            raise ConfigError(f"identity must be one of {', '.join(IDENTITIES)}, not {identity!r}")
+        if not isinstance(identity, str) or identity not in IDENTITIES:
+            raise ConfigError(
+                f"identity must be one of {', '.join(IDENTITIES)}, not {shown(identity)}"
+            )
         if profile is not None and not isinstance(profile, str):
             raise ConfigError(f"profile must be a string or None, not {type(profile).__name__}")
         try:
@@ -99,7 +101,7 @@ class ArtifactVerbs:
         except ValueError as error:
             raise ConfigError(f"profile cannot be in a key: {error}") from None
         if not isinstance(memo, bool):
-            raise ConfigError(f"memo must be True or False, not {memo!r}")
+            raise ConfigError(f"memo must be True or False, not {shown(memo)}")
         _warn_of_unshared_keys(cache_manager, identity)
         self.cache = cache_manager
         self.ttl = ttl
@@ -264,7 +266,9 @@ class ArtifactVerbs:
         stored are returned and not kept.
         """
         load = _taken_load_options(artifact, named)
-        if channels != "bgr" and artifact not in _FRAMED:
+        if artifact in _FRAMED:
+            check_channels(channels)
+        elif not isinstance(channels, str) or channels != "bgr":
             raise TypeError(f"{artifact}: channels is for {' and '.join(_FRAMED)} only")
         check_kept(ttl, cost_seconds)
         tags = checked_tags(tags)
@@ -605,10 +609,12 @@ def _taken_load_options(artifact: str, named: dict[str, Any]) -> dict[str, Any]:
         load["frames"] = checked_frame_ids(load["frames"])
     if load.get("names") is not None:
         if isinstance(load["names"], str | bytes) or not isinstance(load["names"], Iterable):
-            raise TypeError(f"names must be several names of arrays, not {load['names']!r}")
+            raise TypeError(f"names must be several names of arrays, not {shown(load['names'])}")
         load["names"] = list(load["names"])
-    if load.get("mode", "cow") not in ("cow", "view", "copy"):
-        raise ValueError(f"mode must be 'cow', 'view' or 'copy', not {load['mode']!r}")
+    if "mode" in load:
+        load_options(load["mode"], True)
+    if "load_images" in load:
+        flag(load["load_images"], "load_images")
     return load
 
 

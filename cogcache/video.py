@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
 from cogcache.config import nearest
+from cogcache.exceptions import shown
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import SourceRef
 
@@ -119,7 +120,8 @@ class VideoCache:
         config = self.config
         if artifact == "keyframes":
             theirs = self._keyframe_arguments()
-            if given.get("strategy", theirs["strategy"]) != theirs["strategy"]:
+            strategy = given.get("strategy", theirs["strategy"])
+            if not isinstance(strategy, str) or strategy != theirs["strategy"]:
                 del theirs["threshold"], theirs["fps"]  # those of another strategy
             given = {**theirs, **given}
         elif artifact == "transcript":
@@ -504,12 +506,12 @@ class VideoCache:
     async def get_all_artifacts(self, *, load: Iterable[str] | None = None) -> VideoArtifacts:
         """See ``PipelineArtifactCache.get_all_artifacts``."""
         if isinstance(load, str | bytes) or not isinstance(load, Iterable | None):
-            raise TypeError(f"load must be several names of artifacts, not {load!r}")
+            raise TypeError(f"load must be several names of artifacts, not {shown(load)}")
         known = [artifact for _, artifact in _ENABLED_BY.values()]
         wanted = None if load is None else list(load)
         for name in wanted or ():
             if name not in known:
-                raise ValueError(f"load: unknown artifact {name!r}{nearest(name, known)}")
+                raise ValueError(f"load: unknown artifact {shown(name)}{nearest(name, known)}")
         enabled = [
             (field, artifact)
             for flag, (field, artifact) in _ENABLED_BY.items()

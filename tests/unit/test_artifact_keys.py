@@ -186,6 +186,16 @@ async def test_a_number_is_its_value_whatever_its_type(
     assert len(keys) == 1
 
 
+async def test_a_codec_is_one_key_however_it_is_spelled(
+    cache: PipelineArtifactCache, video: Path
+) -> None:
+    for default in ("jpeg", "jpeg:95", "jpeg:095"):
+        assert await cache.key("keyframes", video, image_codec=default) == await cache.key(
+            "keyframes", video
+        )
+    assert "image_codec='jpeg%3A7'" in str(await cache.key("keyframes", video, image_codec="jpeg:07"))
+
+
 async def test_zero_frames_a_second_is_not_the_default(
     cache: PipelineArtifactCache, video: Path
 ) -> None:
