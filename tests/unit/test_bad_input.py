@@ -139,6 +139,11 @@ def calls_of_artifacts(cache: PipelineArtifactCache) -> dict[str, tuple[Any, dic
     }
 
 
+def needed(pattern: Any) -> Any:
+    """``None`` would clear everything."""
+    return "" if pattern is None else pattern
+
+
 def calls_of_the_manager(manager: CacheManager) -> dict[str, tuple[Any, dict[str, Any]]]:
     return {
         "get": (manager.get, {"key": "k"}),
@@ -148,9 +153,9 @@ def calls_of_the_manager(manager: CacheManager) -> dict[str, tuple[Any, dict[str
         "get_metadata": (manager.get_metadata, {"key": "k"}),
         "touch": (manager.touch, {"key": "k", "ttl": 5}),
         "clear": (
-            lambda pattern: manager.clear(pattern or ""),
+            lambda pattern: manager.clear(needed(pattern)),
             {"pattern": "other:*"},
-        ),  # None: all
+        ),
         "list_keys": (manager.list_keys, {"pattern": "other:*", "include_metadata": True}),
         "lookup": (manager.lookup, {"key": "k", "mode": "cow", "frames": True}),
         "store": (
