@@ -407,6 +407,7 @@ enum cog_status cog_rebuild(struct cog_index_lock *lock, struct cog_error *err)
 static int resize(struct cog_index_lock *lock, uint32_t capacity)
 {
     struct cog_shard table, *old = &lock->table;
+    const uint32_t before = old->capacity;
     uint64_t objects = old->capacity
                            ? cog_word64(lock->file, COG_AT_REGION(lock->file, objects, lock->shard))
                            : 0;
@@ -425,7 +426,7 @@ static int resize(struct cog_index_lock *lock, uint32_t capacity)
     bool sound = table.rows == old->rows; /* else the rows are not what the words say */
     cog_stamp_inside(lock);
     int failed = sound ? install(lock, &table, objects) : -EILSEQ;
-    if (failed && failed != -EILSEQ && lock->table.capacity == old->capacity)
+    if (failed && failed != -EILSEQ && cog_table_capacity(lock->file, lock->shard) == before)
         cog_stamp_outside(lock);
     lock->inside = false;
     table_free(&table);

@@ -491,6 +491,7 @@ static PyType_Spec channel_spec = {
 
 PyObject *cog_py_await_quiet(PyObject *owner, PyObject *argument)
 {
+    const double longest = 1e9; /* for ever, and still a number of nanoseconds */
     double seconds = PyFloat_AsDouble(argument);
     int64_t until;
     bool quiet = false;
@@ -498,6 +499,7 @@ PyObject *cog_py_await_quiet(PyObject *owner, PyObject *argument)
     if (seconds == -1.0 && PyErr_Occurred()) {
         return NULL;
     }
+    seconds = seconds > 0.0 ? seconds < longest ? seconds : longest : 0.0;
     until = monotonic_ns() + (int64_t)(seconds * 1e9);
     do { /* in short waits, so that Ctrl-C ends it at once */
         int64_t left = (until - monotonic_ns()) / 1000000;

@@ -643,23 +643,13 @@ PyObject *cog_py_entry_value(PyObject *object, enum cog_value_mode mode, uint64_
 
 static PyObject *entry_value(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"mode", "max_bytes", "frames", NULL};
-    static const char *const modes[] = {"cow", "view", "copy"};
-    const char *mode = "cow";
-    unsigned long long max_bytes = COG_DOCUMENT_LIMIT;
-    PyObject *frames = Py_True;
+    enum cog_value_mode mode = COG_MODE_COW;
+    unsigned long long max_bytes;
+    PyObject *frames;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$sKO:value", names, &mode, &max_bytes,
-                                     &frames)) {
-        return NULL;
-    }
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(mode, modes[i]) == 0) {
-            return cog_py_entry_value(object, (enum cog_value_mode)i, max_bytes, frames);
-        }
-    }
-    PyErr_Format(PyExc_ValueError, "mode: %s is none; cow, view and copy are", mode);
-    return NULL;
+    return cog_py_value_options(args, kwargs, NULL, &mode, &max_bytes, &frames) < 0
+               ? NULL
+               : cog_py_entry_value(object, mode, max_bytes, frames);
 }
 
 /* --- many parts at once ------------------------------------------------------------------------

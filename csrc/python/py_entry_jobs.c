@@ -120,8 +120,7 @@ static bool fill_is_quick(const struct cog_load *load)
 
 /* --- value --------------------------------------------------------------------------------- */
 
-/* The options of value() and value_now(); `slow` is the first argument of the latter, or NULL. */
-static int parse_options(PyObject *args, PyObject *kwargs, PyObject **slow,
+int cog_py_value_options(PyObject *args, PyObject *kwargs, PyObject **slow,
                          enum cog_value_mode *mode, unsigned long long *max_bytes,
                          PyObject **frames)
 {
@@ -155,7 +154,7 @@ static int value_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs
     unsigned long long max_bytes;
     PyObject *frames;
 
-    if (parse_options(args, kwargs, NULL, &mode, &max_bytes, &frames) < 0 ||
+    if (cog_py_value_options(args, kwargs, NULL, &mode, &max_bytes, &frames) < 0 ||
         cog_py_entry_load(base->self, mode, &job->load) < 0) {
         return -1;
     }
@@ -246,7 +245,8 @@ PyObject *cog_py_entry_value_now(PyObject *self, PyObject *args, PyObject *kwarg
     unsigned long long max_bytes;
     PyObject *slow, *frames, *value;
 
-    if (state == NULL || parse_options(args, kwargs, &slow, &mode, &max_bytes, &frames) < 0 ||
+    if (state == NULL ||
+        cog_py_value_options(args, kwargs, &slow, &mode, &max_bytes, &frames) < 0 ||
         cog_py_entry_load(self, mode, &load) < 0) {
         return NULL;
     }

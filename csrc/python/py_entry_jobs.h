@@ -16,6 +16,14 @@
 PyObject *cog_py_load_inline(struct cog_py_state *state, struct cog_load *load, PyObject *owner,
                              PyObject *frames, PyObject *slow);
 
+/*
+ * The options of value() and value_now(); `slow` is the first argument of the latter, or NULL. 0,
+ * or -1 with an exception set.
+ */
+int cog_py_value_options(PyObject *args, PyObject *kwargs, PyObject **slow,
+                         enum cog_value_mode *mode, unsigned long long *max_bytes,
+                         PyObject **frames);
+
 /* Methods of Entry: submit(channel, future, operation, ...) and value_now(slow, ...). */
 PyObject *cog_py_entry_submit(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *cog_py_entry_value_now(PyObject *self, PyObject *args, PyObject *kwargs);

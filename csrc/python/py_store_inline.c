@@ -97,7 +97,7 @@ static PyObject *get_value(struct cog_py_state *state, struct cog_py_store *stor
     value = decode_inline(state, store, object, slow);
     if (value == slow) {
         store->value_slow++;
-    } else {
+    } else if (value != NULL) {
         store->value_hits++;
     }
     return value;

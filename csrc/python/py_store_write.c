@@ -437,6 +437,11 @@ static int tags_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
     }
     job->count = (size_t)PyList_GET_SIZE(job->tags);
     job->names = PyMem_Calloc(job->count + 1, sizeof *job->names);
+    if (job->names == NULL) {
+        PyErr_NoMemory();
+        tags_release(base);
+        return -1;
+    }
     for (size_t i = 0; i < job->count; i++) {
         Py_ssize_t size = 0;
 

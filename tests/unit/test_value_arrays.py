@@ -176,7 +176,7 @@ def test_memory_views_are_read_only_and_keep_the_bytes():
 
 
 def test_a_wrong_mode_is_named():
-    with pytest.raises(ValueError, match="mode: mine is none; cow, view and copy are"):
+    with pytest.raises(ValueError, match="mode must be 'cow', 'view' or 'copy', not 'mine'"):
         entry_of(1).value(mode="mine")  # type: ignore[arg-type]
 
 
