@@ -361,6 +361,8 @@ class Store:
         """``fetch`` without waiting; ``None`` where answering might block."""
     def fetch(self, key: bytes, /, flags: int = 0) -> Entry | str:
         """The live entry of a key, or one word for why there is none."""
+    def fetch_many(self, keys: Sequence[bytes], /, flags: int = 0) -> list[Entry | str]:
+        """``fetch`` of each, in one go."""
     def fetch_digests(self, digests: Sequence[bytes], /, flags: int = 0) -> list[Entry | str]:
         """``fetch`` by digest, whatever key the entries have, for a few at once."""
     def put(self, what: Draft | Image, /, *, source: int = 0, kind: int = 0) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
@@ -380,8 +381,16 @@ class CacheManager:
                 self._count("hits")
         for start in range(0, len(later), BATCH_ITEMS):
             part = later[start : start + BATCH_ITEMS]
+            known = await self._first_answers(
+                [one for _, one in part if inline.get(one) is not _MISS]
+            )
             found = await together(
-                [self._look(key, one, {}, after=inline.get(one) is _MISS) for key, one in part]
+                [
+                    self._look(key, one, {}, after=True)
+                    if inline.get(one) is _MISS
+                    else self._look(key, one, {}, first=next(known))
+                    for key, one in part
+                ]
             )
             for (key, _), look in zip(part, found, strict=True):
                 values[key] = look.value if look.hit else _MISS
@@ -937,6 +946,26 @@ class CacheManager:
         if not is_inline():
             await asyncio.sleep(0)
 
+    async def _first_answers(self, encoded: Sequence[bytes]) -> Iterator[_core.Entry | str | None]:
+        """What the first tier answers for each, what it has not at hand asked for many at a time;
+        ``None`` where that is left to ``_look``.
+        """
+        tier = self._first
+        answers = [self._tiers.fetch_now(tier, one) for one in encoded]
+        left = [at for at, answer in enumerate(answers) if answer is None]
+        some = tier.fetch_at_once
+        if some < 2:
+            return iter(answers)
+        batches = [left[start : start + some] for start in range(0, len(left), some)]
+        fetched = await together(
+            [self._tiers.fetch_many(tier, [encoded[at] for at in batch]) for batch in batches]
+        )
+        for batch, found in zip(batches, fetched, strict=True):
+            if found is not None:
+                for at, answer in zip(batch, found, strict=True):
+                    answers[at] = answer
+        return iter(answers)
+
     async def _look(
         self,
         key: str | Key,
@@ -944,6 +973,7 @@ class CacheManager:
         options: Mapping[str, Any],
         *,
         after: bool = False,
+        first: _core.Entry | str | None = None,
         counted: bool = False,
     ) -> Lookup:
         """Ask the tiers in order until one gives the value.
@@ -953,13 +983,17 @@ class CacheManager:
             encoded: Its encoding.
             options: For the decoder.
             after: The first tier was asked inline, and counted the miss itself.
+            first: What the first tier has answered, where it was asked already.
             counted: The call was counted already: count nothing.
         """
         # Some frames or none: what is not asked for is not read, so there is nothing to promote.
         some = options.get("frames", True) is not True
         reason = "absent"
         for tier in self.backends[1:] if after else self.backends:
-            answer = self._tiers.fetch_now(tier, encoded, index_only=some)
+            if first is not None and tier is self._first:
+                answer: _core.Entry | str | None = first
+            else:
+                answer = self._tiers.fetch_now(tier, encoded, index_only=some)
             if answer is None:
                 answer = await self._tiers.fetch(tier, encoded, index_only=some)
             word: str | None = None

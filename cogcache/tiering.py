@@ -81,6 +81,24 @@ class Tiers:
         except Exception as error:
             self.failed(tier, "read", error)
             return "unavailable"
+        return self._heard(tier, answer)
+
+    async def fetch_many(
+        self, tier: CacheBackend, encoded: Sequence[bytes]
+    ) -> list[_core.Entry | str] | None:
+        """``fetch`` of at most ``tier.fetch_at_once`` keys with one call; ``None`` where each is
+        to be asked for by itself: it may wait in a queue, or has a deadline of its own.
+        """
+        if len(encoded) < 2 or id(tier) in self.queues or self.guard(tier).breaker is not None:
+            return None
+        try:
+            answers = await tier.fetch_many(encoded)
+        except Exception as error:
+            self.failed(tier, "read", error)
+            return ["unavailable"] * len(encoded)
+        return [self._heard(tier, answer) for answer in answers]
+
+    def _heard(self, tier: CacheBackend, answer: _core.Entry | str) -> _core.Entry | str:
         if not isinstance(answer, str):
             tier.note_works("read")
             if tier.is_remote and self._is_invalidated(answer):

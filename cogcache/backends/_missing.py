@@ -52,6 +52,10 @@ class MissingStore:
         self._check()
         return "absent"
 
+    def fetch_many(self, keys: Sequence[bytes], /, flags: int = 0) -> list[str]:
+        self._check()
+        return ["absent"] * len(keys)
+
     def fetch_digests(self, digests: Sequence[bytes], /, flags: int = 0) -> list[str]:
         self._check()
         return ["absent"] * len(digests)

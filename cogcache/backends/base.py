@@ -60,14 +60,15 @@ class CacheBackend(ABC):
     Attributes:
         runs_inline: Its coroutines never suspend while ``cogcache._inline`` is on, so ``sync``
             needs no loop.
-        is_remote: Its entries lie behind a network, where other hosts change them too.
         keeps_deadlines: It keeps ``timeout_seconds`` itself; for others the manager does.
         CONFIG_CLASS: The dataclass of its configuration; the registry refuses a tier without one.
         config: As given.
         name: Its name in statistics; the manager makes it unique.
         priority: Lower numbers are asked first.
-        is_remote: Its bytes travel over a network: ``enable_compression="auto"`` then compresses
-            every document of the whole cache.
+        is_remote: Its entries lie behind a network, where other hosts change them too;
+            ``enable_compression="auto"`` then compresses every document of the whole cache.
+        fetch_at_once: Keys that ``fetch_many`` takes with one call; 1: it is not called. Who
+            overrides ``fetch`` of a tier overrides ``fetch_many`` too, or sets this to 1.
         enable_compression: Whether documents and blobs are compressed on the way in, see
             ``CacheConfig``; all entries stay readable.
         compress_arrays: Whether arrays are compressed too.
@@ -78,6 +79,7 @@ class CacheBackend(ABC):
     runs_inline: ClassVar[bool] = False
     is_remote: ClassVar[bool] = False
     keeps_deadlines: ClassVar[bool] = False
+    fetch_at_once: ClassVar[int] = 1
 
     def __init__(self, config: Any) -> None:
         expected = self.CONFIG_CLASS
@@ -216,6 +218,12 @@ class CacheBackend(ABC):
         ``unfinished``; ``None`` where there is nothing to go on with.
         """
         return None
+
+    async def fetch_many(self, keys: Sequence[bytes]) -> list[_core.Entry | str]:
+        """``fetch`` of each; what ``fetch`` answers, in their order. Called with at most
+        ``fetch_at_once`` keys, and not at all by a tier that leaves that at 1.
+        """
+        return [await self.fetch(key) for key in keys]
 
     async def fetch_parts(self, key: bytes) -> _core.Entry | str:
         """``fetch`` of an entry that is read piece by piece, however large it is: it holds no more

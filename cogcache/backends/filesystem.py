@@ -49,6 +49,7 @@ class FilesystemCacheBackend(CacheBackend):
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = FilesystemCacheConfig
     runs_inline: ClassVar[bool] = True
+    fetch_at_once: ClassVar[int] = 16  # by one thread of the pool: each may wait for the disk
 
     def __init__(self, config: FilesystemCacheConfig) -> None:
         super().__init__(config)
@@ -114,13 +115,20 @@ class FilesystemCacheBackend(CacheBackend):
     async def fetch_parts(self, key: bytes) -> _core.Entry | str:
         return await self._fetch_live(key, _core.GET_INDEX_ONLY | _core.GET_NO_MAP)
 
+    async def fetch_many(self, keys: Sequence[bytes]) -> list[_core.Entry | str]:
+        if isinstance(self._store, MissingStore):
+            await self._look_again(self._store)
+        flags = 0 if self._expires else _core.GET_ANY_AGE
+        try:
+            found = await _bridge.run(self._store, "fetch_many", keys, flags)
+        except OSError as error:
+            return [self._note_unavailable(error) for _ in keys]
+        return [_if_live(self._noted(one)) for one in found]
+
     async def _fetch_live(self, key: bytes, flags: int) -> _core.Entry | str:
         if not self._expires:
             flags |= _core.GET_ANY_AGE
-        found = await self._fetch(key, flags)
-        if not isinstance(found, str) and found.miss not in (None, "expired"):
-            return found.miss  # only with GET_ANY_AGE
-        return found
+        return _if_live(await self._fetch(key, flags))
 
     async def _fetch(self, key: bytes, flags: int) -> _core.Entry | str:
         if isinstance(self._store, MissingStore):
@@ -351,6 +359,15 @@ class FilesystemCacheBackend(CacheBackend):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.root}>"
+
+
+def _if_live(found: _core.Entry | str) -> _core.Entry | str:
+    """What was found, unless it was invalidated: asked with ``GET_ANY_AGE``, the store answers
+    that as well.
+    """
+    if not isinstance(found, str) and found.miss not in (None, "expired"):
+        return found.miss
+    return found
 
 
 class _FileReceiver:

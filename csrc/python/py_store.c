@@ -99,6 +99,7 @@ void cog_py_store_release_none(struct cog_py_job *base)
 {
     cog_py_store_leave((struct cog_py_store_job *)base);
 }
+
 int cog_py_store_check_entry(PyObject *self, PyObject *entry)
 {
     struct cog_py_state *state = cog_py_state_of_type(Py_TYPE(self));
@@ -158,14 +159,23 @@ static PyObject *store_set_clock_offset(PyObject *self, PyObject *argument)
 /* --- methods ------------------------------------------------------------------------------- */
 
 static const struct cog_py_operation *const operations[] = {
-    &cog_py_op_fetch,        &cog_py_op_fetch_digests,
-    &cog_py_op_put,          &cog_py_op_put_many,
-    &cog_py_op_delete,       &cog_py_op_delete_entries,
-    &cog_py_op_refresh,      &cog_py_op_invalidate_tags,
-    &cog_py_op_list_shard,   &cog_py_op_sweep,
-    &cog_py_op_stats,        &cog_py_op_incoming,
-    &cog_py_op_spool_link,   &cog_py_op_spool_write,
-    &cog_py_op_spool_remove, NULL,
+    &cog_py_op_fetch,
+    &cog_py_op_fetch_many,
+    &cog_py_op_fetch_digests,
+    &cog_py_op_put,
+    &cog_py_op_put_many,
+    &cog_py_op_delete,
+    &cog_py_op_delete_entries,
+    &cog_py_op_refresh,
+    &cog_py_op_invalidate_tags,
+    &cog_py_op_list_shard,
+    &cog_py_op_sweep,
+    &cog_py_op_stats,
+    &cog_py_op_incoming,
+    &cog_py_op_spool_link,
+    &cog_py_op_spool_write,
+    &cog_py_op_spool_remove,
+    NULL,
 };
 
 #define METHOD(name)                                                                \
@@ -175,6 +185,7 @@ static const struct cog_py_operation *const operations[] = {
     }
 
 METHOD(fetch)
+METHOD(fetch_many)
 METHOD(fetch_digests)
 METHOD(put)
 METHOD(put_many)
@@ -410,6 +421,9 @@ static PyMethodDef store_methods[] = {
     {"fetch_now", FAST(cog_py_store_fetch_now),
      PyDoc_STR("fetch_now($self, key, flags=0, /)\n--\n\nfetch() without waiting; None where "
                "answering might block.")},
+    {"fetch_many", WITH_NAMES(store_fetch_many),
+     PyDoc_STR("fetch_many($self, keys, /, flags=0)\n--\n\nfetch() of each, in one go; their "
+               "outcomes.")},
     {"fetch_digests", WITH_NAMES(store_fetch_digests),
      PyDoc_STR("fetch_digests($self, digests, /, flags=0)\n--\n\nfetch() by digest, whatever "
                "key the entries have, for a few at once.")},

@@ -55,10 +55,11 @@ PyObject *cog_py_store_outcome(struct cog_py_store *store, enum cog_status statu
 /* For entries: damage found after the fetch sets that generation aside. */
 void cog_py_store_on_damage(PyObject *store, struct cog_object *object);
 
-extern const struct cog_py_operation cog_py_op_fetch, cog_py_op_fetch_digests, cog_py_op_put,
-    cog_py_op_put_many, cog_py_op_delete, cog_py_op_delete_entries, cog_py_op_refresh,
-    cog_py_op_incoming, cog_py_op_spool_link, cog_py_op_spool_write, cog_py_op_spool_remove,
-    cog_py_op_invalidate_tags, cog_py_op_sweep, cog_py_op_list_shard, cog_py_op_stats;
+extern const struct cog_py_operation cog_py_op_fetch, cog_py_op_fetch_many, cog_py_op_fetch_digests,
+    cog_py_op_put, cog_py_op_put_many, cog_py_op_delete, cog_py_op_delete_entries,
+    cog_py_op_refresh, cog_py_op_incoming, cog_py_op_spool_link, cog_py_op_spool_write,
+    cog_py_op_spool_remove, cog_py_op_invalidate_tags, cog_py_op_sweep, cog_py_op_list_shard,
+    cog_py_op_stats;
 
 /* Methods that never block and keep the GIL. */
 PyObject *cog_py_store_get_value(PyObject *self, PyObject *const *args, Py_ssize_t count);

@@ -87,36 +87,59 @@ const struct cog_py_operation cog_py_op_fetch = {
     fetch_finish, fetch_release,
 };
 
-/* --- fetch_digests: a few names of a listing at once --------------------------------------- */
+/* --- fetch_many and fetch_digests: a few at once ------------------------------------------- */
 
-struct one_digest {
+struct one_fetch {
+    PyObject *key; /* bytes; NULL: by digest, whatever key the entry has */
     struct cog_digest digest;
     enum cog_status status;
     enum cog_miss miss;
     struct cog_object *object;
 };
 
-struct digests_job {
+struct batch_job {
     struct cog_py_store_job store;
     unsigned flags;
-    struct one_digest *items;
+    struct one_fetch *items;
     Py_ssize_t count;
 };
 
-static void digests_release(struct cog_py_job *base)
+static void batch_release(struct cog_py_job *base)
 {
-    struct digests_job *job = (struct digests_job *)base;
+    struct batch_job *job = (struct batch_job *)base;
 
     for (Py_ssize_t i = 0; i < job->count; i++) {
         cog_object_free(job->items[i].object);
+        Py_XDECREF(job->items[i].key);
     }
     PyMem_Free(job->items);
     cog_py_store_leave(&job->store);
 }
 
-static int digests_take(struct digests_job *job, PyObject *digests)
+static int take_key(struct one_fetch *item, PyObject *key)
 {
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(digests);
+    if (!PyBytes_Check(key)) {
+        PyErr_Format(PyExc_TypeError, "a key is bytes, not %s", Py_TYPE(key)->tp_name);
+        return -1;
+    }
+    item->key = Py_NewRef(key);
+    return 0;
+}
+
+static int take_digest(struct one_fetch *item, PyObject *digest)
+{
+    if (!PyBytes_Check(digest) || PyBytes_GET_SIZE(digest) != COG_DIGEST_SIZE) {
+        PyErr_SetString(PyExc_ValueError, "a digest is 16 bytes");
+        return -1;
+    }
+    memcpy(item->digest.bytes, PyBytes_AS_STRING(digest), COG_DIGEST_SIZE);
+    return 0;
+}
+
+static int batch_take(struct batch_job *job, PyObject *wanted,
+                      int (*take)(struct one_fetch *item, PyObject *one))
+{
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(wanted);
 
     job->items = PyMem_Calloc((size_t)count + 1, sizeof *job->items);
     if (job->items == NULL) {
@@ -124,59 +147,69 @@ static int digests_take(struct digests_job *job, PyObject *digests)
         return -1;
     }
     for (; job->count < count; job->count++) {
-        PyObject *digest = PySequence_Fast_GET_ITEM(digests, job->count);
-
-        if (!PyBytes_Check(digest) || PyBytes_GET_SIZE(digest) != COG_DIGEST_SIZE) {
-            PyErr_SetString(PyExc_ValueError, "a digest is 16 bytes");
+        if (take(&job->items[job->count], PySequence_Fast_GET_ITEM(wanted, job->count)) < 0) {
             return -1;
         }
-        memcpy(job->items[job->count].digest.bytes, PyBytes_AS_STRING(digest), COG_DIGEST_SIZE);
     }
     return 0;
 }
 
-static int digests_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
+static int batch_parse(struct batch_job *job, PyObject *args, PyObject *kwargs,
+                       int (*take)(struct one_fetch *item, PyObject *one))
 {
     static char *names[] = {"", "flags", NULL};
-    struct digests_job *job = (struct digests_job *)base;
-    PyObject *digests;
+    PyObject *wanted;
     int result = -1;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|I:fetch_digests", names, &digests,
-                                     &job->flags) ||
-        (digests = PySequence_Fast(digests, "fetch_digests takes a sequence of bytes")) == NULL) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|I", names, &wanted, &job->flags) ||
+        (wanted = PySequence_Fast(wanted, "a sequence of bytes is needed")) == NULL) {
         return -1;
     }
     if (cog_py_store_enter(&job->store) == 0) {
-        result = digests_take(job, digests);
+        result = batch_take(job, wanted, take);
         if (result < 0) {
-            digests_release(base);
+            batch_release(&job->store.base);
         }
     }
-    Py_DECREF(digests);
+    Py_DECREF(wanted);
     return result;
 }
 
-static void digests_run(struct cog_py_job *base)
+static int keys_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
 {
-    struct digests_job *job = (struct digests_job *)base;
+    return batch_parse((struct batch_job *)base, args, kwargs, take_key);
+}
+
+static int digests_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
+{
+    return batch_parse((struct batch_job *)base, args, kwargs, take_digest);
+}
+
+static void batch_run(struct cog_py_job *base)
+{
+    struct batch_job *job = (struct batch_job *)base;
+    struct cog_store *store = job->store.store->handle;
     unsigned flags = job->flags & ~(unsigned)COG_GET_NOWAIT;
 
+    /* Who cancels takes no outcome: what was not looked at never becomes one. */
     for (Py_ssize_t i = 0; i < job->count && !cog_job_is_cancelled(&base->job); i++) {
-        struct one_digest *item = &job->items[i];
+        struct one_fetch *item = &job->items[i];
 
-        item->status = cog_store_get_digest(job->store.store->handle, &item->digest, flags,
-                                            &item->object, &item->miss, NULL);
+        item->status = item->key != NULL ? cog_store_get(store, PyBytes_AS_STRING(item->key),
+                                                         (size_t)PyBytes_GET_SIZE(item->key), flags,
+                                                         &item->object, &item->miss, NULL)
+                                         : cog_store_get_digest(store, &item->digest, flags,
+                                                                &item->object, &item->miss, NULL);
     }
 }
 
-static PyObject *digests_finish(struct cog_py_job *base, bool *Py_UNUSED(again))
+static PyObject *batch_finish(struct cog_py_job *base, bool *Py_UNUSED(again))
 {
-    struct digests_job *job = (struct digests_job *)base;
+    struct batch_job *job = (struct batch_job *)base;
     PyObject *found = PyList_New(job->count);
 
     for (Py_ssize_t i = 0; found != NULL && i < job->count; i++) {
-        struct one_digest *item = &job->items[i];
+        struct one_fetch *item = &job->items[i];
         struct cog_object *object = item->object;
         PyObject *outcome;
 
@@ -191,7 +224,12 @@ static PyObject *digests_finish(struct cog_py_job *base, bool *Py_UNUSED(again))
     return found;
 }
 
+const struct cog_py_operation cog_py_op_fetch_many = {
+    "fetch_many", COG_LANE_READ, sizeof(struct batch_job), keys_parse, batch_run,
+    batch_finish, batch_release,
+};
+
 const struct cog_py_operation cog_py_op_fetch_digests = {
-    "fetch_digests", COG_LANE_READ,   sizeof(struct digests_job), digests_parse, digests_run,
-    digests_finish,  digests_release,
+    "fetch_digests", COG_LANE_READ, sizeof(struct batch_job), digests_parse, batch_run,
+    batch_finish,    batch_release,
 };

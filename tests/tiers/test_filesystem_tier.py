@@ -610,6 +610,7 @@ async def _close_busy(tier: FilesystemCacheBackend) -> None:
 OPERATIONS: dict[str, Any] = {
     "set": lambda tier: tier.set("key", {"new": os.urandom(400_000)}),
     "get": lambda tier: tier.get("large"),
+    "get many": lambda tier: tier.fetch_many([_core.raw_key("key"), _core.raw_key("large")] * 8),
     "read part": lambda tier: _read_part(tier),
     "delete": lambda tier: tier.delete("key"),
     "clear": lambda tier: tier.clear("key"),
