@@ -33,7 +33,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     },
 }
 FREE: dict[str, list[Any]] = {
-    "revision": ["", "main", "main "],
+    "revision": ["", "main", "main ", "1", 1, True, 0, False, 0.5, b"1"],
     "params": [{"a": 1}, {"a": "1"}, {"a": True}, {"a": None}, {"a:b=": "c/d*"}, {"params": {}}],
 }
 OTHERS: dict[str, dict[str, list[Any]]] = {
@@ -141,29 +141,31 @@ async def test_a_default_is_the_same_named_or_left_out(
     assert await cache.key(artifact, video, **NEEDED[artifact], params={}) == plain
 
 
+@pytest.mark.parametrize("captured", [False, True], ids=["path", "captured"])
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 async def test_any_other_value_of_any_argument_is_another_key(
-    cache: PipelineArtifactCache, video: Path, artifact: str
+    cache: PipelineArtifactCache, video: Path, artifact: str, captured: bool
 ) -> None:
     """Each against the default and all others, and the entry of one is no hit for another."""
+    source = (await cache.video(video)).source if captured else video
     calls: list[dict[str, Any]] = [dict(NEEDED[artifact])]
     for argument, values in OTHERS[artifact].items():
         calls += [{**NEEDED[artifact], argument: value} for value in values]
-    keys = [await cache.key(artifact, video, **named) for named in calls]
+    keys = [await cache.key(artifact, source, **named) for named in calls]
+    again = [await cache.key(artifact, source, **named) for named in reversed(calls)]
+    assert again == keys[::-1]
     for (one, left), (other, right) in itertools.combinations(zip(calls, keys, strict=True), 2):
         assert left != right and str(left) != str(right) and left.digest != right.digest, (
             one,
             other,
         )
     for number, named in enumerate(calls):
-        assert (await cache.store(artifact, video, {"of": number}, **named)).stored
-    for number, named in enumerate(calls):
-        found = (
-            (await cache.lookup(artifact, video, load_images=False, **named)).value
-            if artifact in ("keyframes", "segment_frames")
-            else (await cache.lookup(artifact, video, **named)).value
-        )
-        assert found == {"of": number}, named
+        assert (await cache.store(artifact, source, {"of": number}, **named)).stored
+    metadata = {"load_images": False} if artifact in ("keyframes", "segment_frames") else {}
+    for _ in range(2):
+        for number, named in enumerate(calls):
+            found = await cache.lookup(artifact, source, **metadata, **named)
+            assert found.value == {"of": number}, named
 
 
 @pytest.mark.parametrize(
@@ -180,8 +182,11 @@ async def test_a_number_is_its_value_whatever_its_type(
     cache: PipelineArtifactCache, video: Path, artifact: str, argument: str
 ) -> None:
     same = (30, 30.0, Fraction(30), np.int64(30), np.float32(30))
+    source = (await cache.video(video)).source
     keys = {
-        await cache.key(artifact, video, **{**NEEDED[artifact], argument: value}) for value in same
+        await cache.key(artifact, asked, **{**NEEDED[artifact], argument: value})
+        for value in same
+        for asked in (video, source)
     }
     assert len(keys) == 1
 
@@ -193,7 +198,9 @@ async def test_a_codec_is_one_key_however_it_is_spelled(
         assert await cache.key("keyframes", video, image_codec=default) == await cache.key(
             "keyframes", video
         )
-    assert "image_codec='jpeg%3A7'" in str(await cache.key("keyframes", video, image_codec="jpeg:07"))
+    assert "image_codec='jpeg%3A7'" in str(
+        await cache.key("keyframes", video, image_codec="jpeg:07")
+    )
 
 
 async def test_zero_frames_a_second_is_not_the_default(
