@@ -133,7 +133,8 @@ def register_type(
     known = _by_name.get((name, version))
     if known is not None and _identity(known.cls) != _identity(cls):
         raise ValueError(
-            f"name: {shown(name)} version {version} is {known.cls.__module__}.{known.cls.__qualname__}"
+            f"name: {shown(name)} version {version} is "
+            f"{known.cls.__module__}.{known.cls.__qualname__}"
         )
     made = _Registration(cls, name, version, to_plain, from_plain, is_enum)
     _by_name[name, version] = made
