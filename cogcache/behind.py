@@ -18,18 +18,15 @@ import logging
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
-from dataclasses import dataclass, field
-from random import SystemRandom
 from typing import Any, Final
 
 from cogcache import _bridge, _core
 from cogcache._fork import renew_after_fork
 from cogcache._inline import call_in_background, is_inline
 from cogcache.backends.base import CacheBackend
+from cogcache.backlog import Backlog, Job
 from cogcache.policy import Policy
 from cogcache.spool import Claim, Spool, Spooled
 
@@ -39,31 +36,14 @@ logger = logging.getLogger("cogcache")
 
 LATER: Final = "later"  # the word for an entry that a tier gets in the background
 SENDERS: Final = 4  # entries of one tier on their way at once
-# Between two tries while the tier does not answer. Its breaker makes a try in vain cost nothing.
-FIRST_PAUSE_SECONDS: Final = 0.25
-LONGEST_PAUSE_SECONDS: Final = 2.0
 BLOCK_SECONDS: Final = 60.0  # how long "block" waits for room
 SCAN_SECONDS: Final = 30.0  # between two looks for the jobs of processes that died
 EXIT_SECONDS: Final = 5.0
 CANCEL_SECONDS: Final = 2.0
-BUSY_SECONDS: Final = 0.25  # another process has the job: it is done soon, or that process dies
 # Words that may be other ones after a while; any other means that the tier will never take it.
 _PASSING: Final = frozenset(("unavailable", "busy", "io-error", "no-space", "read-only"))
 
 Write = Callable[..., Awaitable[str | None]]
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    key: bytes
-    size: int
-    source: int
-    kind: int
-    entry: _core.Entry | None = None  # in memory
-    spooled: Spooled | None = None
-    withdrawn: bool = False
-    since: float = field(default_factory=time.monotonic)
-    not_before: float = 0.0  # monotonic seconds
 
 
 class WriteBehind:
@@ -78,9 +58,9 @@ class WriteBehind:
         most_bytes: Beside the policy's bound, what the spool may hold.
 
     Attributes:
-        counters: ``queued``, ``sent``, ``sync`` and ``blocked`` and ``dropped`` (no room),
-            ``replaced`` (by a newer put of the key), ``invalidated``, ``refused`` (the tier will
-            never take it), ``retried``, ``damaged``, ``lost`` (in memory at the end).
+        tier: As given.
+        spool: As given.
+        counters: See ``Backlog``.
     """
 
     def __init__(
@@ -97,44 +77,21 @@ class WriteBehind:
         self._write = write
         self._is_dead = is_dead
         self.spool = spool
-        self._most_bytes = min(policy.behind_mb * 1_000_000, most_bytes)
-        self._random = SystemRandom().random
-        self.counters = dict.fromkeys(
-            (
-                "queued",
-                "sent",
-                "sync",
-                "blocked",
-                "dropped",
-                "replaced",
-                "invalidated",
-                "refused",
-                "retried",
-                "damaged",
-                "lost",
-            ),
-            0,
-        )
+        most_bytes = min(policy.behind_mb * 1_000_000, most_bytes)
+        self._jobs = Backlog(policy.behind_items, most_bytes, self._forget_later)
+        self.counters = self._jobs.counters
         self.after_fork()
         renew_after_fork(self)
         _queues.add(self)
 
     def after_fork(self) -> None:
-        """What waits is the parent's to send."""
-        self._lock = threading.Lock()
-        self._waiting: OrderedDict[bytes, _Job] = OrderedDict()
-        self._sending: dict[bytes, _Job] = {}
-        self._names: set[str] = set()  # of spooled jobs that wait or are being sent
-        self._items = self._bytes = 0  # that wait, are being sent, or are being put
-        self._changed: list[Future[None]] = []  # resolved at the next change
+        """The parent's loop and senders are not here."""
+        self._lock = threading.Lock()  # of the two below
         self._senders: dict[asyncio.Task[None], None] = {}
         self._starting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pause = 0.0
-        self._paused_until = 0.0
         self._scanned = float("-inf")
         self._scan_planned = False
-        self._closed = False
 
     def routed(self, stored_bytes: int) -> str | None:
         """See ``Policy.routed``."""
@@ -156,11 +113,11 @@ class WriteBehind:
                 has none.
         """
         size = len(image)
-        if not self._reserve(size):
+        if not self._jobs.reserve(size):
             word = await self._when_full(image, size, source, kind)
             if word != LATER:
                 return word
-        job: _Job | None = None
+        job: Job | None = None
         try:
             job = await self._make_job(image, source, kind, token)
             if job is None:
@@ -168,15 +125,15 @@ class WriteBehind:
                 return await self._send_now(image, source, kind)
         finally:
             if job is None:
-                self._release(size)
-        self._release(size, replaced_by=job)
+                self._jobs.release(size)
+        self._jobs.release(size, job)
         self.counters["queued"] += 1
         self._wake()
         return LATER
 
     async def _make_job(
         self, image: _core.Image, source: int, kind: int, token: int | None
-    ) -> _Job | None:
+    ) -> Job | None:
         """``None``: it must outlive the process, and the disk has not taken it."""
         if self.spool is not None:
             if token is None:
@@ -184,23 +141,23 @@ class WriteBehind:
             spooled = await self.spool.keep(image.key, token, source, kind)
             if isinstance(spooled, str):
                 return None
-            return _Job(image.key, spooled.size, source, kind, spooled=spooled)
+            return Job(image.key, spooled.size, source, kind, spooled=spooled)
         # A copy: the image may refer to arrays of the caller.
         entry = _core.Entry.from_bytes(await _bridge.to_bytes(image), image.key)
-        return _Job(image.key, len(image), source, kind, entry=entry)
+        return Job(image.key, len(image), source, kind, entry=entry)
 
     async def _when_full(self, image: _core.Image, size: int, source: int, kind: int) -> str | None:
         policy = self._policy.behind_when_full
-        if policy == "block" and size <= self._most_bytes:
+        if policy == "block" and size <= self._jobs.most_bytes:
             self.counters["blocked"] += 1
             taken = False
 
             def has_room() -> bool:
                 nonlocal taken
-                taken = not self._closed and self._reserve(size)
-                return taken or self._closed
+                taken = self._jobs.reserve(size)
+                return taken or self._jobs.closed
 
-            await self._until(has_room, BLOCK_SECONDS)
+            await self._jobs.until(has_room, BLOCK_SECONDS)
             if taken:
                 return LATER
         if policy != "sync":
@@ -213,48 +170,8 @@ class WriteBehind:
         await self._withdraw(lambda key: key == image.key)
         return await self._write(self.tier, image, source=source, kind=kind)
 
-    def _reserve(self, size: int) -> bool:
-        with self._lock:
-            if self._closed or self._items >= self._policy.behind_items:
-                return False
-            if self._items and self._bytes + size > self._most_bytes:
-                return False
-            if size > self._most_bytes:
-                return False
-            self._items += 1
-            self._bytes += size
-            return True
-
-    def _release(self, size: int, replaced_by: _Job | None = None) -> None:
-        """Give back a reservation, or make it that of a job."""
-        with self._lock:
-            self._items -= 1
-            self._bytes -= size
-            if replaced_by is not None:
-                self._add(replaced_by)
-            self._tell()
-
-    def _add(self, job: _Job) -> None:
-        if job.spooled is not None and job.spooled.name in self._names:
-            return  # a look into the spool has found it before its put was done
-        older = self._waiting.pop(job.key, None)
-        if older is not None:
-            self.counters["replaced"] += 1
-            self._drop(older)
-            if older.spooled is not None:
-                self._in_background(self._forget_files, older.spooled.name)
-        self._waiting[job.key] = job
-        self._items += 1
-        self._bytes += job.size
-        if job.spooled is not None:
-            self._names.add(job.spooled.name)
-
-    def _drop(self, job: _Job) -> None:
-        """A job will not be sent, or has been."""
-        self._items -= 1
-        self._bytes -= job.size
-        if job.spooled is not None:
-            self._names.discard(job.spooled.name)
+    def _forget_later(self, name: str) -> None:
+        self._in_background(self._forget_files, name)
 
     def _forget_files(self, name: str) -> None:
         async def forget() -> None:
@@ -268,9 +185,7 @@ class WriteBehind:
 
     def pending(self, key: bytes) -> _core.Entry | None:
         """The entry of a key that waits in memory: who put it finds it."""
-        with self._lock:
-            job = self._waiting.get(key) or self._sending.get(key)
-            return None if job is None or job.withdrawn else job.entry
+        return self._jobs.pending(key)
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -283,9 +198,10 @@ class WriteBehind:
         self._loop = call_in_background(call, *args)
 
     def _wake(self) -> None:
+        if not self._jobs.waiting:
+            return
         with self._lock:
-            idle = SENDERS - len(self._senders) - self._starting
-            if idle <= 0 or not self._waiting:
+            if len(self._senders) + self._starting >= SENDERS:
                 return
             self._starting += 1
         self._in_background(self._start_sender)
@@ -307,40 +223,26 @@ class WriteBehind:
     def _sender_ended(self, task: asyncio.Task[None]) -> None:
         with self._lock:
             self._senders.pop(task, None)
-            # Those whose key is on its way are taken by the sender that has it.
-            ready = [j.not_before for key, j in self._waiting.items() if key not in self._sending]
-            pause = max(self._paused_until, min(ready, default=0.0)) - time.monotonic()
+        due = self._jobs.next_try()  # after that: whoever added a job saw this sender until then
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s: a sender failed", self.tier.name, exc_info=task.exception())
-        if ready and not self._closed:
-            asyncio.get_running_loop().call_later(max(0.0, pause), self._wake)
+        if due is not None and not self._jobs.closed:
+            pause = max(0.0, due - time.monotonic())
+            asyncio.get_running_loop().call_later(pause, self._wake)
 
     async def _send_all(self) -> None:
-        while (job := self._take()) is not None:
+        while (job := self._jobs.take()) is not None:
             outcome = "retried"
             try:
                 outcome = await self._send(job)
             except Exception as error:
                 self.tier.note_fault("write", error)
             finally:
-                self._ended(job, outcome)
-            if len(self._waiting) > 1:
+                self._jobs.ended(job, outcome)
+            if self._jobs.waiting > 1:
                 self._wake()
 
-    def _take(self) -> _Job | None:
-        """The job that has waited longest and whose key is not on its way already."""
-        with self._lock:
-            now = time.monotonic()
-            if self._closed or now < self._paused_until:
-                return None
-            for key, job in self._waiting.items():
-                if key not in self._sending and job.not_before <= now:
-                    del self._waiting[key]
-                    self._sending[key] = job
-                    return job
-            return None
-
-    async def _send(self, job: _Job) -> str:
+    async def _send(self, job: Job) -> str:
         if job.spooled is None or self.spool is None:
             assert job.entry is not None
             return await self._send_entry(job, job.entry, None)
@@ -362,7 +264,7 @@ class WriteBehind:
         finally:
             claim.release()
 
-    async def _send_entry(self, job: _Job, entry: _core.Entry, claim: Claim | None) -> str:
+    async def _send_entry(self, job: Job, entry: _core.Entry, claim: Claim | None) -> str:
         if job.withdrawn or self._is_dead(entry):
             outcome = "invalidated"
         else:
@@ -380,33 +282,6 @@ class WriteBehind:
             await claim.finish()
         return outcome
 
-    def _ended(self, job: _Job, outcome: str) -> None:
-        again = outcome in ("retried", "busy") and not job.withdrawn
-        with self._lock:
-            if outcome == "retried":
-                self._pause = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, self._pause * 2))
-                wait = self._pause * (1 - 0.2 * self._random())
-                self._paused_until = time.monotonic() + wait
-            elif outcome == "busy":
-                job.not_before = time.monotonic() + BUSY_SECONDS
-            else:
-                self._pause = 0.0
-            if outcome in self.counters:
-                self.counters[outcome] += 1
-            newer = job.key in self._waiting
-            if not again or newer:
-                self._drop(job)
-            del self._sending[job.key]
-            if again and newer:
-                self.counters["replaced"] += 1
-                if job.spooled is not None:
-                    self._in_background(self._forget_files, job.spooled.name)
-            elif again:
-                self._waiting[job.key] = job
-                if outcome == "retried":
-                    self._waiting.move_to_end(job.key, last=False)
-            self._tell()
-
     # --- what others left -------------------------------------------------------------------------
 
     def _scan_soon(self) -> None:
@@ -419,14 +294,14 @@ class WriteBehind:
 
     def _plan_scan(self) -> None:
         """Look again after a while, as long as somebody uses this queue."""
-        if self._scan_planned or self._closed or self.spool is None:
+        if self._scan_planned or self._jobs.closed or self.spool is None:
             return
         self._scan_planned = True
         mine = weakref.ref(self)
 
         def due() -> None:
             queue = mine()
-            if queue is not None and not queue._closed:
+            if queue is not None and not queue._jobs.closed:
                 queue._scan_planned = False
                 queue._scan_soon()
 
@@ -437,26 +312,16 @@ class WriteBehind:
         many seconds ago.
         """
         now = time.monotonic()
-        if self.spool is None or now - self._scanned < age or self._closed:
+        if self.spool is None or now - self._scanned < age or self._jobs.closed:
             return
         self._scanned = now
         newest: dict[bytes, Spooled] = {}
-        for job in await self.spool.jobs(frozenset(self._names)):  # the oldest first
+        for job in await self.spool.jobs(self._jobs.names):  # the oldest first
             older = newest.get(job.key)
             newest[job.key] = job
             if older is not None:
                 await self._forget_older(older)
-        stale: list[Spooled] = []
-        with self._lock:
-            for job in newest.values():
-                ours = self._waiting.get(job.key) or self._sending.get(job.key)
-                if job.name in self._names or self._closed:
-                    continue
-                if ours is not None and ours.spooled and ours.spooled.made_ms >= job.made_ms:
-                    stale.append(job)
-                else:
-                    self._add(_Job(job.key, job.size, job.source, job.kind, spooled=job))
-        for job in stale:
+        for job in self._jobs.adopt(newest.values()):
             await self._forget_older(job)
 
     async def _forget_older(self, job: Spooled) -> None:
@@ -472,8 +337,7 @@ class WriteBehind:
     @property
     def left(self) -> int:
         """Entries that have not been sent."""
-        with self._lock:
-            return len(self._waiting) + len(self._sending)
+        return self._jobs.left
 
     async def withdraw(self, meant: Callable[[bytes], bool]) -> None:
         """Do not send what waits for these keys, whoever put it, and wait for what is on its
@@ -483,20 +347,12 @@ class WriteBehind:
         await self._withdraw(meant)
 
     async def _withdraw(self, meant: Callable[[bytes], bool]) -> None:
-        with self._lock:
-            dropped = [self._waiting.pop(key) for key in list(self._waiting) if meant(key)]
-            for job in dropped:
-                self._drop(job)
-            on_their_way = [job for key, job in self._sending.items() if meant(key)]
-            for job in on_their_way:
-                job.withdrawn = True
-            self._tell()
+        dropped, on_their_way = self._jobs.withdraw(meant)
         for job in dropped:
             if job.spooled is not None and self.spool is not None:
                 await self.spool.remove(job.spooled.name)
-        await self._until(
-            lambda: all(self._sending.get(job.key) is not job for job in on_their_way),
-            BLOCK_SECONDS,
+        await self._jobs.until(
+            lambda: not any(self._jobs.is_sending(job) for job in on_their_way), BLOCK_SECONDS
         )
 
     async def flush(self, seconds: float) -> int:
@@ -507,17 +363,16 @@ class WriteBehind:
         return await self._flush(seconds)
 
     async def _flush(self, seconds: float) -> int:
-        with self._lock:
-            self._paused_until = 0.0
+        self._jobs.hurry()
         self._wake()
-        await self._until(lambda: not self.left, seconds)
+        await self._jobs.until(lambda: not self.left, seconds)
         return self.left
 
     async def aclose(self, seconds: float) -> None:
         """Send what waits, at most so long, and end. What is left in the spool stays for whoever
         comes; what is left in memory is lost, and said to be.
         """
-        if self._closed:
+        if self._jobs.closed:
             return
         await self._flush(seconds)
         senders = self._end()
@@ -529,18 +384,14 @@ class WriteBehind:
                 await asyncio.sleep(0.01)
 
     def _end(self) -> list[asyncio.Task[None]]:
+        lost, kept = self._jobs.close()
         with self._lock:
-            self._closed = True
-            left = [*self._waiting.values(), *self._sending.values()]
-            lost = sum(job.spooled is None for job in left)
-            self.counters["lost"] += lost
             senders = list(self._senders)
             loop = self._loop
-            self._tell()
         if lost:
             logger.warning("%s: %d entries were put but never sent", self.tier.name, lost)
-        if len(left) > lost:
-            logger.info("%s: %d entries wait in the spool", self.tier.name, len(left) - lost)
+        if kept:
+            logger.info("%s: %d entries wait in the spool", self.tier.name, kept)
         for task in senders:
             if loop is not None and not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)
@@ -548,11 +399,10 @@ class WriteBehind:
 
     def end_at_exit(self, until: float) -> None:
         """``aclose`` for a process that ends without it; blocks."""
-        with self._lock:
-            self._paused_until = 0.0
+        self._jobs.hurry()
         self._wake()
         while time.monotonic() < until:
-            future = self._next_change()
+            future = self._jobs.next_change()
             if not self.left:
                 return
             wait_for_futures([future], max(0.0, until - time.monotonic()))
@@ -561,46 +411,7 @@ class WriteBehind:
 
     def describe(self) -> dict[str, Any]:
         """For ``get_stats``."""
-        with self._lock:
-            jobs = [*self._waiting.values(), *self._sending.values()]
-            oldest = min((job.since for job in jobs), default=None)
-            return {
-                **self.counters,
-                "items": self._items,
-                "bytes": self._bytes,
-                "oldest_seconds": 0.0 if oldest is None else time.monotonic() - oldest,
-                "durable": self.spool is not None,
-            }
-
-    def _next_change(self) -> Future[None]:
-        future: Future[None] = Future()
-        with self._lock:
-            self._changed.append(future)
-        return future
-
-    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
-        """Wait until ``done()``, which is asked at every change, at most so long."""
-        until = time.monotonic() + seconds
-        while True:
-            future = self._next_change()  # before the question, so that no change is missed
-            left = until - time.monotonic()
-            if done() or left <= 0:
-                return
-            if is_inline():
-                wait_for_futures([future], left)
-                continue
-            waiter = asyncio.wrap_future(future)
-            try:
-                await asyncio.wait({waiter}, timeout=left)
-            finally:
-                waiter.cancel()
-
-    def _tell(self) -> None:
-        """Something changed; the lock is held."""
-        changed, self._changed = self._changed, []
-        for future in changed:
-            if future.set_running_or_notify_cancel():
-                future.set_result(None)
+        return {**self._jobs.describe(), "durable": self.spool is not None}
 
 
 _queues: weakref.WeakSet[WriteBehind] = weakref.WeakSet()

@@ -24,8 +24,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cogcache.behind.FIRST_PAUSE_SECONDS", 0.005)
-    monkeypatch.setattr("cogcache.behind.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("cogcache.backlog.FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr("cogcache.backlog.LONGEST_PAUSE_SECONDS", 0.01)
 
 
 def over(**policy: Any) -> tuple[CacheManager, HeldTier]:

@@ -23,9 +23,9 @@ from cogcache.spool import Claim, Spool, destination_of
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cogcache.behind.FIRST_PAUSE_SECONDS", 0.005)
-    monkeypatch.setattr("cogcache.behind.LONGEST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("cogcache.behind.BUSY_SECONDS", 0.005)
+    monkeypatch.setattr("cogcache.backlog.FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr("cogcache.backlog.LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("cogcache.backlog.BUSY_SECONDS", 0.005)
 
 
 def local_at(path: Path, **options: Any) -> FilesystemCacheBackend:
