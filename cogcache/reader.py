@@ -119,7 +119,7 @@ class Reader:
         value_parts = [p for p in parts.values() if p.kind != "doc"]
         if not value_parts or (len(value_parts) == 1 and value_parts[0].kind == "blob"):
             if value_parts:
-                if entry.value_type() in ("bytes", "bytearray"):
+                if await tier.value_type(entry) in ("bytes", "bytearray"):
                     return cls(tier, entry, value_parts[0], reading)
             else:
                 value = await tier.load(entry)

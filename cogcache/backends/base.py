@@ -252,6 +252,10 @@ class CacheBackend(ABC):
         data: bytes = await _bridge.run(entry, "read", part, start, stop)
         return data
 
+    async def value_type(self, entry: _core.Entry) -> str:
+        """The type of the value of a fetched entry, such as ``"bytes"``, without its bytes."""
+        return entry.value_type()
+
     async def copy_to(self, entry: _core.Entry, sink: ContainerSink) -> str | None:
         """Write the container of a fetched entry into ``sink``, a piece at a time, whatever its
         size: every byte that ``sink.written`` does not have yet. Publishing it is the caller's.

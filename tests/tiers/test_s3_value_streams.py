@@ -105,6 +105,17 @@ async def test_the_range_after_three_in_a_row_is_there_without_a_request(
     await manager.aclose()
 
 
+async def test_a_value_with_much_metadata_is_read_by_range(s3_place: S3Place) -> None:
+    manager = manager_over(tier_at(s3_place))
+    await manager.put_stream(
+        "key", sliced(), metadata={"noise": random.Random(1).randbytes(900_000)}
+    )
+    fresh = manager_over(tier_at(s3_place))  # whose first look does not reach to the document
+    assert await fresh.read_range("key", CHUNK, CHUNK + 10) == DATA[CHUNK : CHUNK + 10]
+    await fresh.aclose()
+    await manager.aclose()
+
+
 async def test_a_source_that_fails_leaves_no_object_and_no_upload(
     s3_place: S3Place, tmp_path: Path
 ) -> None:

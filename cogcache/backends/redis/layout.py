@@ -132,14 +132,18 @@ class Manifest:
         return found
 
 
-def cut_of(container: memoryview, entry: _core.Entry) -> int:
+def cut_of(size: int, footer: Buffer, entry: _core.Entry) -> int:
     """Where to cut a container: all of a small one is rest; else the document where it and what
     follows are small, or the index.
+
+    Args:
+        size: Of the container.
+        footer: Its last 48 bytes.
+        entry: Opened from it.
     """
-    size = len(container)
     if size <= WHOLE_BYTES:
         return HEAD_BYTES
-    index = size - 112 - index_bytes(container[-48:])
+    index = size - 112 - index_bytes(footer)
     parts = entry.parts()
     if parts and parts[-1].kind == "doc":
         document = index - parts[-1].stored_size

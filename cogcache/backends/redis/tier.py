@@ -20,6 +20,7 @@ from cogcache.backends.base import (
     ContainerSink,
     missing_ranges,
 )
+from cogcache.backends.receiving import Receiver
 from cogcache.backends.redis.client import (
     BULK_FACTOR,
     FullError,
@@ -29,16 +30,13 @@ from cogcache.backends.redis.client import (
 )
 from cogcache.backends.redis.layout import (
     FIXED_BYTES,
-    HEAD_BYTES,
     Manifest,
     Names,
-    cut_of,
     index_bytes,
 )
-from cogcache.backends.redis.reading import BATCH_BYTES, RemoteBytes, here
+from cogcache.backends.redis.reading import RemoteBytes, here
 from cogcache.backends.redis.scripts import (
     BEGIN_TAGS,
-    COMMIT,
     INVALIDATE,
     RAISE_ORIGIN,
     REFRESH,
@@ -47,6 +45,7 @@ from cogcache.backends.redis.scripts import (
 from cogcache.backends.redis.slots import TAIL_BYTES, refreshed_tail
 from cogcache.backends.redis.tags import CHANGES, MOST_TAGS, Tags, fresh_origin, member
 from cogcache.backends.redis.tags import PAGE as PAGE_OF_TAGS
+from cogcache.backends.redis.writing import SLICES_LONGER_MS, RedisUpload, Writes
 from cogcache.backends.s3.errors import AbsentError, MisconfiguredError, RefusedError, S3Error
 from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.config import RedisCacheConfig
@@ -60,8 +59,6 @@ T = TypeVar("T")
 
 THREADS: Final = 4  # for readers of parts of large entries
 REPLACED: Final = 20  # how often an entry may be replaced under a reader before that is a miss
-STAGED_MS: Final = 600_000  # how long slices live that no manifest names yet
-SLICES_LONGER_MS: Final = 60_000  # than their manifest, which goes first
 PAGE: Final = 500  # names of one SCAN
 SCAN_TAIL_BYTES: Final = 8 * 1024
 SCAN_BATCH: Final = 100  # manifests looked at in one request
@@ -95,6 +92,7 @@ class RedisBackend(CacheBackend):
         super().__init__(config)
         self._client = RedisClient(config)
         self._lane = Lane("redis", THREADS, self._client.breaker)
+        self._writes = Writes(self._client, config.slice_size)
         self._names = Names(config.prefix)
         self._tags = Tags()
         self._clock: Callable[[], float] = time.monotonic
@@ -218,6 +216,11 @@ class RedisBackend(CacheBackend):
         except S3Error as error:
             self.note_fault("read", error)
             raise
+
+    async def value_type(self, entry: _core.Entry) -> str:
+        if entry.in_memory:
+            return entry.value_type()
+        return await self._in_lane(lambda call: entry.value_type())
 
     async def copy_to(self, entry: _core.Entry, sink: ContainerSink) -> str | None:
         if entry.in_memory:
@@ -434,58 +437,73 @@ class RedisBackend(CacheBackend):
         container = memoryview(await _bridge.run(image, "tobytes"))
         try:
             return await self._write(image.key, container)
-        except FullError as error:
-            self.note_fault("write", error)
+        except S3Error as error:
+            return self._write_failed(error)
+
+    def _write_failed(self, error: S3Error) -> str:
+        """Count a fault; the word for it."""
+        self.note_fault("write", error)
+        if isinstance(error, FullError):
             return "no-space"
-        except ReadOnlyServerError as error:
-            self.note_fault("write", error)
+        if isinstance(error, ReadOnlyServerError):
             self._denied_until = self._clock() + DENIED_SECONDS
             return "read-only"
-        except MisconfiguredError as error:
-            self.note_fault("write", error)
-            return "read-only" if error.denied else "unavailable"
-        except S3Error as error:
-            self.note_fault("write", error)
-            return "unavailable"
+        if isinstance(error, MisconfiguredError) and error.denied:
+            return "read-only"
+        return "unavailable"
 
     async def _write(self, key: bytes, container: memoryview) -> str | None:
         entry = _core.Entry.from_reader(
             len(container), lambda offset, size: container[offset : offset + size], key
         )
+        life = await self._admit(entry)
+        if isinstance(life, str):
+            return life
+        base = self._names.of_key(key)
+        if not await self._writes.put(base, container, entry, life):
+            return "no-space"  # the server let go of a slice before the manifest came
+        self.note_works("write")
+        return None
+
+    async def _admit(self, entry: _core.Entry) -> int | str | None:
+        """How long the server is to keep an entry, or a word for why it does not take it."""
         life = self._life_of(entry)
         if life is not None and life <= 0:
             return "expired"
         await self.prepare()
-        if self._largest is not None and len(container) > self._largest:
+        if self._largest is not None and entry.length > self._largest:
             return "too-large"
         pairs = entry.meta.get(META_TAGS)
         if pairs:
             await self._sync_tags()
             if any(captured < self._tags.floor for _, captured in pairs):
                 return "tag-invalidated"
-        base = self._names.of_key(key)
-        cut = cut_of(container, entry)
-        manifest = Manifest.of(container, cut, self.config.slice_size)
-        names = self._slice_names(base, manifest)
+        return life
+
+    async def receive(
+        self, key: bytes, token: int, *, source: int = 0, kind: int = 0
+    ) -> Receiver | str:
+        """See ``RedisUpload``: in slices as they come, so that two of them are in memory."""
+        del source, kind
+        if self._clock() < self._denied_until:
+            return "read-only"
+        if self._client.breaker.refuses():
+            return "unavailable"
         try:
-            await self._put_slices(names, manifest, container)
-            kept = await self._client.script(
-                COMMIT,
-                [Names.manifest(base)],
-                base,
-                manifest.pack(),
-                "" if life is None else life,
-                "" if life is None else life + SLICES_LONGER_MS,
-            )
-        except BaseException:
-            # Nobody sees them, and they would go by themselves in a while.
-            with contextlib.suppress(S3Error):
-                await self._unlink(names)
-            raise
-        if not kept:
-            return "no-space"  # the server let go of a slice before the manifest came
-        self.note_works("write")
-        return None
+            await self.prepare()
+        except S3Error as error:
+            return self._write_failed(error)
+        return RedisUpload(
+            self._client,
+            self._writes,
+            key,
+            self._names.of_key(key),
+            token,
+            self._largest,
+            admit=self._admit,
+            failed=self._write_failed,
+            finished=lambda: self.note_works("write"),
+        )
 
     def _life_of(self, entry: _core.Entry) -> int | None:
         """How long the server keeps an entry, milliseconds; ``None`` is for ever. That it has
@@ -496,47 +514,6 @@ class RedisBackend(CacheBackend):
             return None
         grace = max(stale, int(entry.meta.get(META_STALE_IF_ERROR) or 0))
         return expires + grace - self.now_ms()
-
-    @staticmethod
-    def _slice_names(base: bytes, manifest: Manifest) -> list[bytes]:
-        prefix = Names.slice_prefix(base, manifest.token)
-        return [prefix + b"%d" % number for number in range(manifest.slices)]
-
-    async def _put_slices(
-        self, names: Sequence[bytes], manifest: Manifest, container: memoryview
-    ) -> None:
-        """The slices, in requests of up to 1 MiB or one slice. They have a short life until the
-        manifest names them, so that a killed writer leaves nothing.
-        """
-        number = 0
-        while number < len(names):
-            batch: list[tuple[bytes, memoryview]] = []
-            size = 0
-            while number < len(names):
-                count = manifest.slice_bytes(number)
-                if batch and size + count > BATCH_BYTES:
-                    break
-                start = HEAD_BYTES + number * manifest.slice_size
-                batch.append((names[number], container[start : start + count]))
-                size += count
-                number += 1
-
-            async def work(client: Any, batch: list[tuple[bytes, memoryview]] = batch) -> None:
-                pipe = client.pipeline(transaction=False)
-                for name, data in batch:
-                    pipe.set(name, data, px=STAGED_MS)
-                await pipe.execute()
-
-            await self._client.run(work, factor=BULK_FACTOR)
-
-    async def _unlink(self, names: Sequence[bytes]) -> None:
-        for first in range(0, len(names), 1000):
-            some = names[first : first + 1000]
-
-            async def work(client: Any, some: Sequence[bytes] = some) -> None:
-                await client.unlink(*some)
-
-            await self._client.run(work)
 
     async def refresh(self, key: bytes, ttl_ms: int | None) -> bool:
         base = self._names.of_key(key)
@@ -683,7 +660,7 @@ class RedisBackend(CacheBackend):
                 and answers[2 * number + 1] != token.to_bytes(8, "little")
             ]
             if lost:
-                await self._unlink(lost)
+                await self._writes.unlink(lost)
             removed += len(lost)
         return removed
 

@@ -312,6 +312,11 @@ class S3Backend(CacheBackend):
             self.note_fault("read", error)
             raise
 
+    async def value_type(self, entry: _core.Entry) -> str:
+        if entry.in_memory:
+            return entry.value_type()
+        return await self._in(self._client.small, lambda call: entry.value_type())
+
     async def copy_to(self, entry: _core.Entry, sink: ContainerSink) -> str | None:
         """See ``CacheBackend.copy_to``: ranges of 8 MiB, four at a time, 32 MiB in memory. A
         generation that is no longer there is ``"changed"``.
