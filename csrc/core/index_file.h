@@ -216,10 +216,10 @@ int cog_file_lock_patiently(struct cog_index_file *file, uint64_t byte);
 /* --- sums and slots --- */
 
 struct cog_sum {
-    uint64_t held;   /* all writers */
-    uint64_t known;  /* totals of the counted shards */
-    uint64_t moving; /* held + known + what the uncounted ones are bounded by; UINT64_MAX: there is
-                        no bound */
+    uint64_t held;    /* all writers */
+    uint64_t known;   /* totals of the counted shards */
+    uint64_t moving;  /* held + known + what the uncounted ones are bounded by; UINT64_MAX: there is
+                         no bound */
     unsigned unknown; /* shards */
 };
 void cog_index_sum(struct cog_index_file *file, struct cog_sum *sum);
