@@ -660,6 +660,14 @@ static unsigned long calls_of_a_put(struct cog_store *store, unsigned entries)
     return most;
 }
 
+static unsigned long calls_of_a_look(struct cog_store *store)
+{
+    struct cog_store_stats stats;
+    unsigned long before = faults_calls();
+    cog_store_get_stats(store, &stats);
+    return faults_calls() - before;
+}
+
 /*
  * No directory is walked and nothing is looked up one by one: the calls of a put do not grow with
  * the entries, nor do those of a put that has to evict. (A table that grows costs a few, once.)
@@ -673,7 +681,9 @@ static void test_a_put_costs_the_same_however_much_there_is(struct kit *kit)
     options.fs = kit->fs;
     struct cog_store *store = kit_open(kit, &options);
     unsigned long few = calls_of_a_put(store, 1000);
+    unsigned long looked = calls_of_a_look(store);
     CHECK(calls_of_a_put(store, many) <= few + 4);
+    CHECK(calls_of_a_look(store) <= looked); /* nor are statistics a walk */
     cog_store_close(store);
     struct cog_store_stats stats;
     options.max_bytes = UINT64_C(64) << 20; /* far below what is there */
