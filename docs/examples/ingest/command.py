@@ -48,6 +48,7 @@ def choose(video: Path | None, work: Path) -> Chosen:
         ImportError: The packages of the stages are not installed.
     """
     if video is not None:
+        video = video.expanduser()  # a shell leaves the "~" of `make demo VIDEO=~/x.mp4` as it is
         check_file(video)  # even where nothing is installed
     from ingest import media, stages
 

@@ -271,8 +271,7 @@ class _Telling:
                 [
                     life.name,
                     *(str(life.count(by)) for by in ("computed", "own disk", "S3")),
-                    size(life.total("received")),
-                    size(life.total("sent")),
+                    *(size(n) if n else "-" for n in map(life.total, ("received", "sent"))),
                     *(str(count) for count in (gets, puts, counts.total())),
                 ]
             )
