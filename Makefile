@@ -2,7 +2,7 @@
 # Whatever they need and this machine lacks, .ci/setup installs (Debian, Ubuntu) or names.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-fleet test lint bench docs wheel clean
+.PHONY: help venv demo demo-fleet test torture lint bench docs wheel clean
 SHELL := /bin/sh
 
 BIN := .venv/bin
@@ -30,6 +30,10 @@ test: .venv/built ## build and run every test (COGCACHE_TEST_WITHOUT=redis,swift
 	@.ci/setup --servers
 	@$(MAKE) --no-print-directory -s -j2 -C tests/c check
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+torture: .venv/built ## run the long forms of the campaigns: kills, faults, forks, sizes (hours)
+	@.ci/setup --servers
+	@COGCACHE_TORTURE=1 $(BIN)/python -m pytest -q -n 2 --dist load -m torture
 
 lint: .venv/built ## check style, types, stubs, layout and warnings
 	$(BIN)/ruff check .

@@ -140,6 +140,17 @@ def test_plain_make_lists_the_targets() -> None:
     answer = run("make", "--no-print-directory")
     assert answer.returncode == 0, answer.stderr
     listed = re.findall(r"^  make ([\w-]+) +\S", answer.stdout, re.MULTILINE)
-    wanted = {"venv", "demo", "demo-fleet", "test", "lint", "bench", "docs", "wheel", "clean"}
+    wanted = {
+        "venv",
+        "demo",
+        "demo-fleet",
+        "test",
+        "torture",
+        "lint",
+        "bench",
+        "docs",
+        "wheel",
+        "clean",
+    }
     assert wanted <= set(listed)
     assert len(answer.stdout.splitlines()) == len(listed), "one line each"

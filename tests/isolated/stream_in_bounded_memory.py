@@ -50,4 +50,5 @@ async def main(directory: str, size: int) -> None:
     await manager.aclose()
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]) << 20))
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]) << 20))

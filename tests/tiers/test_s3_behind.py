@@ -53,7 +53,9 @@ async def sent_by_another(path: Path, place: S3Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "kills", [200, pytest.param(1000, marks=pytest.mark.torture)], ids=["short", "long"]
+    "kills",
+    [200, pytest.param(1000, marks=[pytest.mark.torture, pytest.mark.timeout(1800)])],
+    ids=["short", "long"],
 )
 async def test_kills_lose_nothing_that_was_acknowledged(
     tmp_path: Path, s3_place: S3Place, s3_proxy: Proxy, kills: int
@@ -154,4 +156,50 @@ async def test_a_value_that_was_removed_while_it_was_uploaded_does_not_come_back
     tier = tier_at(s3_place)
     assert await tier.fetch(key_bytes("key")) == "absent"
     await tier.aclose()
+    await manager.aclose()
+
+
+@pytest.mark.parametrize("fault", ["black_hole", "hold"])
+async def test_a_local_put_does_not_wait_for_a_store_that_is_silent(
+    tmp_path: Path, proxied_place: S3Place, s3_place: S3Place, s3_proxy: Proxy, fault: str
+) -> None:
+    manager = behind_manager(tmp_path, proxied_place, timeout_seconds=400)
+    local, remote = manager.backends
+    assert await manager.set("before", 0)
+    assert await manager.flush(60) == 0
+    known = names_in(s3_place)
+    s3_proxy.set(fault, **({"where": "before"} if fault == "hold" else {}))
+    for number in range(100):
+        stored = await manager.store(f"key:{number}", number)
+        assert (stored.tiers, stored.later) == ((local.name,), (remote.name,))
+        assert await manager.get(f"key:{number}") == number
+        if number == 0 and fault == "hold":  # a sender is waiting from here on
+            await asyncio.to_thread(s3_proxy.wait_held)
+    # All of that came to its end while no request of the store had: none well, none with a fault.
+    assert names_in(s3_place) == known
+    assert (remote.last_fault, remote.down_since) == (None, None)
+    s3_proxy.clear()
+    s3_proxy.release()
+    s3_proxy.drop()
+    assert await manager.flush(120) == 0
+    assert len(names_in(s3_place)) == len(known) + 100
+    await manager.aclose()
+
+
+async def test_what_is_put_through_is_there_locally_before_a_silent_store_answers(
+    tmp_path: Path, proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    files = FilesystemCacheConfig(base_path=tmp_path, max_size_mb=100)
+    manager = CacheManager(CacheConfig([files, config_at(proxied_place, timeout_seconds=400)]))
+    local, remote = manager.backends
+    assert await manager.set("before", 0)
+    s3_proxy.set("hold", kind="PutObject", where="before")
+    putting = asyncio.create_task(manager.store("key", "value"))
+    await asyncio.to_thread(s3_proxy.wait_held)
+    assert await local.get("key") == "value"
+    assert await manager.get("key") == "value"
+    assert not putting.done()
+    s3_proxy.clear()
+    s3_proxy.release()
+    assert (await putting).tiers == (local.name, remote.name)
     await manager.aclose()

@@ -225,6 +225,25 @@ async def test_a_larger_value_is_its_parts_and_two_more(tier: S3Backend, s3_prox
     assert await tier.get("large") == value
 
 
+@pytest.mark.parametrize("parts", [8, pytest.param(64, marks=pytest.mark.torture)])
+async def test_a_put_of_n_times_16_mib_is_n_requests_and_two_more(
+    tier: S3Backend, s3_proxy: Proxy, parts: int
+) -> None:
+    """1 GiB: 66 requests, each part sent once."""
+    size = parts * 16 * MIB - (64 << 10)  # room for what the container adds
+    assert await tier.set("large", blob(size))
+    counts = s3_proxy.counts()
+    assert counts["kinds"] == {
+        "CreateMultipartUpload": 1,
+        "UploadPart": parts,
+        "CompleteMultipartUpload": 1,
+    }
+    assert size < counts["bytes_up"] <= parts * 16 * MIB + 4096 + 256 * parts
+    s3_proxy.zero()
+    assert (await entry_of(tier, "large", index_only=True)).parts()[0].raw_size == size
+    assert taken(s3_proxy) == {"GetObject": 1}
+
+
 async def test_the_first_artifact_of_a_video_leaves_a_trace(
     tier: S3Backend, s3_proxy: Proxy, s3_place: S3Place
 ) -> None:

@@ -148,9 +148,9 @@ class Proxy:
 
         ``connections``, ``open`` (now), ``requests``, ``kinds`` (requests by kind), ``bytes_up``
         (bodies of S3 requests, whole Redis commands), ``bytes_down`` (everything), ``body_down``
-        (bodies of answers by kind), ``turns`` (Redis: times a client had to wait for an answer
-        before it sent on), ``held`` (now), ``errors`` (of the proxy itself).
-        """
+        (bodies of answers by kind), ``faults`` (requests that met one), ``turns`` (Redis: times a
+        client had to wait for an answer before it sent on), ``held`` (now), ``errors`` (of the
+        proxy itself)."""
         counts: dict[str, Any] = self._ask("counts")
         return counts
 

@@ -27,6 +27,7 @@ class Http:
         while head := await wire.read_head(self.client.reader):
             request = wire.Request(*head)
             faults = self.proxy.rules.met_by(request.kind, request.path)
+            self.proxy.counts["faults"] += bool(faults)
             self.client.meet({})
             await self.take_body(request, faults)
             entry = self.proxy.note(

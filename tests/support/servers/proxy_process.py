@@ -237,6 +237,7 @@ class Proxy:
             kind, *rest = wire.words(command)
             name = kind.decode("latin-1").upper()
             faults = self.rules.met_by(name, (rest[0] if rest else b"").decode("latin-1"))
+            self.counts["faults"] += bool(faults)
             client.meet(faults)
             self.counts["turns"] += waited
             self.counts["bytes_up"] += len(command)
