@@ -5,6 +5,7 @@ local store without being held in memory.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -30,8 +31,9 @@ def copy_parallel(
 ) -> str | None:
     """Bring what ``sink`` lacks of an object: ranges of 8 MiB, four at a time, each written as it
     comes, so that at most 32 MiB are in memory. In a thread of the work lane; ``None`` or the
-    sink's word for why it takes no more.
+    sink's word for why it takes no more. Once this ends, however it does, ``sink`` is left alone.
     """
+    writing = threading.Lock()
     word = sink.write_at(tail.start, tail.data)
     ranges = list(missing_ranges(sink.written, tail.size, RANGE_BYTES))
     flying: list[tuple[Call, Future[str | None]]] = []
@@ -47,15 +49,17 @@ def copy_parallel(
                     reads.range_into(
                         part, client.bulk, name, start, memoryview(room), tail.size, tail.etag
                     )
-                    return sink.write_at(start, room)
+                    with writing:
+                        return None if part.abandoned else sink.write_at(start, room)
 
                 flying.append((part, client.bulk.submit(work, part)))
             wait_for(call, flying[0][1])
             word = flying.pop(0)[1].result()
     finally:
-        for part, future in flying:
-            part.abandoned = True
-            future.cancel()
+        with writing:
+            for part, future in flying:
+                part.abandoned = True
+                future.cancel()
     return word
 
 
