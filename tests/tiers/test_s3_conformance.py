@@ -27,10 +27,7 @@ class TestS3(BackendConformance):
     def _place(self, s3_server: S3Server, s3_place: S3Place) -> None:
         self.misses_while_replaced = s3_server.misses_while_replaced
         numbers = iter(range(100))
-        # Patient: what is asked here is not how fast a busy machine answers.
-        self.make: Callable[[], S3Backend] = lambda: tier_at(
-            s3_place, f"/t{next(numbers)}", timeout_seconds=60
-        )
+        self.make: Callable[[], S3Backend] = lambda: tier_at(s3_place, f"/t{next(numbers)}")
 
     async def make_tier(self) -> CacheBackend:
         return self.make()

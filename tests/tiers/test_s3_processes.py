@@ -66,7 +66,7 @@ def frame(number: int) -> bytes:
 def test_forks_of_a_process_that_reads_get_only_their_own_answers(
     proxied_place: S3Place, s3_proxy: Proxy, rounds: int
 ) -> None:
-    tier = tier_at(proxied_place, timeout_seconds=60)
+    tier = tier_at(proxied_place)
 
     async def read(seed: int) -> int:
         """How many frames were wrong."""
@@ -100,7 +100,7 @@ def test_sixteen_processes_create_one_key_and_one_wins(
     proxied_place: S3Place, s3_proxy: Proxy
 ) -> None:
     key = Key("prof", b"\5" * 16, "embeddings", {})
-    tier = tier_at(proxied_place, timeout_seconds=60)
+    tier = tier_at(proxied_place)
     can = asyncio.run(tier.prepare())
     start_out, start_in = os.pipe()
     ready_out, ready_in = os.pipe()

@@ -6,11 +6,15 @@ that need it fail and say what to install; ``COGCACHE_TEST_WITHOUT=redis,swift``
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import pytest
+
+from cogcache import _fork
+from cogcache.backends.s3.lanes import Lane
 
 from .certs import certificate
 from .process import MissingServer, Server
@@ -85,10 +89,21 @@ def shared_servers() -> Iterator[Shared]:
         yield shared
 
 
+def wait_for_lanes(seconds: float = 60.0) -> None:
+    """Let the threads of S3 tiers end what nobody waits for any more: their second tries would log,
+    and draw random numbers, in the next test.
+    """
+    until = time.monotonic() + seconds
+    for lane in [thing for thing in _fork._known if isinstance(thing, Lane)]:
+        while lane.describe()["under_way"] and time.monotonic() < until:
+            time.sleep(0.005)
+
+
 @pytest.fixture
-def s3_server(request: pytest.FixtureRequest, shared_servers: Shared) -> S3Server:
+def s3_server(request: pytest.FixtureRequest, shared_servers: Shared) -> Iterator[S3Server]:
     """The session's S3 server: every one in turn, or those of the mark ``s3``."""
-    return shared_servers.get(request.param, S3_SERVERS[request.param])
+    yield shared_servers.get(request.param, S3_SERVERS[request.param])
+    wait_for_lanes()
 
 
 @pytest.fixture
