@@ -95,7 +95,8 @@ class Tiers:
             answers = await tier.fetch_many(encoded)
         except Exception as error:
             self.failed(tier, "read", error)
-            return ["unavailable" for _ in encoded]
+            none: list[_core.Entry | str] = ["unavailable"] * len(encoded)
+            return none
         return [self._heard(tier, answer) for answer in answers]
 
     def _heard(self, tier: CacheBackend, answer: _core.Entry | str) -> _core.Entry | str:

@@ -186,7 +186,7 @@ class Store:
             except BotoCoreError:
                 return False
             except ClientError as error:
-                lacks = error.response["Error"]["Code"]
+                lacks = error.response.get("Error", {}).get("Code")
             with contextlib.suppress(BotoCoreError, ClientError):
                 if lacks == "NoSuchBucket":
                     s3.create_bucket(Bucket=BUCKET)
