@@ -301,7 +301,7 @@ def started(tmp_path: Path, video: Path) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("   keyframes"):
+        if line == "   log: transcribing\n":
             break
     return process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from pathlib import Path
@@ -69,9 +70,10 @@ class LargeStages(QuickStages):
 
 
 class WaitingStages(QuickStages):
-    """The transcript waits for ever, reporting its progress."""
+    """The transcript says that it has begun, and goes on for ever."""
 
     def transcribe(self, path: Path, *, progress: Any) -> dict[str, Any]:
+        logging.getLogger("cogcache").warning("transcribing")
         while True:
             progress(1, 2)
             threading.Event().wait(0.01)

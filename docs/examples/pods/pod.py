@@ -13,7 +13,9 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -195,11 +197,20 @@ def fingerprint(value: Any) -> str:
     return digest.hexdigest()
 
 
+_go_on = threading.Semaphore(0)
+
+
 async def report(event: str, **about: Any) -> None:
     """Tell what happened, and wait until whoever listens says go on."""
     tell(event, **about)
-    if not await asyncio.to_thread(sys.stdin.readline):
-        raise SystemExit("nobody listens any more")
+    await asyncio.to_thread(_go_on.acquire)
+
+
+def listen() -> None:
+    """Hear when to go on; end at once when whoever started this pod is gone."""
+    while heard := os.read(sys.stdin.fileno(), 1024):
+        _go_on.release(len(heard))
+    os._exit(1)
 
 
 def tell(event: str, **about: Any) -> None:
@@ -216,6 +227,7 @@ class Log(logging.Handler):
 
 def main(stages: Any) -> int:
     """Run the pod that the first argument describes, with these stages."""
+    threading.Thread(target=listen, daemon=True).start()
     logging.getLogger("cogcache").addHandler(Log())
     given = json.loads(sys.argv[1])
     asyncio.run(work(Job(**{**given, "settle": tuple(given["settle"])}), stages))

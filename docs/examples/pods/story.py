@@ -181,7 +181,6 @@ class _Telling:
         async with self.started(pod, video, fps, settle=ARTIFACTS) as process:
             async for event in process.events():
                 self.note(life, event)
-                process.go_on()
         if not life.values:
             raise PodError(f"{name} ended with status {process.status}; its message is above")
         return life
@@ -198,7 +197,6 @@ class _Telling:
                     self.store.kill()
                 if event["event"] == "done":
                     break
-                process.go_on()
             if not life.values:
                 raise PodError(f"{name} ended with status {process.status}; its message is above")
             waiting = life.steps[ARTIFACTS[-1]]["waiting"]
@@ -310,16 +308,15 @@ class PodProcess:
         return self._process.returncode if self._process else None
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """What it tells, until it ends."""
-        assert self._process is not None and self._process.stdout is not None
+        """What it tells, until it ends. It goes on when the next event is asked for."""
+        assert self._process is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
         async for line in self._process.stdout:
-            yield json.loads(line)
+            event = json.loads(line)
+            yield event
+            if event["event"] != "log":  # nobody waits after a line of the log
+                self._process.stdin.write(b"\n")
         await self._process.wait()
-
-    def go_on(self) -> None:
-        """Let it go on after an event other than a line of its log."""
-        assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(b"\n")
 
     async def kill(self) -> None:
         """``kill -9``, unless it has ended."""
