@@ -226,6 +226,7 @@ struct cog_tags {
     struct cog_tags_options options;
     pthread_mutex_t table_mutex; /* the table; held for memory only */
     pthread_mutex_t log_mutex;   /* reading and writing the log; comes before the other */
+    bool process_locks;          /* the lock of the log is the process', not a descriptor's */
     struct table table;
     bool loaded;
     bool lost;          /* the log cannot be read as one and not be replaced: the floor stands in */
@@ -360,6 +361,43 @@ static uint64_t new_version(const struct cog_tags *tags, uint64_t newest)
     return now > newest ? now : newest + 1;
 }
 
+/* --- alone in the process ------------------------------------------------------------------ */
+
+/*
+ * Locks that belong to processes say nothing between the handles of one, and whoever closes any
+ * descriptor of the log drops the lock of whoever has it. There, all handles of this process open
+ * the log one after the other.
+ */
+static pthread_mutex_t alone = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t alone_once = PTHREAD_ONCE_INIT;
+
+static void alone_in_child(void)
+{
+    (void)pthread_mutex_init(&alone, NULL); /* whoever had it is not in the child */
+}
+
+static void alone_handle_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL, alone_in_child);
+}
+
+/* False: another handle is at it, and `may_wait` is false. */
+static bool alone_begin(const struct cog_tags *tags, bool may_wait)
+{
+    if (!tags->process_locks) {
+        return true;
+    }
+    (void)pthread_once(&alone_once, alone_handle_forks);
+    return (may_wait ? pthread_mutex_lock(&alone) : pthread_mutex_trylock(&alone)) == 0;
+}
+
+static void alone_end(const struct cog_tags *tags)
+{
+    if (tags->process_locks) {
+        (void)pthread_mutex_unlock(&alone);
+    }
+}
+
 /* --- lock ---------------------------------------------------------------------------------- */
 
 static int log_is_current(struct cog_tags *tags, int fd)
@@ -428,25 +466,35 @@ static enum cog_status start_over(struct cog_tags *tags, struct cog_error *err)
     return status;
 }
 
-static enum cog_status load_once(struct cog_tags *tags, struct cog_error *err)
+/* A table of the log as it is now, and which log that is. */
+static enum cog_status read_table(struct cog_tags *tags, struct log_head *head,
+                                  struct cog_stat *stat, struct table *table, struct cog_error *err)
 {
-    struct log_head head = {0};
     struct cog_buf records = {0};
-    struct table table = {0};
-    struct cog_stat stat;
     int fd = tags->fs->open(tags->options.root, LOG_NAME, O_RDONLY | O_NONBLOCK, 0);
     if (fd < 0) {
         return fd == -ENOENT || fd == -ELOOP ? COG_ERR_DAMAGED : log_error(fd, "opening", err);
     }
-    int rc = tags->fs->stat(fd, &stat);
-    enum cog_status status = rc < 0                ? log_error(rc, "fstat of", err)
-                             : !S_ISREG(stat.mode) ? COG_ERR_DAMAGED
-                                                   : COG_OK;
+    int rc = tags->fs->stat(fd, stat);
+    enum cog_status status = rc < 0                 ? log_error(rc, "fstat of", err)
+                             : !S_ISREG(stat->mode) ? COG_ERR_DAMAGED
+                                                    : COG_OK;
     if (status == COG_OK) {
-        status = fill_table(tags, fd, &head, &records, &table, err);
+        status = fill_table(tags, fd, head, &records, table, err);
     }
     tags->fs->close(fd);
     cog_buf_release(&records);
+    return status;
+}
+
+static enum cog_status load_once(struct cog_tags *tags, struct cog_error *err)
+{
+    struct log_head head = {0};
+    struct table table = {0};
+    struct cog_stat stat;
+    (void)alone_begin(tags, true);
+    enum cog_status status = read_table(tags, &head, &stat, &table, err);
+    alone_end(tags);
     if (status != COG_OK) {
         cog_free(table.slots);
         return status;
@@ -501,7 +549,7 @@ static enum cog_status load(struct cog_tags *tags, struct cog_error *err)
  * The commit slots as they are now: has anything happened since the table was filled? Reads 128
  * bytes that are in memory, or says COG_ERR_WOULD_BLOCK to who must not wait for them.
  */
-static enum cog_status look_at_log(struct cog_tags *tags, bool may_block, bool *changed)
+static enum cog_status look_alone(struct cog_tags *tags, bool may_block, bool *changed)
 {
     const struct cog_fs *fs = tags->fs;
     unsigned char bytes[RECORDS_AT];
@@ -521,6 +569,16 @@ static enum cog_status look_at_log(struct cog_tags *tags, bool may_block, bool *
                  decode_head(bytes, &head) && head.seq == tags->seq);
     fs->close(fd);
     return COG_OK;
+}
+
+static enum cog_status look_at_log(struct cog_tags *tags, bool may_block, bool *changed)
+{
+    if (!alone_begin(tags, may_block)) {
+        return COG_ERR_WOULD_BLOCK;
+    }
+    enum cog_status status = look_alone(tags, may_block, changed);
+    alone_end(tags);
+    return status;
 }
 
 struct clock_reading {
@@ -742,11 +800,13 @@ static enum cog_status invalidate(struct cog_tags *tags, const struct cog_tag_na
     enum cog_status status = COG_ABSENT;
     for (unsigned tries = 0; tries < 4 && status == COG_ABSENT; tries++) {
         int fd = -1;
+        (void)alone_begin(tags, true);
         status = lock_log(tags, &fd, err);
         if (status == COG_OK) {
             status = invalidate_locked(tags, fd, names, count, err);
             tags->fs->close(fd); /* and unlocks */
         }
+        alone_end(tags);
         if (status == COG_ERR_DAMAGED || status == COG_ABSENT) {
             struct cog_error ignored;
             enum cog_status loaded = load(tags, &ignored); /* replaces what is lost or damaged */
@@ -797,6 +857,7 @@ enum cog_status cog_tags_open(const struct cog_fs *fs, const struct cog_tags_opt
     }
     tags->fs = fs;
     tags->options = *options;
+    tags->process_locks = !fs->locks_are_per_description();
     mutexes_init(tags);
     enum cog_status status = cog_tags_refresh(tags, true, err);
     if (status != COG_OK) {

@@ -1,6 +1,8 @@
 /* Versions of tags: through the store, over processes, and with a log that is lost or damaged. */
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -92,6 +94,82 @@ static void test_a_process_sees_the_invalidations_of_another(struct kit *kit)
         CHECK_EQ(kit_in_child(kit, false, child_invalidates), 0);
         CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
     }
+    cog_store_close(store);
+}
+
+enum { WRITERS = 3, TAGS_EACH = 60 };
+
+struct writer {
+    const struct kit *kit;
+    unsigned number;
+    unsigned refused;
+};
+
+static void name_tag(unsigned writer, unsigned i, char out[32])
+{
+    (void)snprintf(out, 32, "writer %u tag %u", writer, i);
+}
+
+static void *invalidate_many(void *context)
+{
+    struct writer *writer = context;
+    struct cog_store *store = kit_open(writer->kit, NULL);
+    for (unsigned i = 0; i < TAGS_EACH; i++) {
+        char tag[32];
+        name_tag(writer->number, i, tag);
+        enum cog_status status = COG_ERR_BUSY;
+        for (unsigned tries = 0; tries < KIT_PATIENCE && status == COG_ERR_BUSY; tries++) {
+            status = invalidate(store, tag);
+        }
+        writer->refused += status != COG_OK;
+    }
+    cog_store_close(store);
+    return NULL;
+}
+
+static int child_invalidates_many(const struct kit *kit)
+{
+    struct writer writer = {kit, WRITERS, 0};
+    (void)invalidate_many(&writer);
+    return writer.refused != 0;
+}
+
+static void *in_a_child(void *context)
+{
+    const struct kit *kit = context;
+    return kit_in_child(kit, false, child_invalidates_many) == 0 ? NULL : context;
+}
+
+/* Stores of several threads, and of another process: none takes back what another has said. */
+static void test_invalidations_at_once_are_all_kept(struct kit *kit)
+{
+    struct writer writers[WRITERS];
+    pthread_t threads[WRITERS + 1];
+    void *failed;
+    cog_store_close(kit_open(kit, NULL));
+    /* first: a fork that meets the others at work is another test's */
+    REQUIRE(pthread_create(&threads[WRITERS], NULL, in_a_child, kit) == 0);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        writers[i] = (struct writer){kit, i, 0};
+        REQUIRE(pthread_create(&threads[i], NULL, invalidate_many, &writers[i]) == 0);
+    }
+    for (unsigned i = 0; i < WRITERS; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK_EQ(writers[i].refused, 0);
+    }
+    pthread_join(threads[WRITERS], &failed);
+    CHECK(failed == NULL);
+    struct cog_store *store = kit_open(kit, NULL);
+    uint64_t never = version_of(store, "never invalidated");
+    unsigned lost = 0;
+    for (unsigned i = 0; i <= WRITERS; i++) {
+        for (unsigned tag_number = 0; tag_number < TAGS_EACH; tag_number++) {
+            char tag[32];
+            name_tag(i, tag_number, tag);
+            lost += version_of(store, tag) <= never;
+        }
+    }
+    CHECK_EQ(lost, 0);
     cog_store_close(store);
 }
 
@@ -335,6 +413,7 @@ int main(void)
     KIT_RUN(test_invalidation_outdates_what_was_captured_before);
     KIT_RUN(test_two_stores_see_each_others_invalidations_at_once);
     KIT_RUN(test_a_process_sees_the_invalidations_of_another);
+    KIT_RUN(test_invalidations_at_once_are_all_kept);
     KIT_RUN(test_nowait_never_answers_from_an_old_table);
     KIT_RUN(test_a_lost_or_damaged_log_outdates_everything);
     KIT_RUN(test_a_new_root_takes_what_was_captured_before_it_was_made);
