@@ -56,7 +56,7 @@ def test_the_same_request_is_made_once(made: list[dict[str, Any]]) -> None:
         ({"threshold": 1.0}, {"threshold": np.float64(1.0)}),
         ({"max_frames": 1}, {"max_frames": np.int64(1)}),
         ({"strategy": "fps", "fps": 2}, {"strategy": "fps", "fps": Fraction(2)}),
-        ({"revision": "a"}, {"image_codec": "a"}),
+        ({"revision": "png"}, {"image_codec": "png"}),
         ({"threshold": 0.5}, {"threshold": 0.5, "max_frames": 4}),
     ],
 )
