@@ -112,7 +112,7 @@ async def explain_miss(
     """Ask every tier about ``key`` and look for entries of the same source and artifact. Counts
     nothing.
     """
-    answers = tuple([await _answer(tier, key) for tier in manager.backends])
+    answers = tuple([await _answer(manager, tier, key) for tier in manager.backends])
     note = _NEVER_LOOKED_AT if source.kind == "opaque" else ""
     if any(answer.present for answer in answers):
         return Explanation(key, artifact, source.uri, "hit", answers, (), note=note)
@@ -131,11 +131,9 @@ async def explain_miss(
     return Explanation(key, artifact, source.uri, reason, answers, nearest, len(near), note)
 
 
-async def _answer(tier: CacheBackend, key: Key) -> TierAnswer:
-    try:
-        found = await tier.fetch(key.encoded, index_only=True)
-    except Exception as error:
-        return TierAnswer(tier.name, False, f"unavailable ({type(error).__name__})")
+async def _answer(manager: CacheManager, tier: CacheBackend, key: Key) -> TierAnswer:
+    # As a lookup asks: what one tier has may have been invalidated in another.
+    found = await manager._tiers.fetch(tier, key.encoded, index_only=True)
     if isinstance(found, str):
         return TierAnswer(tier.name, False, found)
     now = tier.now_ms()

@@ -43,6 +43,8 @@ async def first_computes_and_second_does_not(folder: Path, remote: Any) -> None:
         await again.cache.invalidate_tags("mine")
         found = await (await again.video(video)).lookup("transcript", language="en")
         assert found.reason == "tag-invalidated"
+        why = await (await again.video(video)).explain("transcript", language="en")
+        assert why.reason == "tag-invalidated"
 
 
 @pytest.mark.s3("weed", "bare")
