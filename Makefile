@@ -47,8 +47,10 @@ lint: .venv/built ## check style, types, stubs, layout and warnings
 	@$(MAKE) --no-print-directory -s -j2 -C tests/c warnings
 	COGCACHE_WERROR=1 $(BIN)/python setup.py -q build --build-base build/lint
 
-bench: .venv/built ## measure hit and put beside plain files, aiofiles, diskcache and joblib
+bench: .venv/built ## measure beside plain files, aiofiles, diskcache, joblib, boto3 and redis-py
+	@.ci/setup --servers
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.bench_remote
 
 docs: .venv/built .venv/docs ## build the documentation into docs/_build
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build

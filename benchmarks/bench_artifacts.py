@@ -330,14 +330,14 @@ def file_system(folder: Path) -> str:
     return kind
 
 
-def replace_between(path: Path, text: str) -> None:
+def replace_between(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Put ``text`` between the two marks in ``path``."""
     page = path.read_text(encoding="utf-8")
-    before, found, rest = page.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
     if not (found and ended):
-        raise SystemExit(f"{path} has no lines {BEGIN} and {END} to write between")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{path} has no lines {begin} and {end} to write between")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
