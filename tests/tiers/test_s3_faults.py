@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from support.servers.fixtures import wait_for_lanes
 from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
 from support_s3 import entry_of, names_in, object_of, tier_at
@@ -61,22 +62,29 @@ async def hasty(proxied_place: S3Place, s3_proxy: Proxy) -> S3Backend:
 async def test_an_outage_opens_the_breaker_and_costs_no_requests_then(
     hasty: S3Backend, s3_proxy: Proxy, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    breaker = hasty._client.small.breaker
+    now = 1000.0
+    breaker._clock = lambda: now
     s3_proxy.set(fault)
     s3_proxy.drop()
     calls = 0
-    while hasty._client.small.breaker.state == "closed":
+    while breaker.state == "closed":
         answers = await asyncio.gather(*(hasty.fetch(key_bytes(f"k{calls}{n}")) for n in range(5)))
         assert answers == ["unavailable"] * 5
         calls += 5
         assert calls <= 20
-    asked = sum(hasty._client.requests.values())
+    await asyncio.to_thread(wait_for_lanes)
+    asked = dict(hasty._client.requests)
     draft = hasty.draft(key_bytes("new"), "value", ttl_ms=None)
     for number in range(200):
-        word = await hasty.fetch(key_bytes(f"later:{number}"))
-        assert word == "unavailable"
-    if hasty._client.small.breaker.state == "open":  # the next probe may be due by now
-        assert await hasty.write(draft) == "unavailable"
-    assert sum(hasty._client.requests.values()) - asked <= 2
+        assert await hasty.fetch(key_bytes(f"later:{number}")) == "unavailable"
+    assert await hasty.write(draft) == "unavailable"
+    assert hasty._client.requests == asked
+    now += breaker.retry_seconds  # a probe is due
+    assert await hasty.fetch(key_bytes("later")) == "unavailable"
+    assert await hasty.fetch(key_bytes("latest")) == "unavailable"
+    await asyncio.to_thread(wait_for_lanes)
+    assert hasty._client.requests == asked | {"get_object": asked["get_object"] + 2}
     downs = [r for r in caplog.records if "going on without it" in r.getMessage()]
     assert 1 <= len(downs) <= 2
     assert not hasty._gone._kept, "an outage is no absence"

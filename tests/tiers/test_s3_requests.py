@@ -203,6 +203,21 @@ async def test_what_was_just_written_is_never_taken_for_absent(
     assert await tier.get("key") == 1
 
 
+async def test_second_tries_are_told_as_requests_too(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    tier = tier_at(proxied_place)
+    s3_proxy.set("drop", kind="PutObject", skip=2, times=1)
+    s3_proxy.set("lost_answer", kind="GetObject", times=1)
+    value = blob(100_000)
+    assert await tier.set("key", value) and await tier.get("key") == value
+    usage = await tier.usage()
+    counts = s3_proxy.counts()
+    names = {name.title().replace("_", ""): count for name, count in usage["requests"].items()}
+    assert names == counts["kinds"] and counts["kinds"]["GetObject"] == 3
+    assert usage["bytes_out"] == counts["bytes_up"]
+
+
 # --- writing -----------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.servers.fixtures import wait_for_lanes
 from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
 from support_s3 import entry_of, names_in, tier_at
@@ -141,8 +142,7 @@ async def test_a_copy_goes_on_where_it_stopped(proxied_place: S3Place, s3_proxy:
     assert await tier.copy_to(entry, sink) == "no-space"
     sink.most = 100
     before = set(sink.data)
-    while tier._client.bulk.describe()["under_way"]:  # what was on its way when there was no space
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(wait_for_lanes)  # for what was on its way when there was no space
     assert set(sink.data) == before
     s3_proxy.zero()
     assert await tier.copy_to(entry, sink) is None

@@ -71,7 +71,8 @@ class S3Client:
         bulk: For larger transfers.
         work: For what makes several requests and waits for those in the bulk lane. Its own go
             through the client of the small lane, which is why that has spare connections.
-        requests: How many requests of each operation were made, answered or not.
+        requests: How many requests of each operation were sent, second tries of botocore's
+            included, answered or not.
         bytes_out: Bytes of the bodies of those that carried objects.
     """
 
@@ -119,9 +120,6 @@ class S3Client:
             if attempt is None:
                 raise NotAskedError(f"not asked: the breaker is {lane.breaker.state}")
             call.attempt, call.heard = attempt, False
-            with self._lock:
-                self.requests[operation] = self.requests.get(operation, 0) + 1
-                self.bytes_out += len(params.get("Body", b""))
             try:
                 client = self._client(lane.name)
                 answer: dict[str, Any] = getattr(client, operation)(
@@ -244,10 +242,22 @@ class S3Client:
             region_name=region,
             config=Config(**options),
         )
+        client.meta.events.register("before-send.s3", self._count)
         if self._config.endpoint_url:
             # botocore would look for the bucket's region at AWS' addresses, again and again.
             client.meta.events.register_first("needs-retry.s3", _refuse_redirect)
         return client
+
+    def _count(self, event_name: str, request: Any, **_: Any) -> None:
+        from botocore import xform_name
+
+        operation = event_name.rpartition(".")[2]
+        carries = operation in ("PutObject", "UploadPart")
+        size = int(request.headers.get("Content-Length", 0)) if carries else 0
+        name = xform_name(operation)
+        with self._lock:
+            self.requests[name] = self.requests.get(name, 0) + 1
+            self.bytes_out += size
 
     def _forget_clients(self) -> None:
         with self._lock:
