@@ -410,6 +410,13 @@ static int log_is_current(struct cog_tags *tags, int fd)
     return rc < 0 ? rc : open.inode == named.inode && open.device == named.device;
 }
 
+/* By name first: a child forked meanwhile holds a copy of the descriptor, and so of the lock. */
+static void unlock_log(struct cog_tags *tags, int fd)
+{
+    (void)tags->fs->lock(fd, 0, COG_UNLOCK);
+    tags->fs->close(fd);
+}
+
 /*
  * Open and lock the log against other writers. Where locks do not work (table-less roots) it goes
  * on without: appends then rest on the commit slots alone, and two of one instant may lose one.
@@ -423,14 +430,16 @@ static enum cog_status lock_log(struct cog_tags *tags, int *out, struct cog_erro
             return fd == -ENOENT ? COG_ABSENT : log_error(fd, "opening", err);
         }
         int rc = tags->fs->lock(fd, 0, COG_LOCK_EXCLUSIVE);
-        if (rc == 0 || (rc != -EAGAIN && rc != -EACCES && rc != -EINTR)) {
-            rc = log_is_current(tags, fd); /* compacted while we waited? */
-            if (rc == 1) {
-                *out = fd;
-                return COG_OK;
-            }
+        bool is_held_by_another = rc == -EAGAIN || rc == -EACCES || rc == -EINTR;
+        if (!is_held_by_another && log_is_current(tags, fd) == 1) { /* not compacted meanwhile */
+            *out = fd;
+            return COG_OK;
         }
-        tags->fs->close(fd);
+        if (is_held_by_another) {
+            tags->fs->close(fd);
+        } else {
+            unlock_log(tags, fd);
+        }
         tags->fs->sleep_us(pause);
         pause = pause < 1000 ? 2 * pause : 1000;
     }
@@ -804,7 +813,7 @@ static enum cog_status invalidate(struct cog_tags *tags, const struct cog_tag_na
         status = lock_log(tags, &fd, err);
         if (status == COG_OK) {
             status = invalidate_locked(tags, fd, names, count, err);
-            tags->fs->close(fd); /* and unlocks */
+            unlock_log(tags, fd);
         }
         alone_end(tags);
         if (status == COG_ERR_DAMAGED || status == COG_ABSENT) {

@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -164,6 +165,41 @@ static void test_invalidations_at_once_are_all_kept(struct kit *kit)
         }
     }
     CHECK_EQ(lost, 0);
+    cog_store_close(store);
+}
+
+static bool fork_now;
+static pid_t forked;
+
+static int fork_and_sync(int fd)
+{
+    if (fork_now) {
+        fork_now = false;
+        forked = fork();
+        while (forked == 0) {
+            pause();
+        }
+    }
+    return cog_fs_system()->sync_data(fd);
+}
+
+/* Its copy of the descriptor stays open for as long as it lives; the lock must not. */
+static void test_a_child_forked_during_an_invalidation_keeps_no_lock(struct kit *kit)
+{
+    struct cog_fs table = *kit->fs;
+    table.sync_data = fork_and_sync;
+    kit->fs = &table;
+    struct cog_store *store = kit_open(kit, NULL);
+    CHECK_EQ(invalidate(store, "first"), COG_OK);
+    fork_now = true;
+    CHECK_EQ(invalidate(store, "second"), COG_OK);
+    CHECK(!fork_now);
+    REQUIRE(forked > 0);
+    CHECK_EQ(invalidate(store, "third"), COG_OK);
+    struct cog_store *other = kit_open(kit, NULL);
+    CHECK_EQ(invalidate(other, "fourth"), COG_OK);
+    CHECK(kill(forked, SIGKILL) == 0 && waitpid(forked, NULL, 0) == forked);
+    cog_store_close(other);
     cog_store_close(store);
 }
 
@@ -408,6 +444,7 @@ int main(void)
     KIT_RUN(test_two_stores_see_each_others_invalidations_at_once);
     KIT_RUN(test_a_process_sees_the_invalidations_of_another);
     KIT_RUN(test_invalidations_at_once_are_all_kept);
+    KIT_RUN(test_a_child_forked_during_an_invalidation_keeps_no_lock);
     KIT_RUN(test_nowait_never_answers_from_an_old_table);
     KIT_RUN(test_a_lost_or_damaged_log_outdates_everything);
     KIT_RUN(test_a_new_root_takes_what_was_captured_before_it_was_made);
