@@ -51,9 +51,7 @@ enum cog_part_kind {
     COG_PART_DOC = 0xF0
 };
 
-/* --- writing
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- writing --------------------------------------------------------------------------------- */
 
 /*
  * Where finished bytes go, strictly forward. With `stable`, `data` stays valid and unchanged until
@@ -140,9 +138,7 @@ uint64_t cog_entry_writer_token(const struct cog_entry_writer *writer);
 void cog_entry_writer_free(
     struct cog_entry_writer *writer); /* accepts NULL; unfinished = abandoned */
 
-/* --- reading
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- reading --------------------------------------------------------------------------------- */
 
 /*
  * Bytes of one container. `read` fills all of `size` bytes or fails; it is never asked for bytes

@@ -51,9 +51,7 @@ enum { COG_SHARDS = 256, COG_WRITER_SLOTS = 512 };
  */
 #define COG_INDEX_MOVED COG_ERR_CLOSED
 
-/* --- names
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- names ----------------------------------------------------------------------------------- */
 
 enum { COG_OBJECT_PATH_SIZE = 48, COG_TEMP_PATH_SIZE = 64 };
 /* "objects/<2 hex>/<30 hex>" and "objects/<2 hex>", relative to the root. */
@@ -66,9 +64,7 @@ bool cog_object_name_parse(unsigned shard, const char *name, struct cog_digest *
  * if that is more. */
 uint64_t cog_charge(const struct cog_stat *stat, uint32_t block_size);
 
-/* --- opening
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- opening --------------------------------------------------------------------------------- */
 
 struct cog_victim;
 struct cog_index_hooks { /* all optional */
@@ -136,9 +132,7 @@ struct cog_index_stats {
 };
 void cog_index_get_stats(struct cog_index *index, struct cog_index_stats *out);
 
-/* --- reserving [V1-V4]
- * ------------------------------------------------------------------------------------------------
- */
+/* --- reserving [V1-V4] ----------------------------------------------------------------------- */
 
 struct cog_reservation { /* a value of the caller; all zeroes = none. Fields are this module's
                             business */
@@ -176,8 +170,7 @@ bool cog_reservation_is_ours(const struct cog_reservation *reservation);
  * dies. */
 void cog_index_temp_path(const struct cog_reservation *reservation, char out[COG_TEMP_PATH_SIZE]);
 
-/* --- one shard, locked [L1-L3]
- * ---------------------------------------------------------------------------------------- */
+/* --- one shard, locked [L1-L3] --------------------------------------------------------------- */
 
 struct cog_index_lock { /* a value on the caller's stack; fields are this module's business */
     struct cog_index *index;
@@ -267,9 +260,7 @@ void cog_index_set_stuck(struct cog_index_lock *lock, const struct cog_digest *d
 void cog_index_set_expires(struct cog_index_lock *lock, const struct cog_digest *digest,
                            uint32_t expires);
 
-/* --- without a lock
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- without a lock -------------------------------------------------------------------------- */
 
 /* Record a use [G2]: one store in mapped memory, no system call. Nothing at all when there is no
  * table. */
@@ -287,9 +278,7 @@ enum cog_status cog_index_peek(struct cog_index *index, const struct cog_digest 
 bool cog_index_tag_counter(struct cog_index *index, uint64_t *value);
 void cog_index_bump_tag_counter(struct cog_index *index); /* after the log is written and synced */
 
-/* --- evicting [E1-E5]
- * -------------------------------------------------------------------------------------------------
- */
+/* --- evicting [E1-E5] ------------------------------------------------------------------------ */
 
 struct cog_victim {
     struct cog_digest digest;
@@ -315,9 +304,7 @@ enum cog_status cog_index_remove_victim(struct cog_index *index, struct cog_vict
 enum cog_status cog_index_evict_one(struct cog_index *index, uint64_t *freed,
                                     struct cog_error *err);
 
-/* --- care
- * -------------------------------------------------------------------------------------------------------------
- */
+/* --- care ------------------------------------------------------------------------------------ */
 
 /* The one job of warm-up and sweep over all processes; COG_ERR_BUSY: somebody has it. */
 enum cog_status cog_index_job_begin(struct cog_index *index, struct cog_error *err);

@@ -5,10 +5,15 @@
  * The file, all numbers little- or big-endian as the machine has them, since it never leaves the
  * boot it was made in:
  *
- *     0        struct cog_index_head, one page
- *     4096     struct cog_index_shards, three pages: one element of each array per shard, written
- * under its lock 16384    512 slots of 64 bytes 49152    256 regions of region_bytes: struct
- * cog_region_head (64 B), hot[capacity], row[capacity]
+ * - at 0: struct cog_index_head, one page
+ *
+ * - at 4096: struct cog_index_shards, three pages; one element of each array per shard, written
+ *   under its lock
+ *
+ * - at 16384: 512 slots of 64 bytes
+ *
+ * - at 49152: 256 regions of region_bytes; struct cog_region_head (64 bytes), hot[capacity],
+ *   row[capacity]
  *
  * Sparse: head, shard words and slots are allocated at creation, a region as far as its table
  * reaches. Every number in it may be garbage at any time and is clamped before use.

@@ -64,9 +64,7 @@ struct cog_tag_iter {
 void cog_tag_iter_init(struct cog_tag_iter *iter, const struct cog_meta *meta);
 enum cog_status cog_tag_iter_next(struct cog_tag_iter *iter, struct cog_tag_ref *tag);
 
-/* --- freshness
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- freshness ------------------------------------------------------------------------------- */
 
 enum { COG_SLOT_SIZE = 32 };
 #define COG_NEVER ((UINT64_C(1) << 48) - 1) /* of ttl_ms and stale_ms: no end */

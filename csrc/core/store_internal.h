@@ -39,8 +39,7 @@ enum {
 };
 #define COG_LEAST_LIMIT UINT64_C(17000000)
 
-/* --- caches of one store
- * ------------------------------------------------------------------------------------------- */
+/* --- caches of one store --------------------------------------------------------------------- */
 
 /*
  * Which parts of which writes have been verified in this process: fingerprints of (device, inode,
@@ -75,9 +74,7 @@ struct cog_loose {
 };
 #define COG_LOOSE_UNKNOWN UINT64_MAX
 
-/* --- the store
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- the store ------------------------------------------------------------------------------- */
 
 struct cog_store {
     const struct cog_fs *fs;
@@ -142,8 +139,7 @@ uint64_t cog_store_charge(const struct cog_store *store, const struct cog_stat *
 enum cog_status cog_store_write_error(struct cog_store *store, int error, const char *what,
                                       struct cog_error *err);
 
-/* --- reading (store_read.c)
- * ---------------------------------------------------------------------------------------- */
+/* --- reading (store_read.c) ------------------------------------------------------------------ */
 
 struct cog_object {
     struct cog_store *store;
@@ -170,8 +166,7 @@ enum cog_status cog_store_read_slots(const struct cog_store *store, int fd, uint
 uint32_t cog_store_seconds(
     uint64_t expires_ms); /* as a row keeps it: rounded up, 0 = never or beyond 2106 */
 
-/* --- writing (store_write.c)
- * ---------------------------------------------------------------------------------------- */
+/* --- writing (store_write.c) ----------------------------------------------------------------- */
 
 /*
  * One put under way: a temp file and what is reserved for it. In table-less mode nothing is
@@ -208,8 +203,7 @@ bool cog_put_make_room(struct cog_store *store, uint64_t bytes);
 void cog_put_count(struct cog_store *store, enum cog_status status); /* what became of a put */
 enum cog_status cog_put_refuse_read_only(struct cog_store *store, struct cog_error *err);
 
-/* --- removing (store_remove.c)
- * ------------------------------------------------------------------------------------- */
+/* --- removing (store_remove.c) --------------------------------------------------------------- */
 
 enum cog_remove { COG_REMOVE_UNLINK, COG_REMOVE_QUARANTINE };
 /*
@@ -227,8 +221,7 @@ enum cog_status cog_store_remove_open(struct cog_store *store, const struct cog_
 enum cog_status cog_store_reopen(struct cog_store *store, const struct cog_object *object,
                                  int flags, int *out, struct cog_error *err);
 
-/* --- table-less mode (store_loose.c)
- * ------------------------------------------------------------------------------- */
+/* --- table-less mode (store_loose.c) --------------------------------------------------------- */
 
 void cog_loose_init(struct cog_store *store);
 void cog_loose_temp_path(struct cog_store *store, const char *kind, char out[COG_LONGEST_TEMP]);
@@ -250,8 +243,7 @@ uint64_t cog_loose_used(struct cog_store *store, unsigned *unknown);
  * store_remove.c. */
 int cog_store_set_aside(struct cog_store *store, const char *path, uint64_t charge);
 
-/* --- tags (store_care.c)
- * ------------------------------------------------------------------------------------------- */
+/* --- tags (store_care.c) --------------------------------------------------------------------- */
 
 /* Are all tags of this metadata current? COG_OK, COG_ABSENT (invalidated), COG_ERR_WOULD_BLOCK,
  * COG_ERR_DAMAGED. */

@@ -4,8 +4,11 @@
  *
  * The truth is `tags.log` in the root, a file of bounded size (docs/store.md gives its bytes):
  *
- *     head 64 {magic, version, capacity, floor, check} | two commit slots of 32 | records {length,
- * sum, version, tag}
+ *     head {magic, version, capacity, floor, check}: 64 bytes
+ *
+ *     two commit slots of 32 bytes
+ *
+ *     records {length, sum, version, tag}
  *
  * A record is written first, then the commit slot that is not current, then one fdatasync covers
  * both. Whatever lies beyond the committed length is not there; a committed length that the bytes

@@ -40,8 +40,7 @@ struct build {
     size_t count, capacity;
 };
 
-/* --- verdicts ----------------------------------------------------------------------------------
- */
+/* --- verdicts -------------------------------------------------------------------------------- */
 
 static PyObject *damaged(const struct build *build, const char *what)
 {
@@ -90,8 +89,7 @@ static PyObject *as_damage(const struct build *build)
     return NULL;
 }
 
-/* --- scalars -----------------------------------------------------------------------------------
- */
+/* --- scalars --------------------------------------------------------------------------------- */
 
 /* Are there only ASCII bytes? Sixteen at a time, which compilers turn into vector code. */
 static inline bool is_ascii(const unsigned char *data, size_t size)
@@ -238,8 +236,7 @@ static inline bool quick(struct build *build, bool as_key, PyObject **value)
     return true;
 }
 
-/* --- arrays ------------------------------------------------------------------------------------
- */
+/* --- arrays ---------------------------------------------------------------------------------- */
 
 /* The dtype object for a stored name; borrowed from the cache. */
 static PyObject *dtype_of(const struct build *build, PyObject *name)
@@ -367,8 +364,7 @@ static PyObject *build_array(const struct build *build, PyObject *fields)
     return array;
 }
 
-/* --- references to parts -----------------------------------------------------------------------
- */
+/* --- references to parts --------------------------------------------------------------------- */
 
 /* The number of a frame's part, as the type that nothing else in a document becomes. */
 static PyObject *frame_ref(const struct build *build, uint32_t number)
@@ -412,8 +408,7 @@ static PyObject *build_part(struct build *build, const struct cog_mp_token *toke
     return text;
 }
 
-/* --- extensions --------------------------------------------------------------------------------
- */
+/* --- extensions ------------------------------------------------------------------------------ */
 
 static PyObject *build_hooked(const struct build *build, int ext, PyObject *payload)
 {
@@ -512,8 +507,7 @@ static PyObject *build_flat_ext(struct build *build, const struct cog_mp_token *
     }
 }
 
-/* --- the stack ---------------------------------------------------------------------------------
- */
+/* --- the stack ------------------------------------------------------------------------------- */
 
 static void drop_frame(struct build_frame *frame)
 {
@@ -588,8 +582,7 @@ static PyObject *pop(struct build *build)
     return frame.kind == BUILD_TUPLE ? object : finish_ext(build, frame.ext, object);
 }
 
-/* --- the build itself --------------------------------------------------------------------------
- */
+/* --- the build itself ------------------------------------------------------------------------ */
 
 /* Begin a nested extension. Tuples and sets go straight to their array. */
 static int enter_ext(struct build *build, const struct cog_mp_token *token)
@@ -860,8 +853,7 @@ PyObject *cog_build_plain(struct cog_py_state *state, const void *data, size_t s
     return build_all(&build);
 }
 
-/* --- step 2: memory ----------------------------------------------------------------------------
- */
+/* --- step 2: memory -------------------------------------------------------------------------- */
 
 static bool is_aligned(const unsigned char *data)
 {

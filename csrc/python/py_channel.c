@@ -344,8 +344,7 @@ static PyObject *channel_cancel(PyObject *self, PyObject *future)
     Py_RETURN_TRUE;
 }
 
-/* --- the type -----------------------------------------------------------------------------------
- */
+/* --- the type -------------------------------------------------------------------------------- */
 
 static void channel_shut(struct cog_py_channel *channel)
 {
@@ -486,8 +485,7 @@ static PyType_Spec channel_spec = {
     .slots = channel_slots,
 };
 
-/* --- the pool, as Python sees it ----------------------------------------------------------------
- */
+/* --- the pool, as Python sees it ------------------------------------------------------------- */
 
 PyObject *cog_py_await_quiet(PyObject *owner, PyObject *argument)
 {

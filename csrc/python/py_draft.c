@@ -164,8 +164,7 @@ void cog_draft_release(struct cog_draft *draft)
     memset(draft, 0, sizeof *draft);
 }
 
-/* --- arguments ---------------------------------------------------------------------------------
- */
+/* --- arguments ------------------------------------------------------------------------------- */
 
 /* An unsigned number that must be below `limit`. */
 static int read_number(PyObject *value, const char *name, uint64_t limit, uint64_t *out)
@@ -250,8 +249,7 @@ static struct cog_py_put describe(const struct cog_draft *draft)
     return about;
 }
 
-/* --- Draft -------------------------------------------------------------------------------------
- */
+/* --- Draft ----------------------------------------------------------------------------------- */
 
 static int parse_draft(PyObject *args, PyObject *kwargs, struct cog_py_draft_arguments *out)
 {
@@ -407,8 +405,7 @@ static PyType_Spec draft_spec = {
     .slots = draft_slots,
 };
 
-/* --- Image -------------------------------------------------------------------------------------
- */
+/* --- Image ----------------------------------------------------------------------------------- */
 
 PyObject *cog_py_image_new(struct cog_py_state *state, struct cog_image *image,
                            const struct cog_py_put *about, uint64_t raw_bytes, PyObject *owner)
@@ -543,8 +540,7 @@ static PyType_Spec image_spec = {
     .slots = image_slots,
 };
 
-/* --- for the store -----------------------------------------------------------------------------
- */
+/* --- for the store --------------------------------------------------------------------------- */
 
 int cog_py_put_of(struct cog_py_state *state, PyObject *what, struct cog_py_put *out)
 {

@@ -47,8 +47,7 @@ static struct cog_py_state *state_of(PyObject *object)
     return cog_py_state_of_type(Py_TYPE(object));
 }
 
-/* --- making one --------------------------------------------------------------------------------
- */
+/* --- making one ------------------------------------------------------------------------------ */
 
 static struct py_entry *new_entry(struct cog_py_state *state)
 {
@@ -301,8 +300,7 @@ static void entry_dealloc(PyObject *object)
     Py_DECREF(type);
 }
 
-/* --- verdicts ----------------------------------------------------------------------------------
- */
+/* --- verdicts -------------------------------------------------------------------------------- */
 
 static void report_damage(const struct py_entry *self)
 {
@@ -334,8 +332,7 @@ static int refuse_lent(PyObject *object, const char *operation)
     return -1;
 }
 
-/* --- parts -------------------------------------------------------------------------------------
- */
+/* --- parts ----------------------------------------------------------------------------------- */
 
 static const struct {
     uint8_t kind;
@@ -508,8 +505,7 @@ static PyObject *entry_read(PyObject *object, PyObject *args, PyObject *kwargs)
     return read_part(object, number, &part, start < stop ? start : stop, stop);
 }
 
-/* --- the value ---------------------------------------------------------------------------------
- */
+/* --- the value ------------------------------------------------------------------------------- */
 
 struct cog_object *cog_py_entry_object(PyObject *object)
 {
@@ -652,8 +648,7 @@ static PyObject *entry_value(PyObject *object, PyObject *args, PyObject *kwargs)
                : cog_py_entry_value(object, mode, max_bytes, frames);
 }
 
-/* --- many parts at once ------------------------------------------------------------------------
- */
+/* --- many parts at once ---------------------------------------------------------------------- */
 
 static PyObject *entry_check(PyObject *object, PyObject *numbers)
 {
@@ -677,8 +672,7 @@ static PyObject *entry_fetch(PyObject *object, PyObject *numbers)
     return list != NULL ? list : fail(object, status, NULL, &err);
 }
 
-/* --- the whole container -----------------------------------------------------------------------
- */
+/* --- the whole container --------------------------------------------------------------------- */
 
 static PyObject *entry_tobytes(PyObject *object, PyObject *Py_UNUSED(none))
 {
@@ -910,8 +904,7 @@ static PyObject *entry_is_expired(PyObject *object, PyObject *now)
     return PyBool_FromLong(!self->has_fresh || cog_fresh_is_expired(&self->fresh, now_ms));
 }
 
-/* --- attributes --------------------------------------------------------------------------------
- */
+/* --- attributes ------------------------------------------------------------------------------ */
 
 enum number_field {
     FIELD_TOKEN,

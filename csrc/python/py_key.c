@@ -40,8 +40,7 @@ struct pair {
 
 static int put_value(struct walk *walk, const struct step *step, PyObject *value);
 
-/* --- refusing
- * ---------------------------------------------------------------------------------------------- */
+/* --- refusing -------------------------------------------------------------------------------- */
 
 static PyObject *steps_tuple(const struct step *step)
 {
@@ -94,8 +93,7 @@ static int check(const struct step *step, enum cog_status status, PyObject *valu
     return -1;
 }
 
-/* --- single values
- * ----------------------------------------------------------------------------------------- */
+/* --- single values --------------------------------------------------------------------------- */
 
 /* The UTF-8 of a str without lone surrogates and NUL; NULL with the error set. */
 static const char *utf8_of(const struct step *step, PyObject *text, Py_ssize_t *size)
@@ -246,8 +244,7 @@ static int put_fraction(struct walk *walk, const struct step *step, PyObject *va
     return result;
 }
 
-/* --- lists and maps
- * ---------------------------------------------------------------------------------------- */
+/* --- lists and maps -------------------------------------------------------------------------- */
 
 static int enter(const struct walk *walk, const struct step *step, PyObject *value)
 {
@@ -460,8 +457,7 @@ static int put_map(struct walk *walk, const struct step *step, PyObject *map, en
     return result;
 }
 
-/* --- types that are rarer
- * ---------------------------------------------------------------------------------- */
+/* --- types that are rarer -------------------------------------------------------------------- */
 
 /*
  * Is `value` an instance of module.name? Never imports: of a module that nobody imported there are
@@ -584,8 +580,7 @@ static int put_value(struct walk *walk, const struct step *step, PyObject *value
     return put_other(walk, step, value);
 }
 
-/* --- parameters
- * -------------------------------------------------------------------------------------------- */
+/* --- parameters ------------------------------------------------------------------------------ */
 
 /* A cogcache.keys.LongValue stands for a value of which a printed key kept only the digest. */
 static int put_long_value(struct walk *walk, const struct step *step, PyObject *value)
@@ -695,8 +690,7 @@ static int put_parameter(struct walk *walk, const struct step *step, PyObject *v
     return fold(walk, step, start, value);
 }
 
-/* --- functions
- * --------------------------------------------------------------------------------------------- */
+/* --- functions ------------------------------------------------------------------------------- */
 
 static PyObject *walk_result(struct walk *walk, int result)
 {

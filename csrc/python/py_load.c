@@ -13,8 +13,7 @@
 /* Shorter plain ones are read anew: hashing 100 KB takes 2 us. */
 enum { KEPT_PLAIN_BYTES = 256 << 10 };
 
-/* --- step 1: the document ----------------------------------------------------------------------
- */
+/* --- step 1: the document -------------------------------------------------------------------- */
 
 bool cog_ext_is_nested(int8_t code)
 {
@@ -256,8 +255,7 @@ enum cog_status cog_load_document(struct cog_load *load, struct cog_error *err)
     return status;
 }
 
-/* --- step 3: the parts -------------------------------------------------------------------------
- */
+/* --- step 3: the parts ----------------------------------------------------------------------- */
 
 static enum cog_status fill_target(struct cog_load *load, const struct cog_load_target *target,
                                    struct cog_error *err)
@@ -290,8 +288,7 @@ enum cog_status cog_load_fill(struct cog_load *load, struct cog_error *err)
     return status;
 }
 
-/* --- looking -----------------------------------------------------------------------------------
- */
+/* --- looking --------------------------------------------------------------------------------- */
 
 static const char *ext_type_name(const struct cog_mp_token *token)
 {

@@ -76,8 +76,7 @@ enum cog_status cog_parts_check(const struct cog_load *load, PyObject *numbers,
     return status;
 }
 
-/* --- reading runs ------------------------------------------------------------------------------
- */
+/* --- reading runs ---------------------------------------------------------------------------- */
 
 /* A piece of the container in memory, for the reader of parts. */
 struct window {

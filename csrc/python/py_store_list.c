@@ -144,6 +144,11 @@ static int add_numbers(PyObject *dict, const struct cog_store_stats *stats,
             return -1;
         }
     }
+    return 0;
+}
+
+static int add_misses(PyObject *dict, const struct cog_store_stats *stats)
+{
     for (int miss = COG_MISS_NONE + 1; miss < COG_MISS_COUNT; miss++) {
         char name[40];
 
@@ -155,14 +160,27 @@ static int add_numbers(PyObject *dict, const struct cog_store_stats *stats,
             return -1;
         }
     }
-    return PyDict_SetItemString(dict, "table_less", stats->table_less ? Py_True : Py_False) < 0 ||
-                   PyDict_SetItemString(dict, "read_only", stats->read_only ? Py_True : Py_False) <
-                       0 ||
-                   PyDict_SetItemString(dict, "hard_limit",
-                                        stats->hard_limit ? Py_True : Py_False) < 0 ||
-                   PyDict_SetItemString(dict, "mapped", stats->mapped ? Py_True : Py_False) < 0
-               ? -1
-               : 0;
+    return 0;
+}
+
+static int add_states(PyObject *dict, const struct cog_store_stats *stats)
+{
+    const struct {
+        const char *name;
+        bool state;
+    } states[] = {
+        {"table_less", stats->table_less},
+        {"read_only", stats->read_only},
+        {"hard_limit", stats->hard_limit},
+        {"mapped", stats->mapped},
+    };
+
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
+        if (PyDict_SetItemString(dict, states[i].name, states[i].state ? Py_True : Py_False) < 0) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 struct stats_job {
@@ -192,7 +210,8 @@ static PyObject *stats_finish(struct cog_py_job *base, bool *Py_UNUSED(again))
     struct stats_job *job = (struct stats_job *)base;
     PyObject *dict = PyDict_New();
 
-    if (dict != NULL && add_numbers(dict, &job->stats, job->store.store) < 0) {
+    if (dict != NULL && (add_numbers(dict, &job->stats, job->store.store) < 0 ||
+                         add_misses(dict, &job->stats) < 0 || add_states(dict, &job->stats) < 0)) {
         Py_CLEAR(dict);
     }
     return dict;

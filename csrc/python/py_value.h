@@ -68,9 +68,7 @@ enum cog_value_ext {
 };
 enum cog_part_role { COG_ROLE_BYTES = 0, COG_ROLE_BYTEARRAY = 1, COG_ROLE_STR = 2 };
 
-/* --- writing
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- writing --------------------------------------------------------------------------------- */
 
 struct cog_draft_part {
     const void *data; /* borrowed; what keeps it alive is in the holds of the walk */
@@ -131,9 +129,7 @@ int cog_walk_plain(struct cog_py_state *state, PyObject *value, struct cog_buf *
 /* The same of the metadata of an entry; paths begin with the names of its fields. */
 int cog_walk_meta(struct cog_py_state *state, PyObject *meta, struct cog_buf *out);
 
-/* --- reading
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- reading --------------------------------------------------------------------------------- */
 
 enum cog_value_mode {
     COG_MODE_COW,  /* arrays writable; large stored ones are the private map of the file itself */

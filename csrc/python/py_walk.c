@@ -52,9 +52,7 @@ struct walk {
     const char *(*name_of)(int64_t key); /* of the fields of the outermost map; or NULL */
 };
 
-/* --- holds
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- holds ----------------------------------------------------------------------------------- */
 
 static int grow(void **items, size_t *capacity, size_t count, size_t item_size)
 {
@@ -119,8 +117,7 @@ void cog_holds_release(struct cog_holds *holds)
     memset(holds, 0, sizeof *holds);
 }
 
-/* --- errors with a path
- * -------------------------------------------------------------------------------------------- */
+/* --- errors with a path ---------------------------------------------------------------------- */
 
 static bool is_identifier(PyObject *key)
 {
@@ -256,9 +253,7 @@ static int check(enum cog_status status)
     return -1;
 }
 
-/* --- scalars
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- scalars --------------------------------------------------------------------------------- */
 
 /* The u32 part number is not known yet: arrays come before blobs and blobs before frames. */
 static int write_part(struct walk *walk, uint8_t kind, uint8_t role, const void *data, size_t size,
@@ -454,8 +449,7 @@ static int walk_int(struct walk *walk, PyObject *number)
     return walk_big_int(walk, number);
 }
 
-/* --- frames of the stack
- * --------------------------------------------------------------------------------------------*/
+/* --- frames of the stack --------------------------------------------------------------------- */
 
 static void drop_frame(struct walk_frame *frame)
 {
@@ -636,9 +630,7 @@ static int pop(struct walk *walk)
     return 0;
 }
 
-/* --- arrays
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- arrays ---------------------------------------------------------------------------------- */
 
 /* The name that is stored for a dtype; borrowed from the cache. NULL with an exception set. */
 static PyObject *dtype_name(struct walk *walk, PyObject *array)
@@ -765,8 +757,7 @@ static int walk_array(struct walk *walk, PyObject *array)
     return result;
 }
 
-/* --- everything else: through a hook
- * ------------------------------------------------------------------------------- */
+/* --- everything else: through a hook --------------------------------------------------------- */
 
 static int walk_one(struct walk *walk, PyObject *value);
 
@@ -932,9 +923,7 @@ static int walk_other(struct walk *walk, PyObject *value)
     return walk_hooked(walk, value);
 }
 
-/* --- the walk itself
- * -----------------------------------------------------------------------------------------------
- */
+/* --- the walk itself ------------------------------------------------------------------------- */
 
 static int walk_set(struct walk *walk, PyObject *value, int ext)
 {
