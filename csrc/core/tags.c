@@ -23,6 +23,7 @@ enum {
     COMMIT_SIZE = 32,
     RECORDS_AT = HEAD_SIZE + 2 * COMMIT_SIZE,
     RECORD_HEAD = 24, /* length u32, zero u32, sum u64, version u64; then the tag */
+    UNWRITTEN_LIMIT = 65536,
     LOCK_TRIES = 400, /* 20 us doubling to 1 ms: about 400 ms in all */
     LOG_BOUND = COG_TAGS_LOG_LARGEST + RECORDS_AT
 };
@@ -227,7 +228,8 @@ struct cog_tags {
     pthread_mutex_t table_mutex; /* the table; held for memory only */
     pthread_mutex_t log_mutex;   /* reading and writing the log; comes before the other */
     bool process_locks;          /* the lock of the log is the process', not a descriptor's */
-    struct table table;
+    struct table table;          /* of the log */
+    struct table unwritten;      /* what this process invalidated and the log could not be told */
     bool loaded;
     bool lost;          /* the log cannot be read as one and not be replaced: the floor stands in */
     uint64_t signal;    /* of the shared counter when the table was filled */
@@ -656,20 +658,36 @@ enum cog_status cog_tags_refresh(struct cog_tags *tags, bool may_read, struct co
 
 /* --- answers ------------------------------------------------------------------------------- */
 
+struct known {
+    uint64_t version, floor;
+};
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What the log says, and what it could not be told. */
+static struct known find_known(struct cog_tags *tags, uint64_t hash)
+{
+    struct known known;
+    pthread_mutex_lock(&tags->table_mutex);
+    known.version = larger(table_find(&tags->table, hash), table_find(&tags->unwritten, hash));
+    known.floor = larger(tags->table.floor, tags->unwritten.floor);
+    pthread_mutex_unlock(&tags->table_mutex);
+    return known;
+}
+
 uint64_t cog_tags_version(struct cog_tags *tags, const void *name, size_t size)
 {
-    uint64_t hash = tag_hash(name, size);
-    pthread_mutex_lock(&tags->table_mutex);
-    uint64_t version = table_find(&tags->table, hash);
-    uint64_t floor = tags->table.floor;
-    pthread_mutex_unlock(&tags->table_mutex);
-    return version > floor ? version : floor;
+    struct known known = find_known(tags, tag_hash(name, size));
+    return known.version > known.floor ? known.version : known.floor;
 }
 
 uint64_t cog_tags_newest(struct cog_tags *tags)
 {
     pthread_mutex_lock(&tags->table_mutex);
-    uint64_t newest = tags->table.newest;
+    uint64_t newest = larger(tags->table.newest, tags->unwritten.newest);
     pthread_mutex_unlock(&tags->table_mutex);
     return newest;
 }
@@ -677,16 +695,12 @@ uint64_t cog_tags_newest(struct cog_tags *tags)
 bool cog_tags_is_current(struct cog_tags *tags, const void *name, size_t size, uint64_t captured,
                          uint64_t now_us)
 {
-    uint64_t hash = tag_hash(name, size);
-    pthread_mutex_lock(&tags->table_mutex);
-    uint64_t version = table_find(&tags->table, hash);
-    uint64_t floor = tags->table.floor;
-    pthread_mutex_unlock(&tags->table_mutex);
-    if (captured < version || captured < floor) {
+    struct known known = find_known(tags, tag_hash(name, size));
+    if (captured < known.version || captured < known.floor) {
         return false;
     }
     /* By a clock that ran ahead: it cannot be told which came first, capture or invalidation. */
-    return version == 0 || captured == version || captured <= now_us + FUTURE_US;
+    return known.version == 0 || captured == known.version || captured <= now_us + FUTURE_US;
 }
 
 /* --- invalidate ---------------------------------------------------------------------------- */
@@ -827,6 +841,21 @@ static enum cog_status invalidate(struct cog_tags *tags, const struct cog_tag_na
                : status;
 }
 
+/* The log cannot be told: this process at least gives out nothing of it any more. */
+static void keep_unwritten(struct cog_tags *tags, const struct cog_tag_name *names, size_t count)
+{
+    pthread_mutex_lock(&tags->table_mutex);
+    uint64_t version = new_version(tags, larger(tags->table.newest, tags->unwritten.newest));
+    for (size_t i = 0; i < count; i++) {
+        uint64_t hash = tag_hash(names[i].name, names[i].size);
+        if (tags->unwritten.count >= UNWRITTEN_LIMIT ||
+            table_raise(&tags->unwritten, hash, version) != COG_OK) {
+            tags->unwritten.floor = tags->unwritten.newest = version; /* no room: all of it */
+        }
+    }
+    pthread_mutex_unlock(&tags->table_mutex);
+}
+
 enum cog_status cog_tags_invalidate(struct cog_tags *tags, const struct cog_tag_name *names,
                                     size_t count, struct cog_error *err)
 {
@@ -838,12 +867,16 @@ enum cog_status cog_tags_invalidate(struct cog_tags *tags, const struct cog_tag_
         }
     }
     if (!tags->options.writable) {
+        keep_unwritten(tags, names, count);
         return cog_fail(err, COG_ERR_READ_ONLY, 0, "the root is open read-only");
     }
     pthread_mutex_lock(&tags->log_mutex);
     enum cog_status status = COG_OK;
     for (size_t at = 0; at < count && status == COG_OK; at += BATCH) {
         status = invalidate(tags, names + at, count - at < BATCH ? count - at : BATCH, err);
+    }
+    if (status != COG_OK) {
+        keep_unwritten(tags, names, count);
     }
     if (tags->options.notify != NULL) {
         tags->options.notify(tags->options.context);
@@ -868,7 +901,13 @@ enum cog_status cog_tags_open(const struct cog_fs *fs, const struct cog_tags_opt
     tags->options = *options;
     tags->process_locks = !fs->locks_are_per_description();
     mutexes_init(tags);
+    struct cog_stat found;
     enum cog_status status = cog_tags_refresh(tags, true, err);
+    if (status == COG_OK && tags->lost && fs->stat_at(options->root, LOG_NAME, &found) == 0 &&
+        S_ISDIR(found.mode)) {
+        status = cog_fail(err, COG_ERR_IO, EISDIR,
+                          "'" LOG_NAME "' is a directory there: remove it");
+    }
     if (status != COG_OK) {
         cog_tags_close(tags);
         return status;
@@ -883,6 +922,7 @@ void cog_tags_close(struct cog_tags *tags)
         (void)pthread_mutex_destroy(&tags->table_mutex);
         (void)pthread_mutex_destroy(&tags->log_mutex);
         cog_free(tags->table.slots);
+        cog_free(tags->unwritten.slots);
         cog_free(tags);
     }
 }

@@ -19,7 +19,8 @@
  *
  * Each process keeps the newest version of every tag in a table, filled from the log and filled
  * again only when the log has changed: a shared counter of the index says so, or without an index
- * the 64 bytes of the commit slots.
+ * the 64 bytes of the commit slots. What the log could not be told, for it cannot be written, is
+ * kept in a table of the process: it gives out nothing that was invalidated, whatever fails.
  *
  * Threads: every function may be called from any thread. Fork: call cog_tags_after_fork() in the
  * child.
@@ -94,7 +95,8 @@ struct cog_tag_name {
  * Give each tag a new version: max(now + 1 s, newest of all + 1). The second ahead covers clocks
  * that are set back or differ between hosts; who captures afterwards sees the new version and is
  * raised to it. Durable when it returns. COG_ERR_LIMIT: a tag is empty or over COG_TAG_LIMIT.
- * COG_ERR_READ_ONLY, COG_ERR_BUSY (lock), COG_ERR_IO.
+ * COG_ERR_READ_ONLY, COG_ERR_BUSY (lock), COG_ERR_IO: other processes will not see it, this one
+ * does.
  */
 enum cog_status cog_tags_invalidate(struct cog_tags *tags, const struct cog_tag_name *names,
                                     size_t count, struct cog_error *err);

@@ -438,6 +438,67 @@ static void test_the_sweep_reclaims_what_tags_outdated(struct kit *kit)
     cog_store_close(store);
 }
 
+static enum cog_status open_fails(struct kit *kit, struct cog_error *err)
+{
+    struct cog_store_options options = kit_options(kit);
+    struct cog_store *store = NULL;
+    enum cog_status status = cog_store_open(kit->base, &options, &store, err);
+    cog_store_close(store);
+    return status;
+}
+
+/* What cannot be written holds in this process all the same, whatever others invalidate then. */
+static void test_an_invalidation_that_cannot_be_written_holds_in_its_process(struct kit *kit)
+{
+    char log[400], aside[404];
+    struct cog_store *store = kit_open(kit, NULL), *other = kit_open(kit, NULL);
+    kit_path(kit, "tags.log", log);
+    snprintf(aside, sizeof aside, "%s.0", log);
+    CHECK_EQ(put_tagged(store, "a", "t", capture(store, "t")), COG_OK);
+    CHECK_EQ(put_tagged(store, "b", "u", capture(store, "u")), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+    REQUIRE(rename(log, aside) == 0 && mkdir(log, 0700) == 0);
+    CHECK(invalidate(store, "t") != COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    REQUIRE(rmdir(log) == 0 && rename(aside, log) == 0);
+    CHECK_EQ(invalidate(other, "v"), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_TAG);
+    CHECK_EQ(put_tagged(store, "a", "t", capture(store, "t")), COG_OK);
+    CHECK_EQ(kit_miss(store, "a"), COG_MISS_NONE);
+    cog_store_close(store);
+    cog_store_close(other);
+}
+
+static void test_a_reader_that_may_not_write_gives_out_nothing_that_it_invalidated(struct kit *kit)
+{
+    struct cog_store_options options = kit_options(kit);
+    struct cog_store *writer = kit_open(kit, NULL);
+    CHECK_EQ(put_tagged(writer, "a", "t", capture(writer, "t")), COG_OK);
+    CHECK_EQ(put_tagged(writer, "b", "u", capture(writer, "u")), COG_OK);
+    options.access = COG_ACCESS_READ_ONLY;
+    struct cog_store *reader = kit_open(kit, &options);
+    CHECK_EQ(kit_miss(reader, "a"), COG_MISS_NONE);
+    CHECK_EQ(invalidate(reader, "t"), COG_ERR_READ_ONLY);
+    CHECK_EQ(kit_miss(reader, "a"), COG_MISS_TAG);
+    CHECK_EQ(kit_miss(reader, "b"), COG_MISS_NONE);
+    CHECK_EQ(kit_miss(writer, "a"), COG_MISS_NONE);
+    cog_store_close(reader);
+    cog_store_close(writer);
+}
+
+static void test_a_directory_in_place_of_the_log_is_named(struct kit *kit)
+{
+    char log[400];
+    struct cog_error err = {0};
+    cog_store_close(kit_open(kit, NULL));
+    kit_path(kit, "tags.log", log);
+    REQUIRE(unlink(log) == 0 && mkdir(log, 0700) == 0);
+    CHECK_EQ(open_fails(kit, &err), COG_ERR_IO);
+    CHECK(strstr(err.text, "'tags.log' is a directory there: remove it") != NULL);
+    REQUIRE(rmdir(log) == 0);
+    CHECK_EQ(open_fails(kit, &err), COG_OK);
+}
+
 int main(void)
 {
     KIT_RUN(test_invalidation_outdates_what_was_captured_before);
@@ -452,6 +513,9 @@ int main(void)
     KIT_RUN(test_what_lies_beyond_the_commit_is_not_there);
     KIT_RUN(test_a_full_log_is_compacted_and_forgets_only_towards_a_miss);
     KIT_RUN(test_tags_have_limits);
+    KIT_RUN(test_an_invalidation_that_cannot_be_written_holds_in_its_process);
+    KIT_RUN(test_a_reader_that_may_not_write_gives_out_nothing_that_it_invalidated);
+    KIT_RUN(test_a_directory_in_place_of_the_log_is_named);
     KIT_RUN(test_a_capture_by_a_clock_that_ran_ahead_is_not_trusted);
     KIT_RUN(test_the_sweep_reclaims_what_tags_outdated);
     return check_done();
