@@ -656,17 +656,19 @@ class ChunkingConfig:
     (``sizeThreshold``, ``chunkSize``, ``timeoutMs`` ...).
 
     Attributes:
-        enabled: Accepted for older configurations: tiers with a limit on one value cut larger ones
-            by options of their own (``RedisCacheConfig.slice_size``, ``max_value_size``).
-        size_threshold: Accepted likewise.
+        enabled: Whether tiers with a limit on one of their own values (Redis) take larger ones by
+            cutting them; otherwise such a tier refuses them, and the others keep them.
+        size_threshold: With ``enabled=False``, the stored bytes from which they do.
         chunk_size: Bytes of a chunk of a stream, 4 KiB to 64 MiB.
         timeout_ms: How long one chunk may take, for every 5 MiB that it has.
         max_chunks: Of one value. A stream of announced length gets larger chunks to keep it, one of
             unknown length is refused beyond it.
         parallel_fetches: Chunks of one stream that are read at once.
         log_chunk_operations: Whether each is logged, at DEBUG.
-        use_edge_cache: Accepted likewise; local tiers are what an edge cache was.
-        edge_cache_ttl: Accepted likewise.
+        use_edge_cache: Whether a value that was streamed from a remote tier is copied into the
+            local ones, which are what an edge cache was.
+        edge_cache_ttl: Accepted, without effect: such a copy lives as long as what it is a copy of,
+            and is withdrawn with it by its tags.
         read_ahead: Whether the range after two that followed each other is fetched from a remote
             tier before it is asked for: at most 8 MiB of a reader, and of each of four values that
             are read by key.
@@ -710,6 +712,16 @@ class ChunkingConfig:
                 raise ConfigError(f"{name} must be a whole number from {least} to {most}")
             whole(value, name, least=least, most=most)
         number(self.edge_cache_ttl, "edge_cache_ttl", most=31_536_000)
+        if self.edge_cache_ttl != 3600:
+            warn(
+                "edge_cache_ttl has no effect: a copy in a local tier lives as long as its entry; "
+                "give entries a ttl"
+            )
+        if self.enabled and self.size_threshold != 20_971_520:
+            warn(
+                "size_threshold has no effect unless enabled=False: values of any size are cut and "
+                "read in chunks; chunk_size says in which"
+            )
 
 
 @_strict

@@ -56,11 +56,11 @@ from cogcache.exceptions import (
     ConfigError,
     IncompleteError,
     NotFoundError,
-    shown,
     warn,
 )
 from cogcache.feeding import StreamSource, known_length, pieces_of
 from cogcache.keys import Key, KeyParts, key_bytes
+from cogcache.ranges import half_open
 from cogcache.reader import Reader, Reading
 from cogcache.streams import Inflow, StreamResult
 from cogcache.tiering import SLOW, Tiers, better_reason, make_tiers, together
@@ -157,7 +157,9 @@ class CacheManager:
     def _use(self, tiers: list[CacheBackend]) -> None:
         self.backends = tiers
         self._first = tiers[0]
-        self._tiers = Tiers(tiers, self.counters)
+        chunking = self._reading.chunking
+        most = None if chunking.enabled else chunking.size_threshold - 1
+        self._tiers = Tiers(tiers, self.counters, most_uncut=most)
         self._writing = Writing(self._tiers)
 
     # --- values -----------------------------------------------------------------------------------
@@ -670,19 +672,12 @@ class CacheManager:
         Raises:
             ValueError: A negative ``start``, a ``stop`` before it, or a value that is not bytes.
         """
-        for name, at in (("start", start), ("stop", start if stop is None else stop)):
-            if isinstance(at, bool) or not isinstance(at, int):
-                raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
-        if start < 0:
-            raise ValueError(f"start must not be negative, got {shown(start)}")
-        if stop is not None and stop < start:
-            raise ValueError(f"stop ({shown(stop)}) must not lie before start ({shown(start)})")
+        start, stop = half_open(start, stop)
         encoded = self._encoded(key)
         unreadable: list[CacheBackend] = []
         while (reader := await self._open(key, encoded, None, unreadable)) is not None:
-            end = reader.size if stop is None else min(stop, reader.size)
             try:
-                data = await reader.read_by_key(min(start, end), end)
+                data = await reader.read_by_key(start, stop)
             except IncompleteError:
                 unreadable += reader.unreadable  # counted where it happened
             else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from cogcache import _core
@@ -81,13 +81,20 @@ class Guard:
     as a failure for the breaker, so that a tier that hangs costs its time-out a few times and then
     nothing. What a local tier answers inline, ahead of this, is free.
 
+    Args:
+        tier: Whose.
+        most: Stored bytes of a value, beside its ``max_value_size``.
+
     Attributes:
         policy: Of the tier.
         breaker: ``None`` where the tier is called as it is.
     """
 
-    def __init__(self, tier: CacheBackend) -> None:
+    def __init__(self, tier: CacheBackend, most: int | None = None) -> None:
         self.policy = Policy.of(tier)
+        if most is not None:
+            least = min(most, self.policy.max_value_size or most)
+            self.policy = replace(self.policy, max_value_size=least)
         seconds = self.policy.timeout_seconds
         self._seconds = None if tier.keeps_deadlines else seconds
         self.breaker = None if self._seconds is None else Breaker()

@@ -7,12 +7,23 @@ numbers occur in header texts alone.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-__all__ = ["RangeAnswer", "Ranged", "content_range", "http_answer", "http_headers", "parse_range"]
+from cogcache.exceptions import shown
+
+__all__ = [
+    "RangeAnswer",
+    "Ranged",
+    "content_range",
+    "half_open",
+    "http_answer",
+    "http_headers",
+    "parse_range",
+]
 
 _SPEC: Final = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII | re.IGNORECASE)
 _DIGITS: Final = 30  # of a number that is compared as one; what has more is beyond every size
@@ -53,6 +64,28 @@ class RangeAnswer:
     headers: dict[str, str]
     start: int
     stop: int
+
+
+def half_open(start: Any, stop: Any) -> tuple[int, int | None]:
+    """A caller's half-open range, checked; ``stop`` ``None`` is the end.
+
+    Raises:
+        TypeError: Something else than whole numbers.
+        ValueError: A negative ``start``, or a ``stop`` before it.
+    """
+    first = _whole(start, "start")
+    last = None if stop is None else _whole(stop, "stop")
+    if first < 0:
+        raise ValueError(f"start must not be negative, got {shown(first)}")
+    if last is not None and last < first:
+        raise ValueError(f"stop ({shown(last)}) must not lie before start ({shown(first)})")
+    return first, last
+
+
+def _whole(at: Any, name: str) -> int:
+    if isinstance(at, bool) or not hasattr(at, "__index__"):
+        raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
+    return operator.index(at)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import operator
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -16,6 +15,8 @@ from cogcache._inline import SyncFacade, is_inline
 from cogcache.config import ChunkingConfig
 from cogcache.exceptions import IncompleteError, shown
 from cogcache.images import content_type_of
+from cogcache.keys import Key
+from cogcache.ranges import half_open
 from cogcache.readahead import AHEAD_BYTES, Run, Runs
 
 if TYPE_CHECKING:
@@ -130,27 +131,19 @@ class Reader:
         )
 
     def _range(self, start: Any, stop: Any) -> tuple[int, int]:
-        ends: list[int] = []
-        for name, at in (("start", start), ("stop", self.size if stop is None else stop)):
-            if isinstance(at, bool) or not hasattr(at, "__index__"):
-                raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
-            ends.append(operator.index(at))
-        if not 0 <= ends[0] <= ends[1] <= self.size:
-            raise ValueError(
-                f"the range {ends[0]}..{ends[1]} does not lie within the part's {self.size} bytes"
-            )
-        return ends[0], ends[1]
+        first, last = half_open(start, stop)
+        return min(first, self.size), self.size if last is None else min(last, self.size)
 
     async def read(self, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes ``start`` to ``stop`` (half open, within the size); every chunk is verified before
-        any byte is given out.
+        """Bytes ``start`` to ``stop``, half open, as a slice has them: what lies beyond ``size`` is
+        not there. Every chunk is verified before any byte is given out.
 
         What one tier cannot read is read from another one that has the same generation. Of a remote
         tier the range after two that followed each other is read ahead, at most 8 MiB
         (``ChunkingConfig.read_ahead``).
 
         Raises:
-            ValueError: The range does not lie within ``size``.
+            ValueError: A negative ``start``, or a ``stop`` before it.
             IncompleteError: The stored bytes are damaged or cannot be read now. (An ``OSError``.)
         """
         start, end = self._range(start, stop)
@@ -160,7 +153,7 @@ class Reader:
             self._run = Run(self._reading.count)
         return await self._read_on(self._run, start, end)
 
-    async def read_by_key(self, start: int, stop: int) -> bytes:
+    async def read_by_key(self, start: int, stop: int | None) -> bytes:
         """``read`` for a reader that is opened for one range only: what is read ahead is kept for
         the next reader of this generation.
         """
@@ -271,8 +264,12 @@ class Reader:
                 await asyncio.gather(*flying, return_exceptions=True)
 
     def promotion(self, tiers: Tiers) -> Callable[[], Awaitable[None]] | None:
-        """What copies the whole entry into the local tiers above, if it came from a remote one."""
-        return tiers.promote_from(self._entry, self._tier) if self._tier.is_remote else None
+        """What copies the whole entry into the local tiers above, if it came from a remote one and
+        that is wanted.
+        """
+        if not self._tier.is_remote or not self._reading.chunking.use_edge_cache:
+            return None
+        return tiers.promote_from(self._entry, self._tier)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -349,13 +346,14 @@ class Reader:
 
     def _log(self, tier: CacheBackend, start: int, stop: int, seconds: float) -> None:
         logger.debug(
-            "%s: read %s, chunk %d: bytes %d to %d in %.1f ms",
+            "%s: read %s, chunk %d: bytes %d to %d in %.1f ms: %s",
             tier.name,
             self.part,
             start // self._step(),
             start,
             stop,
             seconds * 1000,
+            Key.from_encoded(self._entry.key),
         )
 
 

@@ -27,18 +27,32 @@ SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()
 class Tiers:
     """The tiers of one manager.
 
+    Args:
+        backends: In the order in which they are asked.
+        counters: See below.
+        most_uncut: Stored bytes of a value that tiers take at most which would cut it; ``None``
+            lets them cut.
+
     Attributes:
         backends: The one asked first first.
         counters: Of the manager; what becomes of promotions is counted here.
         promotions: Copies on their way up.
     """
 
-    def __init__(self, backends: list[CacheBackend], counters: dict[str, int]) -> None:
+    def __init__(
+        self,
+        backends: list[CacheBackend],
+        counters: dict[str, int],
+        *,
+        most_uncut: int | None = None,
+    ) -> None:
         self.backends = backends
         self.counters = counters
         self.promotions = Promotions(counters)
         self.queues: dict[int, WriteBehind] = {}
-        self._guards = {id(tier): Guard(tier) for tier in backends}
+        self._guards = {
+            id(tier): Guard(tier, most_uncut if tier.cuts_values else None) for tier in backends
+        }
         self._closed = False
 
     def guard(self, tier: CacheBackend) -> Guard:

@@ -60,6 +60,7 @@ class CacheBackend(ABC):
     Attributes:
         runs_inline: Its coroutines never suspend while ``cogcache._inline`` is on, so ``sync``
             needs no loop.
+        cuts_values: It keeps large entries in pieces, since one of its own values has a limit.
         keeps_deadlines: It keeps ``timeout_seconds`` itself; for others the manager does.
         CONFIG_CLASS: The dataclass of its configuration; the registry refuses a tier without one.
         config: As given.
@@ -78,6 +79,7 @@ class CacheBackend(ABC):
     CONFIG_CLASS: ClassVar[type[Any] | None] = None
     runs_inline: ClassVar[bool] = False
     is_remote: ClassVar[bool] = False
+    cuts_values: ClassVar[bool] = False
     keeps_deadlines: ClassVar[bool] = False
     fetch_at_once: ClassVar[int] = 1
 

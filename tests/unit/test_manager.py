@@ -623,8 +623,13 @@ async def test_open_reads_ranges_of_one_generation(manager: CacheManager) -> Non
         assert await reader.read(5_242_879, 5_242_881) == data[5_242_879:5_242_881]
         assert b"".join([piece async for piece in reader.stream()]) == data
         first_tag = reader.etag
-        with pytest.raises(ValueError, match="does not lie within"):
-            await reader.read(0, len(data) + 1)
+        size = len(data)
+        assert await reader.read(size - 2, size + 10) == data[-2:]  # cut, as a slice and read_range
+        assert await reader.read(size + 5, size + 10) == b""
+        assert b"".join([piece async for piece in reader.stream(size - 2, 2 * size)]) == data[-2:]
+        for start, stop, said in ((-1, 5, "must not be negative"), (7, 5, "must not lie before")):
+            with pytest.raises(ValueError, match=said):
+                await reader.read(start, stop)
     async with manager.open("blob") as reader:
         assert reader is not None and reader.etag != first_tag
         assert await reader.read() == b"another"

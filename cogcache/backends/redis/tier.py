@@ -86,6 +86,7 @@ class RedisBackend(CacheBackend):
     CONFIG_CLASS: ClassVar[type[Any] | None] = RedisCacheConfig
     runs_inline: ClassVar[bool] = False
     is_remote: ClassVar[bool] = True
+    cuts_values: ClassVar[bool] = True
     keeps_deadlines: ClassVar[bool] = True
 
     def __init__(self, config: RedisCacheConfig) -> None:
