@@ -46,6 +46,7 @@ AT_ONCE = 8  # small reads under way
 BUSY = 16  # reads under way while the event loop is watched
 QUICK_ROUNDS, QUICK_BYTES, QUICK_SHARE = 3, 64 * MIB, 4
 DISK = 15e9  # bytes that the uploads of a full run take, until it ends
+BOTH = ("ours", "peer")
 Work = Callable[[int], Awaitable[None]]
 
 # Why a goal is missed, for whom the table is not enough. Keyed by the first words of its row.
@@ -68,12 +69,11 @@ CAUSES = {
         "a hit also asks for invalidated tags in the same round trip, checks the entry and makes "
         "the value; the peer takes bytes as they come"
     ),
+    "with 2 % of reads": (
+        "the other reads of this machine were so slow that 20 ms after the start says little"
+    ),
     "after an outage": "the breaker asks again after 1, 2, 4 ... 30 s, not at once",
 }
-MISSING = [
-    "Hedged reads (2 % of reads delayed by 1 s: 99th percentile up to 150 ms with 5 % more "
-    "requests) are not there: a slow answer is waited for until its deadline."
-]
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,15 @@ class Run:
     place: S3Place
     folder: Path
     quick: bool
+
+    def proxy(self) -> Proxy:
+        """Something before the store that makes faults; it costs each request a millisecond."""
+        return Proxy(
+            int(self.place.endpoint_url.rpartition(":")[2]),
+            "s3",
+            access_key=self.place.access_key,
+            secret_key=self.place.secret_key,
+        )
 
     def rounds(self, full: int) -> int:
         return QUICK_ROUNDS if self.quick else full
@@ -440,6 +449,51 @@ async def tick(gaps: list[float]) -> None:
         gaps.append(time.perf_counter() - asked - 0.001)
 
 
+async def slow_reads(run: Run) -> list[Row]:
+    """Reads of 64 KiB when one in fifty takes a second longer, asked for twice or not."""
+    size, count = 64 << 10, run.count(1000)
+    images = {number: random.Random(number).randbytes(size) for number in range(50)}
+    with run.proxy() as proxy:
+        place = run.place.at(endpoint_url=proxy.endpoint_url)
+        tiers = {name: S3Backend(s3_config(place, hedge_reads=name == "ours")) for name in BOTH}
+        for tier in tiers.values():
+            assert await tier.set("bundle", make_bundle({}, images))
+        last: dict[str, list[float]] = {name: [] for name in BOTH}
+        sent = 0
+
+        async def block(name: str, round_: int) -> None:
+            nonlocal sent
+            tier = tiers[name]
+            entry = await tier.fetch(key_bytes("bundle"), index_only=True)
+            assert isinstance(entry, _core.Entry)
+            parts = [entry.find("frame", str(number)) for number in range(49)]
+            proxy.zero()
+            if round_ >= 0:  # before, it learns what a read takes
+                proxy.set("delay", kind="GetObject", seconds=1, every=50)
+            seconds = []
+            for turn in range(count):
+                part = parts[turn % 49]
+                assert part is not None
+                began = time.perf_counter()
+                assert len(await tier.read_part(entry, part.number, 0, size)) == size
+                seconds.append(time.perf_counter() - began)
+            proxy.clear()
+            if round_ >= 0:
+                last[name].append(statistics.quantiles(seconds, n=100)[98])
+                if name == "ours":
+                    sent += proxy.counts()["requests"] - count
+
+        rounds = run.rounds(3)
+        await in_turns(
+            rounds, ours=lambda round_: block("ours", round_), peer=lambda n: block("peer", n)
+        )
+        for tier in tiers.values():
+            await tier.aclose()
+    more = sent / (count * rounds)
+    name = f"with 2 % of reads delayed by 1 s, 99th percentile of 64 KiB, {more:.1%} more requests"
+    return [Row(name, tuple(last["ours"]), tuple(last["peer"]), "without hedges", most=0.150)]
+
+
 async def redis_hits(run: Run) -> list[Row]:
     """A hit with its tags checked, beside a bare GET of as many bytes; one after the other."""
     import redis.asyncio
@@ -498,12 +552,7 @@ async def redis_hits(run: Run) -> list[Row]:
 async def outage(run: Run) -> list[Row]:
     """How soon S3 is used again after it was away, and what waited meanwhile is sent."""
     found, recovered, drained, before = [], [], [], []
-    with Proxy(
-        int(run.place.endpoint_url.rpartition(":")[2]),
-        "s3",
-        access_key=run.place.access_key,
-        secret_key=run.place.secret_key,
-    ) as proxy:
+    with run.proxy() as proxy:
         place = run.place.at(endpoint_url=proxy.endpoint_url)
         for round_ in range(run.rounds(5)):
             files = FilesystemCacheConfig(str(run.folder / f"spool{round_}"), max_size_mb=1000)
@@ -557,6 +606,7 @@ PARTS: dict[str, Callable[[Run], Awaitable[list[Row]]]] = {
     "upload": uploads,
     "ranges": small_reads,
     "pauses": pauses,
+    "hedges": slow_reads,
     "redis": redis_hits,
     "outage": outage,
 }
@@ -575,7 +625,7 @@ def page_of(rows: Sequence[Row]) -> str:
         for row in rows
         if row.met is False
     ]
-    listed = "\n".join([*missed, *(f"- {line}" for line in MISSING)])
+    listed = "\n".join(missed or ["- nothing"])
     return "\n".join(lines) + f"\n\nWhat misses its goal, and why:\n\n{listed}"
 
 

@@ -400,6 +400,8 @@ class S3CacheConfig(_WithPolicy):
         sign_payloads: Whether what is sent is hashed into the signature, at the cost of a second of
             one processor for each 850 MB. ``None`` does so over ``http``, where nothing else guards
             it on its way, and not over ``https``.
+        hedge_reads: Whether a read of up to 1 MiB that takes far longer than others is asked for a
+            second time, for at most one in twenty, and not while the store as a whole is slow.
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {"key_prefix": "prefix", "endpoint": "endpoint_url"}
@@ -416,6 +418,7 @@ class S3CacheConfig(_WithPolicy):
     session_token: str | None = field(default=None, repr=False, kw_only=True)
     profile: str | None = field(default=None, kw_only=True)
     sign_payloads: bool | None = field(default=None, kw_only=True)
+    hedge_reads: bool = field(default=False, kw_only=True)
     enabled: bool = field(default=True, kw_only=True)
     enable_compression: Compression | None = field(default=None, kw_only=True)
     compress_arrays: bool = field(default=False, kw_only=True)
@@ -445,6 +448,7 @@ class S3CacheConfig(_WithPolicy):
         _check_endpoint(self.endpoint_url)
         if self.sign_payloads is not None:
             _flag(self.sign_payloads, "sign_payloads")
+        _flag(self.hedge_reads, "hedge_reads")
         whole(self.lifecycle_expiration_days, "lifecycle_expiration_days", least=1, most=36_500)
 
     @classmethod

@@ -216,6 +216,11 @@ class Reads:
     def _tail_of(
         self, call: Call, answer: dict[str, Any], start: int, size: int, total: int
     ) -> Tail:
+        try:
+            call.ask_for(size)
+        except S3Error:
+            self._drop(call, answer)
+            raise
         data = bytearray(size)
         got = self._read_body(call, answer, memoryview(data))
         if got < size:
@@ -248,6 +253,7 @@ class Reads:
         etag: str,
     ) -> None:
         """``range`` into memory; its first ``n`` bytes are right even if it fails after them."""
+        call.ask_for(len(room))
         call.extend(self._client.seconds_for(len(room)))
         got = turn = others = 0
         while got < len(room):
@@ -459,6 +465,8 @@ class RemoteBytes:
         call = current_call()
         if call is None:
             raise RuntimeError("the bytes of a remote entry are read in the threads of its tier")
+        if stop - start > RANGE_BYTES:
+            call.ask_for(stop - start)
         if stop - start <= RANGE_BYTES:
             return self._reads.range(
                 call, self._client.small, self.name, start, stop, self.tail.size, self.tail.etag

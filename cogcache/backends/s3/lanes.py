@@ -43,15 +43,24 @@ class Call:
         abandoned: Nobody waits; the thread ends at its next look.
         attempt: The request under way, for the breaker.
         heard: A byte of an answer has come since the attempt began.
+        most_bytes: How many more it may ask for; ``None`` without a limit.
     """
 
-    __slots__ = ("abandoned", "attempt", "deadline", "heard")
+    __slots__ = ("abandoned", "attempt", "deadline", "heard", "most_bytes")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, most_bytes: int | None = None) -> None:
         self.deadline = time.monotonic() + seconds
         self.abandoned = False
         self.attempt: Attempt | None = None
         self.heard = False
+        self.most_bytes = most_bytes
+
+    def ask_for(self, size: int) -> None:
+        """Raise when this work may not ask for so many bytes."""
+        if self.most_bytes is not None:
+            self.most_bytes -= size
+            if self.most_bytes < 0:
+                raise NotAskedError("more bytes than this work may ask for")
 
     def extend(self, seconds: float) -> None:
         """Give the work this long from now, if that is later."""
@@ -85,9 +94,11 @@ class Lane:
         self._threads = 0
         self._unfinished = 0
 
-    async def run(self, work: Callable[[Call], T], *, seconds: float) -> T:
+    async def run(
+        self, work: Callable[[Call], T], *, seconds: float, most_bytes: int | None = None
+    ) -> T:
         """Run ``work(call)`` in a thread and wait for it, ``seconds`` long or until ``call``'s
-        deadline, if the work puts it off.
+        deadline, if the work puts it off; ``most_bytes`` are what it may ask for.
 
         Cancelling leaves the thread to end by itself and drops its result.
 
@@ -95,7 +106,7 @@ class Lane:
             UnavailableError: The breaker is open, or no result came in time.
         """
         self.refuse_when_open()
-        call = Call(seconds)
+        call = Call(seconds, most_bytes)
         waiter = asyncio.wrap_future(self.submit(work, call))
         try:
             while not waiter.done():

@@ -44,6 +44,7 @@ from cogcache.backends.s3.errors import (
     S3Error,
     UnavailableError,
 )
+from cogcache.backends.s3.hedges import Hedges
 from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_parallel
 from cogcache.backends.s3.memory import Remembered
@@ -85,8 +86,8 @@ class S3Backend(CacheBackend):
     call, and no fault of the store is an exception of ``fetch`` or ``write``. Usable from several
     event loops, safe across ``fork``, and pickled by its configuration.
 
-    At any time a process holds at most 20 threads and 32 MiB of indexes for a tier, 64 MiB for each
-    of up to four large uploads, and the values that are being read.
+    At any time a process holds at most 20 threads (24 with ``hedge_reads``) and 32 MiB of indexes
+    for a tier, 64 MiB for each of up to four large uploads, and the values that are being read.
 
     Raises:
         ConfigError: boto3 is not installed.
@@ -102,6 +103,7 @@ class S3Backend(CacheBackend):
         self._client = S3Client(config)
         self._reads = Reads(self._client)
         self._writes = Writes(self._client, self._reads)
+        self._hedges = Hedges(self._client.small) if config.hedge_reads else None
         self._listing = Listing(self._client)
         self._names = Names(config.clean_prefix)
         self._random = SystemRandom()
@@ -190,8 +192,8 @@ class S3Backend(CacheBackend):
             known = self._indexes.get(name) if self._fresh.get(name) else None
             if known is not None:
                 return self._reopen(key, name, known)
-            return await self._in(self._client.small, self._open_first, key, name)
-        found = await self._in(self._client.small, self._whole_if_small, key, name)
+            return await self._read_in(self._client.small, self._open_first, key, name)
+        found = await self._read_in(self._client.small, self._whole_if_small, key, name)
         if isinstance(found, _core.Entry):
             return found
         return await self._in(self._client.work, self._whole_if_large, key, name, found)
@@ -199,6 +201,13 @@ class S3Backend(CacheBackend):
     async def _in(self, lane: Lane, work: Callable[..., T], *args: Any) -> T:
         """``work(call, *args)`` in a thread of a lane."""
         return await lane.run(lambda call: work(call, *args), seconds=self._client.seconds_for(0))
+
+    async def _read_in(self, lane: Lane, work: Callable[..., T], *args: Any) -> T:
+        """The same for a read, which may be asked for twice."""
+        if self._hedges is None:
+            return await self._in(lane, work, *args)
+        seconds = self._client.seconds_for(0)
+        return await self._hedges.run(lane, lambda call: work(call, *args), seconds)
 
     def _open_first(self, call: Call, key: bytes, name: str, want: int = TAIL_BYTES) -> _core.Entry:
         """An entry that reads what is asked of it. Its index is remembered, even where it begins
@@ -265,7 +274,7 @@ class S3Backend(CacheBackend):
         lane = self._client.small if entry.length <= RANGE_BYTES else self._client.work
         name = self._names.of_key(entry.key)
         try:
-            return await self._in(lane, _value, entry, options)
+            return await self._read_in(lane, _value, entry, options)
         except (_core.DamagedError, ChangedError, AbsentError):
             self._indexes.forget(name)
         except S3Error as error:
@@ -300,7 +309,7 @@ class S3Backend(CacheBackend):
         if lane is not self._client.small:
             lane = self._client.work
         try:
-            return await self._in(lane, lambda call: entry.read(part, start, stop))
+            return await self._read_in(lane, lambda call: entry.read(part, start, stop))
         except _core.DamagedError:  # perhaps on the way
             return await self._in(lane, lambda call: entry.read(part, start, stop))
         except (ChangedError, AbsentError) as error:
@@ -768,7 +777,9 @@ class S3Backend(CacheBackend):
         except S3Error as error:
             self.note_fault("list", error)
             complete = False
+        hedges = self._hedges
         return {
+            "hedges": {} if hedges is None else {"sent": hedges.sent, "won": hedges.won},
             "size_bytes": size,
             "total_files": files,
             "complete": complete,
