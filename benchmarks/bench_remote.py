@@ -45,7 +45,7 @@ SMALL = 4096  # bytes of a small read
 AT_ONCE = 8  # small reads under way
 BUSY = 16  # reads under way while the event loop is watched
 QUICK_ROUNDS, QUICK_BYTES, QUICK_SHARE = 3, 64 * MIB, 4
-DISK = 15e9  # bytes that the uploads of a full run take, until it ends
+DISK = 25e9  # bytes that the uploads of a full run take, until it ends
 BOTH = ("ours", "peer")
 Work = Callable[[int], Awaitable[None]]
 
@@ -653,7 +653,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--write takes all rows or none")
     place = Path(tempfile.gettempdir())
     if shutil.disk_usage(place).free < DISK and not options.quick:
-        parser.error(f"{place} has less than 15 GB free; name another place with TMPDIR")
+        parser.error(f"{place} has less than 25 GB free; name another place with TMPDIR")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, SeaweedServer() as server:
         with server.place() as s3_place:
             run = Run(s3_place, Path(folder), options.quick)
