@@ -94,3 +94,26 @@ void cog_hex(const void *bytes, size_t size, char *out)
     }
     out[2 * size] = '\0';
 }
+
+static int digit_value(char digit)
+{
+    return digit >= '0' && digit <= '9'   ? digit - '0'
+           : digit >= 'a' && digit <= 'f' ? digit - 'a' + 10
+                                          : -1;
+}
+
+bool cog_unhex(const char *hex, size_t size, void *out)
+{
+    unsigned char *bytes = out;
+
+    for (size_t i = 0; i < size; i++) {
+        int high = digit_value(hex[2 * i]);
+        int low = high < 0 ? -1 : digit_value(hex[2 * i + 1]); /* nor behind the end of the text */
+
+        if (low < 0) {
+            return false;
+        }
+        bytes[i] = (unsigned char)(high << 4 | low);
+    }
+    return true;
+}

@@ -5,6 +5,7 @@
 #ifndef COG_HASH_H
 #define COG_HASH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,5 +32,7 @@ void cog_hasher_free(struct cog_hasher *hasher);
 
 /* Lower-case hex of `size` bytes into `out` (2 * size + 1 bytes, NUL-terminated). */
 void cog_hex(const void *bytes, size_t size, char *out);
+/* What cog_hex() wrote, back to `size` bytes. False: not so many digits, or capital ones. */
+bool cog_unhex(const char *hex, size_t size, void *out);
 
 #endif

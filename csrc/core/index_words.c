@@ -148,26 +148,11 @@ void cog_shard_path(unsigned shard, char out[COG_OBJECT_PATH_SIZE])
     snprintf(out, COG_OBJECT_PATH_SIZE, "objects/%02x", shard & 0xffu);
 }
 
-static int hex_value(char digit)
-{
-    if (digit >= '0' && digit <= '9')
-        return digit - '0';
-    return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
-}
-
 bool cog_object_name_parse(unsigned shard, const char *name, struct cog_digest *out)
 {
-    enum { DIGITS = 2 * (COG_DIGEST_SIZE - 1) };
-    if (strlen(name) != DIGITS)
-        return false;
     out->bytes[0] = (unsigned char)shard;
-    for (int i = 0; i < DIGITS; i += 2) {
-        int high = hex_value(name[i]), low = hex_value(name[i + 1]);
-        if (high < 0 || low < 0)
-            return false;
-        out->bytes[1 + i / 2] = (unsigned char)(high << 4 | low);
-    }
-    return true;
+    return strlen(name) == 2 * (COG_DIGEST_SIZE - 1) &&
+           cog_unhex(name, COG_DIGEST_SIZE - 1, out->bytes + 1);
 }
 
 uint64_t cog_charge(const struct cog_stat *stat, uint32_t block_size)

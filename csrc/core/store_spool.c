@@ -36,24 +36,10 @@ static enum cog_status make_path(const struct cog_digest *digest, const char *la
     return COG_OK;
 }
 
-static int hex_value(char digit)
-{
-    return digit >= '0' && digit <= '9'   ? digit - '0'
-           : digit >= 'a' && digit <= 'f' ? digit - 'a' + 10
-                                          : -1;
-}
-
 static bool parse_name(const char *name, struct cog_digest *digest)
 {
-    for (unsigned i = 0; i < COG_DIGEST_SIZE; i++) {
-        int high = hex_value(name[2 * i]);
-        int low = high < 0 ? -1 : hex_value(name[2 * i + 1]);
-        if (low < 0) {
-            return false;
-        }
-        digest->bytes[i] = (unsigned char)(high << 4 | low);
-    }
-    return name[2 * COG_DIGEST_SIZE] == '-' && is_label(name + 2 * COG_DIGEST_SIZE + 1);
+    return cog_unhex(name, COG_DIGEST_SIZE, digest->bytes) && name[2 * COG_DIGEST_SIZE] == '-' &&
+           is_label(name + 2 * COG_DIGEST_SIZE + 1);
 }
 
 /* --- steps --------------------------------------------------------------------------------- */

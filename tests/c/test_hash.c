@@ -96,6 +96,27 @@ static void test_known_digests(void)
     CHECK(cog_hash64("", 0, 0) == 0x2d06800538d394c2u);
 }
 
+static void test_hex_and_back(void)
+{
+    unsigned char bytes[256], back[257];
+    char hex[2 * sizeof bytes + 1];
+
+    for (unsigned i = 0; i < sizeof bytes; i++) {
+        bytes[i] = (unsigned char)i;
+    }
+    cog_hex(bytes, sizeof bytes, hex);
+    CHECK(cog_unhex(hex, sizeof bytes, back));
+    CHECK(memcmp(bytes, back, sizeof bytes) == 0);
+    CHECK(!cog_unhex(hex, sizeof bytes + 1, back)); /* and nothing behind its end is looked at */
+    for (size_t i = 0; i < 12; i++) {
+        static const char wrong[] = "/:`gG@ABF \x7f\xff";
+        char digits[] = "00";
+        digits[i % 2] = wrong[i];
+        CHECK(!cog_unhex(digits, 1, back));
+    }
+    CHECK(!cog_unhex("0", 1, back) && !cog_unhex("", 1, back) && cog_unhex("", 0, back));
+}
+
 int main(void)
 {
     fill();
@@ -103,5 +124,6 @@ int main(void)
     RUN(test_steps_of_any_size_equal_one_call);
     RUN(test_an_empty_update_changes_nothing);
     RUN(test_known_digests);
+    RUN(test_hex_and_back);
     return check_done();
 }
