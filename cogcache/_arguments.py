@@ -82,8 +82,11 @@ def checked_frame_ids(frames: Any) -> list[int | str]:
 def _frame_id(value: Any) -> int | str:
     if isinstance(value, str):
         return value
-    if not isinstance(value, bool) and hasattr(value, "__index__"):  # numpy's integers too
-        return operator.index(value)
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # numpy's integers too
+    except TypeError:
+        pass
     raise TypeError(f"frames: a frame id is an int or a string, not {shown(value)}")
 
 

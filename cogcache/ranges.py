@@ -83,9 +83,12 @@ def half_open(start: Any, stop: Any) -> tuple[int, int | None]:
 
 
 def _whole(at: Any, name: str) -> int:
-    if isinstance(at, bool) or not hasattr(at, "__index__"):
-        raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
-    return operator.index(at)
+    try:
+        if not isinstance(at, bool):
+            return operator.index(at)
+    except TypeError:  # an array has an index, too, if it has one element
+        pass
+    raise TypeError(f"{name} must be a number of bytes, not {type(at).__name__}")
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
