@@ -14,6 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
+
 #ifndef MAP_NORESERVE
 #define MAP_NORESERVE 0
 #endif
@@ -71,14 +75,28 @@ static struct sigaction previous; /* written before ours is installed */
 static atomic_bool previous_is_spent;
 
 /*
+ * The system call itself where its arguments are those of mmap(): what tools put around mmap() is
+ * not made for signal handlers, and takes the zeroes for a write that races with every reader.
+ */
+static bool map_zeroes(void *start, size_t size)
+{
+    const int access = PROT_READ | PROT_WRITE;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+#if defined(SYS_mmap) && !defined(SYS_mmap2)
+    return syscall(SYS_mmap, start, size, access, flags, -1, 0L) != -1;
+#else
+    return mmap(start, size, access, flags, -1, 0) != MAP_FAILED;
+#endif
+}
+
+/*
  * `broken` first: whoever reads one of the zeroes finds it set. Two threads may fault at once and
  * do this twice; what the first has written in between belongs to a file that is lost.
  */
 static bool put_zeroes(const struct range *range)
 {
     atomic_store(range->broken, true);
-    return mmap(range->start, range->size, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
+    return map_zeroes(range->start, range->size);
 }
 
 /* A fault of this thread at si_addr, rather than a signal that somebody sent. */

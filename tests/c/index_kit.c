@@ -17,16 +17,6 @@
 
 #include "check.h"
 
-/*
- * The zero pages that the guard of the index puts in place look like a race with everybody who
- * reads there, as the cutting of the file did that made them necessary.
- */
-const char *__tsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void)
-{
-    return "race:put_zeroes\n";
-}
-
 /* --- roots --- */
 
 void root_make(struct root *root, const char *parent)

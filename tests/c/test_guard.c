@@ -499,6 +499,8 @@ static void test_a_file_whose_pages_were_lost_is_not_used_again(struct root *roo
     cog_index_close(index);
 }
 
+enum { SOME_PUTS = 10 };
+
 struct job {
     struct root *root;
     struct cog_index *index;
@@ -509,7 +511,8 @@ struct job {
 
 static void work(struct job *job)
 {
-    for (uint64_t i = 0; !atomic_load(job->stop); i++) {
+    /* each does some work, however little of the processor it gets before the end */
+    for (uint64_t i = 0; job->puts <= SOME_PUTS || !atomic_load(job->stop); i++) {
         uint64_t key = job->first + i % 90;
         struct cog_digest digest;
         enum cog_status status = i % 5 == 4 ? entry_delete(job->index, key)
@@ -543,7 +546,7 @@ static int work_in_process(void *context)
     job->index = open_small(job->root);
     work(job);
     cog_index_close(job->index);
-    return job->failures || job->puts < 10;
+    return job->failures > 0;
 }
 
 /* Four threads and two processes, and somebody who keeps cutting. */
@@ -579,7 +582,6 @@ static void test_the_index_may_be_cut_short_while_all_work(struct root *root)
     for (unsigned i = 0; i < THREADS; i++) {
         pthread_join(threads[i], NULL);
         CHECK_EQ(jobs[i].failures, 0);
-        CHECK(jobs[i].puts > 10);
     }
     for (unsigned i = 0; i < PROCESSES; i++) {
         int status;
