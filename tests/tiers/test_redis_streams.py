@@ -291,6 +291,19 @@ async def test_an_end_that_is_larger_than_a_slice_is_kept_back(tier: RedisBacken
     assert await manager.read_range("key", 39 * MIB, 39 * MIB + 10) == value[39 * MIB :][:10]
 
 
+@pytest.mark.parametrize("how", ["store", "stream"])
+async def test_what_may_not_be_cut_is_left_to_other_tiers(tier: RedisBackend, how: str) -> None:
+    beside, value = DictTier(), blob(30 * MIB)
+    for enabled in (False, True):
+        manager = manager_over(tier, beside, chunking={"enabled": enabled})
+        if how == "store":
+            stored = (await manager.store("key", value)).tiers
+        else:
+            stored = (await manager.put_stream("key", pieces(value))).tiers
+        assert stored == ((tier.name,) if enabled else ()) + (beside.name,)
+        assert (await tier.get("key") == value) is enabled
+
+
 async def test_methods_after_the_end_answer_so(tier: RedisBackend) -> None:
     upload = await upload_of(tier)
     await upload.abort()

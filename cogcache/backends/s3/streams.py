@@ -4,11 +4,11 @@ local store without being held in memory.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from cogcache._offload import offload
 from cogcache.backends.base import ContainerSink, missing_ranges
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import PARALLEL, RANGE_BYTES, Reads, Tail, wait_for
@@ -118,9 +118,8 @@ class S3Upload:
     async def seal(self) -> str | None:
         """See ``Receiver.seal``."""
         record = None if self._upload is None else self._upload.record
-        if record is not None:  # a matter of the disk here, whatever the store is doing
-            spent = self._client.work.submit(lambda call: record.spend(), Call(_ABORT_SECONDS))
-            await asyncio.wrap_future(spent)
+        if record is not None:  # of the disk here: threads that wait for the store have no part
+            await offload(lambda beat: record.spend(), timeout_seconds=None)
         return None
 
     async def finish(self) -> str | None:

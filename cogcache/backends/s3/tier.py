@@ -73,7 +73,7 @@ READS: Final = 4  # of an entry that is replaced again and again while it is rea
 REMEMBERED: Final = 4096  # names, of each kind
 INDEX_MEMORY: Final = 32 << 20  # bytes of indexes
 SCAN_TAIL_BYTES: Final = 8 * 1024  # of each object of a listing; holds the index of all but bundles
-LEAVING_SECONDS: Final = 30.0  # how long a put waits for the one before it to let go of its upload
+LEAVING_SECONDS: Final = 5.0  # how long a put waits for the one before it to let go of its upload
 UPLOAD_AGE_SECONDS: Final = 86_400.0
 COUNTED_PAGES: Final = 20  # of 1,000 objects; what `usage` looks at
 
@@ -437,7 +437,7 @@ class S3Backend(CacheBackend):
         one, and then that for its parts.
         """
         records = self._records
-        if records is None:
+        if records is None or self._client.small.breaker.refuses():
             return None
         leaving = records.leaving.get(records.name_of(key))
         if leaving is not None:
