@@ -22,6 +22,7 @@ from cogcache.exceptions import ConfigError, shown, warn
 
 SMALLEST_SIZE_MB = 17
 LARGEST_SIZE_MB = 1e12  # an exabyte
+LONGEST_PATH = 4000  # bytes of a base path; the system takes 4,095 with what lies below it
 LONGEST_PREFIX = 400  # bytes; the longest object name is 1,024 and ours add 515 to the prefix
 POLICIES = ("lru", "lfu", "fifo", "cost")
 WRITE_MODES = ("through", "behind", "off")
@@ -86,6 +87,15 @@ def whole(value: object, field_name: str, *, least: int = 0, most: int = 1 << 32
 def _flag(value: object, field_name: str) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"{field_name} must be True or False, not {shown(value)}")
+
+
+def _path_length(path: str) -> None:
+    try:
+        length = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise ConfigError("base_path holds a lone surrogate that stands for no byte") from None
+    if length > LONGEST_PATH:
+        raise ConfigError(f"base_path has at most {LONGEST_PATH:,} bytes, not {length:,}")
 
 
 def _is_text(value: object, text: str) -> bool:
@@ -298,6 +308,7 @@ class FilesystemCacheConfig(_WithPolicy):
             raise ConfigError("base_path must be text; use os.fsdecode() for a path of bytes")
         if "\0" in os.fspath(self.base_path):
             raise ConfigError("base_path must not contain a NUL character")
+        _path_length(os.fspath(self.base_path))
         number(self.max_size_mb, "max_size_mb", none=True)
         if self.max_size_mb is not None and self.max_size_mb < SMALLEST_SIZE_MB:
             raise ConfigError(

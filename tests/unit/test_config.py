@@ -48,6 +48,8 @@ from cogcache.config import known_options
         ({"base_path": ""}, "base_path must be the path"),
         ({"base_path": 5}, "base_path must be the path"),
         ({"base_path": "a\0b"}, "NUL"),
+        ({"base_path": "\ud800"}, "lone surrogate"),
+        ({"base_path": "x" * 1_000_000}, "at most 4,000 bytes, not 1,000,000"),
         ({"enable_ttl": "no"}, "enable_ttl must be True or False"),
         ({"serialization_format": "yaml"}, "serialization_format"),
     ],
