@@ -934,5 +934,8 @@ void cog_tags_after_fork(struct cog_tags *tags)
         mutexes_init(tags);
         tags->table = (struct table){0}; /* its memory may be half changed: left alone */
         tags->loaded = false;
+        /* so may this one be, and no log has it: everything before the newest of it is outdated */
+        uint64_t newest = tags->unwritten.newest;
+        tags->unwritten = (struct table){.floor = newest, .newest = newest};
     }
 }
