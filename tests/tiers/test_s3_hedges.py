@@ -41,7 +41,9 @@ def ready() -> tuple[Hedges, Lane]:
 
 
 class Reads:
-    """Reads whose first waits until the second has ended, and the second does ``then``."""
+    """Reads whose second does ``then``; the first waits for that to fail, or until nobody wants it
+    any more.
+    """
 
     def __init__(self, then: object) -> None:
         self.then = then
@@ -53,6 +55,8 @@ class Reads:
             while not call.abandoned and len(self.calls) < 3:
                 pass
             return "first"
+        if isinstance(self.then, AbsentError):
+            raise self.then
         if isinstance(self.then, Exception):
             try:
                 raise self.then
