@@ -63,6 +63,36 @@ def copy_parallel(
     return word
 
 
+class _Body:
+    """Up to 16 MiB that come piece by piece. Its room is taken once: one that grew would be moved,
+    and be in memory twice while it is.
+
+    Attributes:
+        size: Bytes so far.
+    """
+
+    __slots__ = ("_room", "size")
+
+    def __init__(self) -> None:
+        self._room = bytearray()
+        self.size = 0
+
+    def take(self, data: memoryview) -> int:
+        """Append what there is room for; how much that was."""
+        count = min(PART_BYTES - self.size, len(data))
+        if not self._room:
+            self._room = bytearray(PART_BYTES)
+        with memoryview(self._room) as room:
+            room[self.size : self.size + count] = data[:count]
+        self.size += count
+        return count
+
+    def whole(self) -> bytearray:
+        """All of it; nothing may be added afterwards."""
+        del self._room[self.size :]
+        return self._room
+
+
 class S3Upload:
     """An entry on its way into the bucket while it is being made: its container is fed in pieces of
     any size, in order. One request for up to 16 MiB in all, parts of 16 MiB beyond; ``feed`` waits
@@ -95,7 +125,7 @@ class S3Upload:
         self._begin = begin
         self._failed = failed
         self._finished = finished
-        self._buffer = bytearray()
+        self._body = _Body()
         self._upload: Upload | None = None
         self._size = 0
         self._over = False
@@ -105,11 +135,10 @@ class S3Upload:
         view = memoryview(data).cast("B")
         at = 0
         while at < len(view):
-            take = min(PART_BYTES - len(self._buffer), len(view) - at)
-            self._buffer += view[at : at + take]
-            at += take
-            self._size += take
-            if len(self._buffer) == PART_BYTES and (at < len(view) or self._upload is not None):
+            count = self._body.take(view[at:])
+            at += count
+            self._size += count
+            if self._body.size == PART_BYTES and (at < len(view) or self._upload is not None):
                 word = await self._guarded(self._send_part)
                 if word is not None:
                     return word
@@ -139,7 +168,7 @@ class S3Upload:
             await self.seal()
         finally:
             upload, self._upload = self._upload, None
-            self._buffer = bytearray()
+            self._body = _Body()
             if upload is not None:
                 self._client.work.submit(lambda call: clear(upload), Call(_ABORT_SECONDS))
 
@@ -166,7 +195,7 @@ class S3Upload:
         return await self._client.work.run(work, seconds=4 * self._client.seconds_for(size))
 
     async def _send_part(self) -> None:
-        body, self._buffer = self._buffer, bytearray()
+        body, self._body = self._body.whole(), _Body()
 
         def work(call: Call) -> None:
             upload = self._upload
@@ -183,7 +212,7 @@ class S3Upload:
         if self._upload is None:
             ours = await self._put_whole()
         else:
-            if self._buffer:
+            if self._body.size > 0:
                 await self._send_part()
             upload = self._upload
 
@@ -198,7 +227,7 @@ class S3Upload:
         self._finished(ours)
 
     async def _put_whole(self) -> bool:
-        body, size = self._buffer, self._size
+        body, size = self._body.whole(), self._size
         lane = self._client.lane_for(size)
 
         def put(call: Call) -> bool:

@@ -424,7 +424,7 @@ class S3Backend(CacheBackend):
         kind: int = 0,
         unfinished: Unfinished | None = None,
     ) -> Receiver | str:
-        """See ``open_upload``: in parts, so that at most 80 MiB are in memory."""
+        """See ``open_upload``: in parts, so that at most 64 MiB are in memory."""
         return await self.open_upload(key, token, source=source, kind=kind, unfinished=unfinished)
 
     # --- going on with what broke off -------------------------------------------------------------

@@ -31,7 +31,7 @@ from cogcache.backends.s3.resume import Part, Record, Unfinished, parts_in
 __all__ = ["PART_BYTES", "Upload", "Writes", "parts_of"]
 
 PART_BYTES: Final = 16 << 20
-IN_FLIGHT: Final = 4
+IN_FLIGHT: Final = 3  # parts on their way; one more is being filled
 CONFLICTS: Final = 3  # how often a write that met another one is tried again
 _ABORT_SECONDS: Final = 30.0
 _FOOTER_BYTES: Final = 48  # of a container; begins with the write token, docs/format.md
