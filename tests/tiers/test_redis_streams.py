@@ -201,6 +201,56 @@ async def test_what_is_given_up_leaves_no_slice(
     assert await tier.get("key") == b"old"
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_slice_on_its_way_while_its_put_is_cancelled_does_not_stay(
+    redis_server: RedisServer, redis_proxy: Proxy, streamed: bool
+) -> None:
+    tier = redis_tier(redis_proxy, max_value_size=None, timeout_seconds=10)
+    base = base_of(tier, "key")
+    manager = manager_over(tier)
+    await manager.put_stream("key", b"old")
+    redis_proxy.set("hold", kind="SET", where="before")
+    value = blob(30 * MIB)
+    putting: asyncio.Task[Any] = asyncio.create_task(
+        manager.put_stream("key", pieces(value)) if streamed else manager.set("key", value)
+    )
+    await asyncio.to_thread(redis_proxy.wait_held)
+    putting.cancel()
+    for _ in range(3):
+        assert await tier.get("key") == b"old"
+    assert "UNLINK" not in redis_proxy.counts()["kinds"]  # which the server might do first
+    redis_proxy.clear()
+    redis_proxy.release()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    with redis_server.client() as client:
+        assert slices_of(client, base) == []
+    assert await tier.get("key") == b"old"
+    await manager.aclose()
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_put_that_is_cancelled_while_it_becomes_visible_takes_nothing_away(
+    redis_server: RedisServer, redis_proxy: Proxy, streamed: bool
+) -> None:
+    tier = redis_tier(redis_proxy, max_value_size=None, timeout_seconds=10)
+    manager = manager_over(tier)
+    value = blob(12 * MIB)
+    await manager.put_stream("key", b"old")
+    redis_proxy.set("hold", kind="EVALSHA", where="after")
+    putting: asyncio.Task[Any] = asyncio.create_task(
+        manager.put_stream("key", pieces(value)) if streamed else manager.set("key", value)
+    )
+    await asyncio.to_thread(redis_proxy.wait_held)
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    redis_proxy.clear()
+    redis_proxy.release()
+    assert await tier.get("key") == value
+    await manager.aclose()
+
+
 async def test_a_server_that_fails_in_the_middle_costs_its_own_copy(
     redis_server: RedisServer, redis_proxy: Proxy
 ) -> None:

@@ -29,7 +29,14 @@ from cogcache.exceptions import ConfigError
 if TYPE_CHECKING:
     from cogcache.config import RedisCacheConfig
 
-__all__ = ["FullError", "ReadOnlyServerError", "RedisClient", "WrongKindError", "require_redis"]
+__all__ = [
+    "FullError",
+    "ReadOnlyServerError",
+    "RedisClient",
+    "WrongKindError",
+    "forget_outcome",
+    "require_redis",
+]
 
 T = TypeVar("T")
 
@@ -129,7 +136,7 @@ class RedisClient:
             finally:
                 if not task.done():
                     task.cancel()
-                    task.add_done_callback(_forget_outcome)
+                    task.add_done_callback(forget_outcome)
 
     async def _outcome(self, task: asyncio.Future[T], attempt: Attempt, seconds: float) -> T:
         for again in (True, True, False):
@@ -259,7 +266,8 @@ def _let_go(gone: _Loop) -> None:
             connection._writer = connection._reader = None
 
 
-def _forget_outcome(task: asyncio.Future[Any]) -> None:
+def forget_outcome(task: asyncio.Future[Any]) -> None:
+    """Take note of how a task ended that nobody waits for any more."""
     if not task.cancelled():
         task.exception()
 

@@ -4,13 +4,14 @@ last. Whole containers, and those that are still being made.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from cogcache import _core
-from cogcache.backends.redis.client import BULK_FACTOR, RedisClient
+from cogcache.backends.redis.client import BULK_FACTOR, RedisClient, forget_outcome
 from cogcache.backends.redis.layout import HEAD_BYTES, Manifest, Names, cut_of
 from cogcache.backends.redis.reading import BATCH_BYTES, RemoteBytes
 from cogcache.backends.redis.scripts import COMMIT
@@ -64,10 +65,12 @@ class Writes:
                     pipe.set(name, data, px=STAGED_MS)
                 await pipe.execute()
 
-            await self._client.run(work, factor=BULK_FACTOR)
+            await _to_its_end(self._client.run(work, factor=BULK_FACTOR))
 
     async def commit(self, base: bytes, manifest: Manifest, life: int | None) -> bool:
-        """Make an entry visible whose slices are there; ``False`` if one of them is gone.
+        """Make an entry visible whose slices are there; ``False`` if one of them is gone. Where
+        this raises, the server may have done it all the same, so that the slices have to stay (and
+        go by themselves if it has not).
 
         Args:
             base: What the names of the entry begin with.
@@ -121,12 +124,26 @@ class Writes:
         slices = [container[at : min(at + self.slice_size, cut)] for at in starts]
         try:
             await self.stage(names, slices)
-            return await self.commit(base, manifest, life)
         except BaseException:
             # Nobody sees them, and they would go by themselves in a while.
             with contextlib.suppress(S3Error):
                 await self.unlink(names)
             raise
+        return await self.commit(base, manifest, life)
+
+
+async def _to_its_end(request: Coroutine[Any, Any, None]) -> None:
+    """Wait for a request, which has a deadline of its own, even where the caller is cancelled: what
+    the server was sent it still does, perhaps after the ``UNLINK`` that follows on another
+    connection, and then the slices stay.
+    """
+    task = asyncio.ensure_future(request)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(forget_outcome)
+        await asyncio.wait({task})
+        raise
 
 
 def slice_names(base: bytes, token: int, first: int, stop: int) -> list[bytes]:
@@ -267,9 +284,9 @@ class RedisUpload:
         manifest = Manifest(cut, here.slice_size, self._head, self._size, tail)
         if manifest.slices > self._sent:
             await self._send(manifest.slices - self._sent, cut - start)
+        self._over = True  # whatever comes of it: see commit()
+        self._buffer = bytearray()
         if not await self._writes.commit(self._base, manifest, life):
             return "no-space"  # the server let go of a slice before the manifest came
-        self._over = True
-        self._buffer = bytearray()
         self._finished()
         return None
