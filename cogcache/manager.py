@@ -40,6 +40,7 @@ from cogcache.backends.base import (
     META_SOURCE,
     META_TAGS,
     META_USER,
+    SLOW,
     CacheBackend,
     CacheBackendRegistry,
     KeyPattern,
@@ -63,7 +64,7 @@ from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.ranges import half_open
 from cogcache.reader import Reader, Reading
 from cogcache.streams import Inflow, StreamResult
-from cogcache.tiering import SLOW, Tiers, better_reason, make_tiers, together
+from cogcache.tiering import Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
 from cogcache.writing import Drafts, Writing
 

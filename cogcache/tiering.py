@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cogcache import _core
 from cogcache._inline import is_inline
-from cogcache.backends.base import META_TAGS, CacheBackend, CacheBackendRegistry
+from cogcache.backends.base import META_TAGS, SLOW, CacheBackend, CacheBackendRegistry
 from cogcache.behind import WriteBehind
 from cogcache.config import CacheConfig
 from cogcache.exceptions import ClosedError, ConfigError
@@ -19,9 +19,6 @@ from cogcache.policy import Guard, NotAskedError
 from cogcache.promotion import Promotions
 
 _T = TypeVar("_T")
-
-SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()
-"""Stands for a value that is not to be had without waiting."""
 
 
 class Tiers:

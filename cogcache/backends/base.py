@@ -27,7 +27,8 @@ PRODUCER = "cogcache"
 COPY_BYTES = 8 << 20  # of one step of copying a container
 AUTO_COMPRESS_FROM = 2 << 20  # bytes of a document; docs/decisions/0008 has the measurements
 RECEIVE_BYTES = 32 << 20  # that a tier without a receiver of its own takes of a stream
-_SLOW = object()
+SLOW: Any = type("_Slow", (), {"__repr__": lambda self: "<slow>"})()
+"""Stands for a value that is not to be had without waiting."""
 
 META_CREATED, META_COST, META_TAGS, META_CONTENT_TYPE, META_USER = 1, 2, 3, 4, 5
 META_PRODUCER, META_ARTIFACT, META_CONTENT_DIGEST, META_SOURCE = 6, 7, 8, 9
@@ -325,8 +326,8 @@ class CacheBackend(ABC):
             self.counters["misses"] += 1
             return default
         try:
-            value = self.load_now(found, _SLOW)
-            if value is _SLOW:
+            value = self.load_now(found, SLOW)
+            if value is SLOW:
                 value = await self.load(found)
         except (_core.DamagedError, _core.UnsupportedError) as error:
             await self.value_failed(found, error)
