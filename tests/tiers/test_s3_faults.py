@@ -9,6 +9,7 @@ import itertools
 import logging
 import random
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,6 +20,7 @@ from support.servers.s3 import S3Place
 from support_s3 import entry_of, names_in, object_of, tier_at
 
 from cogcache import _core
+from cogcache.backends.s3 import lanes
 from cogcache.backends.s3 import tier as module
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.exceptions import IncompleteError
@@ -114,6 +116,37 @@ async def test_a_burst_of_503_is_a_fault_and_not_a_miss(tier: S3Backend, s3_prox
     assert await tier.fetch(key_bytes("key")) == "unavailable"  # after its own second try
     assert await tier.get("key") == "value"
     assert tier.counters["errors"] == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (429, "TooManyRequests")])
+async def test_a_store_that_is_asked_for_too_much_gets_half_as_much_at_once(
+    tier: S3Backend, s3_proxy: Proxy, status: int, code: str
+) -> None:
+    value = blob(40 * MIB)
+    now = time.monotonic() + 1000.0
+    tier._client.bulk._clock = lambda: now
+    s3_proxy.set("status", status=status, code=code, kind="UploadPart", times=1)
+    assert await tier.set("a", value)  # the part was sent again
+    assert await tier.set("b", value)
+    usage = await tier.usage()
+    assert usage["slow_downs"] == usage["lanes"]["bulk"]["narrowed"] == 1
+    assert usage["lanes"]["bulk"]["at_once"] == 4
+    # Ten ranges are wanted, eight together; four are asked for.
+    s3_proxy.zero()
+    hold = s3_proxy.set("hold", where="before", kind="GetObject", path="")
+    reading = [asyncio.create_task(tier.get(key)) for key in "ab"]
+    await asyncio.to_thread(s3_proxy.wait_held, 2)  # of each the end
+    s3_proxy.release()
+    await asyncio.to_thread(s3_proxy.wait_held, 4)
+    assert tier._client.bulk._threads <= 4
+    now += lanes.WIDEN_SECONDS
+    s3_proxy.clear(hold)
+    s3_proxy.release()
+    assert await asyncio.gather(*reading) == [value, value]
+    usage = await tier.usage()
+    assert usage["lanes"]["bulk"]["at_once"] == 8
+    assert usage["slow_downs"] == 1
+    assert tier.counters["errors"] == 0
 
 
 async def test_a_server_that_restarts_is_found_again(

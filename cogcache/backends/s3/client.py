@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +26,7 @@ from cogcache.backends.s3.errors import (
     error_of,
     is_expired_token,
 )
-from cogcache.backends.s3.lanes import Call, Lane
+from cogcache.backends.s3.lanes import Call, Lane, current_call
 from cogcache.breaker import Attempt
 from cogcache.exceptions import ConfigError
 
@@ -74,6 +75,7 @@ class S3Client:
         requests: How many requests of each operation were sent, second tries of botocore's
             included, answered or not.
         bytes_out: Bytes of the bodies of those that carried objects.
+        slow_downs: Answers that too much was asked of the store (503, 429), second tries included.
     """
 
     def __init__(self, config: S3CacheConfig) -> None:
@@ -85,6 +87,7 @@ class S3Client:
         self.work = Lane("work", _WORKERS, self.small.breaker)
         self.requests: dict[str, int] = {}
         self.bytes_out = 0
+        self.slow_downs = 0
         self._clients: dict[str, Any] = {}
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -243,6 +246,7 @@ class S3Client:
             config=Config(**options),
         )
         client.meta.events.register("before-send.s3", self._count)
+        client.meta.events.register_first("needs-retry.s3", self._heed)
         if self._config.endpoint_url:
             # botocore would look for the bucket's region at AWS' addresses, again and again.
             client.meta.events.register_first("needs-retry.s3", _refuse_redirect)
@@ -255,9 +259,22 @@ class S3Client:
         carries = operation in ("PutObject", "UploadPart")
         size = int(request.headers.get("Content-Length", 0)) if carries else 0
         name = xform_name(operation)
+        call = current_call()
+        if call is not None:
+            call.sent_at = time.monotonic()
         with self._lock:
             self.requests[name] = self.requests.get(name, 0) + 1
             self.bytes_out += size
+
+    def _heed(self, response: Any = None, **_: Any) -> None:
+        """Every answer, those that botocore then tries again included: if the store is asked for
+        too much, fewer large transfers are under way at once.
+        """
+        if response is not None and response[0].status_code in (429, 503):
+            call = current_call()
+            self.bulk.slow_down(time.monotonic() if call is None else call.sent_at)
+            with self._lock:
+                self.slow_downs += 1
 
     def _forget_clients(self) -> None:
         with self._lock:

@@ -4,6 +4,9 @@ boto3 blocks, so each request occupies a thread. They are daemons of the tier's 
 no event loop, end when idle, and one that hangs in a dead connection does not keep the process from
 ending. A waiter has a deadline of its own and never waits for a thread beyond it; the thread then
 ends by itself at its next read, and only then is free for other work.
+
+A store that is asked for too much says so (503, 429). Then only half as many transfers are under
+way at once, and twice as many again after each half minute without such an answer.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ __all__ = ["Call", "Lane", "current_call"]
 
 T = TypeVar("T")
 
+WIDEN_SECONDS: Final = 30.0  # without a refusal, until twice as many may be under way again
 _IDLE_SECONDS: Final = 10.0
 _here = threading.local()
 
@@ -43,10 +47,11 @@ class Call:
         abandoned: Nobody waits; the thread ends at its next look.
         attempt: The request under way, for the breaker.
         heard: A byte of an answer has come since the attempt began.
+        sent_at: Monotonic seconds of its last request.
         most_bytes: How many more it may ask for; ``None`` without a limit.
     """
 
-    __slots__ = ("abandoned", "attempt", "deadline", "heard", "most_bytes")
+    __slots__ = ("abandoned", "attempt", "deadline", "heard", "most_bytes", "sent_at")
 
     def __init__(self, seconds: float, most_bytes: int | None = None) -> None:
         self.deadline = time.monotonic() + seconds
@@ -54,6 +59,7 @@ class Call:
         self.attempt: Attempt | None = None
         self.heard = False
         self.most_bytes = most_bytes
+        self.sent_at = 0.0
 
     def ask_for(self, size: int) -> None:
         """Raise when this work may not ask for so many bytes."""
@@ -78,19 +84,31 @@ class Lane:
     Attributes:
         name: ``"small"``, ``"bulk"`` or ``"work"``.
         breaker: Asked before each request.
+        narrowed: How often the number of threads was halved.
     """
 
-    def __init__(self, name: str, threads: int, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        threads: int,
+        breaker: Breaker | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = name
         self.breaker = Breaker() if breaker is None else breaker
+        self.narrowed = 0
+        self._clock = clock
         self._most = threads
+        self._narrow = threads  # how many there may be since the last halving
+        self._narrowed_at = 0.0
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """The child has none of the parent's threads."""
         self._lock = threading.Lock()
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads = 0
         self._unfinished = 0
 
@@ -148,13 +166,36 @@ class Lane:
         self._start(job)
         return future
 
+    def slow_down(self, sent_at: float) -> None:
+        """Halve what may be under way, because the store refused a request that was sent then: too
+        much was asked of it. What was sent before the last halving says nothing about its effect.
+        """
+        with self._lock:
+            if sent_at < self._narrowed_at:
+                return
+            self._narrow = max(1, self._width() // 2)
+            self._narrowed_at = self._clock()
+            self.narrowed += 1
+            for _ in range(self._threads - self._narrow):
+                self._work.put(None)  # wakes one that idles, so that it goes
+
+    def _width(self) -> int:
+        """How many threads there may be now."""
+        doublings = (self._clock() - self._narrowed_at) / WIDEN_SECONDS
+        return int(min(self._most, self._narrow << int(min(doublings, self._most))))
+
     def _start(self, job: Callable[[], None]) -> None:
         with self._lock:
             self._unfinished += 1
             self._work.put(job)
-            if self._unfinished <= self._threads or self._threads >= self._most:
-                return
-            self._threads += 1
+            if self._wants_another():
+                self._add_thread()
+
+    def _wants_another(self) -> bool:
+        return self._unfinished > self._threads and self._threads < self._width()
+
+    def _add_thread(self) -> None:
+        self._threads += 1
         threading.Thread(target=self._run, name=f"cogcache-s3-{self.name}", daemon=True).start()
 
     def _run(self) -> None:
@@ -167,20 +208,31 @@ class Lane:
                         self._threads -= 1
                         return
                 continue
-            job()
+            if job is not None:
+                job()
+            done = job is not None
             del job
             with self._lock:
-                self._unfinished -= 1
+                self._unfinished -= done
+                if self._threads > self._width():
+                    self._threads -= 1
+                    return
+                if self._wants_another():
+                    self._add_thread()
 
     def _note_late(self, call: Call) -> None:
         if call.attempt is not None:
             call.attempt.failed(unreachable=not call.heard)
 
     def describe(self) -> dict[str, Any]:
-        """For statistics: the breaker's state and the work under way."""
+        """For statistics: the breaker's state, the work under way, and how much may be."""
+        with self._lock:
+            at_once = self._width()
         return {
             "breaker": self.breaker.state,
             "opened": self.breaker.opened,
             "rejected": self.breaker.rejected,
             "under_way": self._unfinished,
+            "at_once": at_once,
+            "narrowed": self.narrowed,
         }

@@ -788,6 +788,7 @@ class S3Backend(CacheBackend):
             "bytes_out": self._client.bytes_out,
             "mismatches": self._reads.mismatches,
             "resumes": self._reads.resumes,
+            "slow_downs": self._client.slow_downs,
             "resumed_uploads": self._writes.resumed,
             "spared_parts": self._writes.spared_parts,
             "lanes": {
