@@ -189,22 +189,41 @@ def _as_name(frame_id: object) -> str:
         return ""
 
 
+def wanted_ids(wanted: Iterable[FrameId]) -> frozenset[FrameId]:
+    """The ids that the wanted frames may be stored under, as text and as a number; ``_core`` calls
+    it before it builds a document, to pass over all others.
+    """
+    names = {_as_name(frame_id) for frame_id in wanted}
+    return frozenset(names).union(int(name) for name in names if _is_number(name))
+
+
+def _is_number(name: str) -> bool:
+    """Whether the text is that of an int that a document can hold."""
+    digits = name.removeprefix("-")
+    return len(digits) <= 20 and digits.isdecimal() and digits.isascii() and str(int(name)) == name
+
+
 def from_document(
-    entry: Entry, metadata: Any, items: Any, wanted: bool | Iterable[FrameId]
+    entry: Entry, metadata: Any, items: Any, wanted: frozenset[FrameId] | None
 ) -> tuple[Any, Frames]:
     """Metadata and frames from a decoded document; ``_core`` calls it.
+
+    Args:
+        entry: Where the frames' bytes are.
+        metadata: As decoded.
+        items: The frames, without those that ``_core`` has passed over.
+        wanted: From ``wanted_ids``; ``None`` is all.
 
     Raises:
         ValueError: The document is not that of a bundle.
     """
-    names = None if wanted is True else {_as_name(frame_id) for frame_id in wanted}  # type: ignore[union-attr]
     if not isinstance(items, list):
         raise ValueError("frames that are no list")
     frames = _by_name(map(_frame_from, items))
     if len(frames) != len(items):
         raise ValueError("two frames of one id")
-    if names is not None:
-        frames = {name: frame for name, frame in frames.items() if name in names}
+    if wanted is not None:
+        frames = {name: frame for name, frame in frames.items() if name in wanted}
     numbers = [frame.data for frame in frames.values() if isinstance(frame.data, FrameRef)]
     if entry.in_memory:
         entry.check(numbers)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cogcache import _core
@@ -60,7 +62,6 @@ class Reader:
         content_type: As it was stored with, else ``"application/octet-stream"``.
         etag: Changes with every write of the key; strong, quoted, fit for HTTP.
         created: Unix seconds of the write.
-        parts: Names of all parts of the entry.
         part: Name of the part that ``read`` reads.
         unreadable: Tiers that could not read a chunk.
         sync: The same methods, blocking.
@@ -86,14 +87,24 @@ class Reader:
         self.size = len(inline) if part is None else part.raw_size
         self.etag = f'"{entry.token:016x}-{self.part}"'
         self.created = entry.created_ms / 1000
-        self.parts = tuple(_part_name(p) for p in entry.parts())
         stored = entry.meta.get(4)
         self.content_type = stored if isinstance(stored, str) else "application/octet-stream"
 
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """Names of all parts of the entry."""
+        return tuple(_part_name(part) for part in self._entry.parts())
+
     async def _look_at_frame(self) -> Reader:
-        """The type of a picture is in its first bytes."""
+        """The type of a picture is in its first bytes. To verify those, all of a small one is read:
+        then it is kept, so that nothing is asked for twice.
+        """
         if self.part.startswith("frame/"):
-            self.content_type = content_type_of(await self._read(0, min(self.size, 16)))
+            some = self.size if self.size <= STREAM_PIECE else 16
+            data = await self._read(0, min(self.size, some))
+            self.content_type = content_type_of(data)
+            if len(data) == self.size:
+                self._info, self._inline = None, data
         return self
 
     @classmethod
@@ -110,13 +121,12 @@ class Reader:
             ValueError: There is no such part, or the value is not bytes.
         """
         reading = reading or Reading()
+        named = None if part is None else _find_part(entry, part)
+        if named is not None:
+            return await cls(tier, entry, named, reading)._look_at_frame()
         parts = {_part_name(p): p for p in entry.parts()}
         if part is not None:
-            if part not in parts:
-                raise ValueError(
-                    f"the entry has no part {shown(part)}; it has: {', '.join(parts) or 'none'}"
-                )
-            return await cls(tier, entry, parts[part], reading)._look_at_frame()
+            raise ValueError(f"the entry has no part {shown(part)}; it has: {_listed(parts)}")
         value_parts = [p for p in parts.values() if p.kind != "doc"]
         if not value_parts or (len(value_parts) == 1 and value_parts[0].kind == "blob"):
             if value_parts:
@@ -127,7 +137,7 @@ class Reader:
                 if isinstance(value, bytes | bytearray):
                     return cls(tier, entry, None, reading, bytes(value))
         raise ValueError(
-            f"the value is not bytes, so a part must be named; it has: {', '.join(parts) or 'none'}"
+            f"the value is not bytes, so a part must be named; it has: {_listed(parts)}"
         )
 
     def _range(self, start: Any, stop: Any) -> tuple[int, int]:
@@ -355,6 +365,22 @@ class Reader:
             seconds * 1000,
             Key.from_encoded(self._entry.key),
         )
+
+
+def _find_part(entry: _core.Entry, name: str) -> _core.PartInfo | None:
+    """The part of a name, without a look at the others, of which there may be thousands."""
+    kind, _, rest = name.partition("/")
+    try:
+        found = entry.find(kind, rest)
+    except ValueError:  # no kind at all, or a text that no part has
+        return None
+    return found if found is not None and _part_name(found) == name else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Some of the names for a message."""
+    first = list(itertools.islice(names, 9))
+    return ", ".join(first[:8] + (["..."] if len(first) > 8 else [])) or "none"
 
 
 def _part_name(part: _core.PartInfo) -> str:

@@ -34,6 +34,7 @@ struct build {
     struct cog_py_state *state;
     struct cog_load *load; /* NULL: plain document */
     PyObject *owner, *frames;
+    PyObject *wanted; /* owned: the ids of the frames to build, where not all are; else NULL */
     struct cog_mp_reader reader;
     uint64_t items_left; /* that the document can still announce */
     struct build_frame *stack;
@@ -440,7 +441,7 @@ static PyObject *build_bundle(const struct build *build, PyObject *fields)
         return damaged(build, "a bundle without frames");
     }
     PyObject *arguments[] = {build->owner, PyList_GET_ITEM(fields, 0), PyList_GET_ITEM(fields, 1),
-                             build->frames};
+                             build->wanted != NULL ? build->wanted : Py_None};
     PyObject *value = PyObject_Vectorcall(build->state->hook_bundle, arguments, 4, NULL);
 
     return value != NULL ? value : as_damage(build);
@@ -584,6 +585,20 @@ static PyObject *pop(struct build *build)
 
 /* --- the build itself ------------------------------------------------------------------------ */
 
+/* A bundle begins: of which frames? */
+static int take_wanted(struct build *build)
+{
+    if (build->count != 0) {
+        (void)damaged(build, "a bundle inside a value");
+        return -1;
+    }
+    if (build->frames != Py_True && build->frames != Py_False) {
+        build->wanted = PyObject_CallOneArg(build->state->hook_wanted, build->frames);
+        return build->wanted != NULL ? 0 : -1;
+    }
+    return 0;
+}
+
 /* Begin a nested extension. Tuples and sets go straight to their array. */
 static int enter_ext(struct build *build, const struct cog_mp_token *token)
 {
@@ -597,8 +612,7 @@ static int enter_ext(struct build *build, const struct cog_mp_token *token)
         (void)damaged(build, "an extension that is not an array inside");
         return -1;
     }
-    if (token->ext == COG_EXT_BUNDLE && build->count != 0) {
-        (void)damaged(build, "a bundle inside a value");
+    if (token->ext == COG_EXT_BUNDLE && take_wanted(build) < 0) {
         return -1;
     }
     enum build_kind kind = token->ext == COG_EXT_TUPLE ? BUILD_TUPLE : BUILD_LIST;
@@ -679,6 +693,62 @@ static void stop_at_metadata(struct build *build, struct build_frame *frame)
             build->reader.at = build->reader.end;
         }
     }
+}
+
+/*
+ * Is the frame that comes next, [id, ...], a wanted one? What looks like none, or has an id of many
+ * digits, is for from_document() to judge.
+ */
+static int is_wanted(const struct build *build)
+{
+    struct cog_mp_reader reader = build->reader;
+    struct cog_mp_token token;
+    PyObject *id = NULL;
+
+    if (cog_mp_next(&reader, &token) != COG_OK || token.type != COG_MP_ARRAY || token.size != 2 ||
+        cog_mp_next(&reader, &token) != COG_OK) {
+        return 1;
+    }
+    if (token.type == COG_MP_STR) {
+        id = PyUnicode_DecodeUTF8((const char *)token.data, (Py_ssize_t)token.size, NULL);
+    } else if (token.type == COG_MP_INT) {
+        id = PyLong_FromLongLong(token.integer);
+    } else if (token.type == COG_MP_UINT) {
+        id = PyLong_FromUnsignedLongLong(token.unsigned_integer);
+    } else {
+        return 1;
+    }
+    if (id == NULL) {
+        PyErr_Clear();
+        return 1;
+    }
+    int found = PySet_Contains(build->wanted, id);
+
+    Py_DECREF(id);
+    return found;
+}
+
+/* Some frames of a bundle are wanted: pass over the others, of which there may be thousands. */
+static int skip_unwanted(struct build *build, struct build_frame *frame)
+{
+    if (build->wanted == NULL || build->count != 2 || build->stack[0].done != 1 ||
+        frame->kind != BUILD_LIST || frame->ext != 0) {
+        return 0;
+    }
+    while (frame->done < frame->count) {
+        int found = is_wanted(build);
+
+        if (found != 0) {
+            return found < 0 ? -1 : 0;
+        }
+        if (cog_mp_skip(&build->reader, COG_MP_DEPTH_LIMIT) != COG_OK) {
+            (void)damaged(build, "ends or is spoilt within a frame");
+            return -1;
+        }
+        frame->count--;
+    }
+    return PyList_SetSlice(frame->object, (Py_ssize_t)frame->count, PyList_GET_SIZE(frame->object),
+                           NULL);
 }
 
 /* Fill a list or tuple as far as quick() goes. */
@@ -771,6 +841,9 @@ static PyObject *run(struct build *build)
             return NULL;
         }
         stop_at_metadata(build, frame);
+        if (skip_unwanted(build, frame) < 0) {
+            return NULL;
+        }
         if (frame->done == frame->count) {
             what = taken(value = pop(build));
         } else {
@@ -793,6 +866,7 @@ static PyObject *build_all(struct build *build)
         drop_frame(&build->stack[--build->count]);
     }
     cog_free(build->stack);
+    Py_CLEAR(build->wanted);
     if (value != NULL && build->reader.at != build->reader.end) {
         Py_DECREF(value);
         return damaged(build, "bytes after the value");
@@ -807,10 +881,11 @@ static PyObject *build_all(struct build *build)
 static int load_hooks(struct cog_py_state *state)
 {
     static const char *const modules[] = {"cogcache.codecs", "cogcache.codecs", "cogcache.codecs",
-                                          "cogcache.frames"};
-    static const char *const names[] = {"dtype_of", "decode", "FrameRef", "from_document"};
+                                          "cogcache.frames", "cogcache.frames"};
+    static const char *const names[] = {"dtype_of", "decode", "FrameRef", "from_document",
+                                        "wanted_ids"};
     PyObject **slots[] = {&state->hook_dtype_of, &state->hook_decode, &state->frame_ref_type,
-                          &state->hook_bundle};
+                          &state->hook_bundle, &state->hook_wanted};
 
     for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
         PyObject *module;

@@ -45,7 +45,8 @@
     X(PyObject, hook_decode)                                           \
     X(PyObject, hook_dtype_name)                                       \
     X(PyObject, hook_dtype_of)                                         \
-    X(PyObject, hook_bundle) /* cogcache.frames.from_document */
+    X(PyObject, hook_bundle) /* cogcache.frames.from_document */       \
+    X(PyObject, hook_wanted) /* cogcache.frames.wanted_ids */
 
 /* The module state; one per module object. Valid from exec until the module is freed. */
 struct cog_py_state {

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from support.servers.proxy import Proxy
 from support.servers.redis import RedisServer
+from support_cache import manager_over
+from support_frames import BUNDLE, FRAME_BYTES, frames_built, look_up_one_frame, open_one_frame
 from support_redis import PATIENT, base_of, redis_entry, redis_tier, slices_of
 
 from cogcache import CacheManager, _core
@@ -151,6 +153,21 @@ async def test_one_frame_of_a_bundle_is_one_manifest_and_a_part_of_one_slice(
     counts = redis_proxy.counts()
     assert (counts["turns"], counts["kinds"]) == (1, {"GETRANGE": 1})
     assert counts["bytes_down"] < 50_000 + 64
+
+
+async def test_one_frame_of_hundreds_costs_two_round_trips_and_is_built_alone(
+    tier: RedisBackend, redis_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await tier.set("bundle", BUNDLE)
+    manager = manager_over(tier)
+    built = frames_built(monkeypatch)
+    redis_proxy.zero()
+    await look_up_one_frame(manager, built, 17, "17")
+    await open_one_frame(manager, built, 301)
+    counts = redis_proxy.counts()
+    # Each time the manifest, with what happened to tags, and then the frame.
+    assert (counts["turns"], counts["kinds"]) == (4, {"GET": 2, "ZRANGE": 4, "GETRANGE": 2})
+    assert 2 * FRAME_BYTES < counts["bytes_down"] < 2 * FRAME_BYTES + 60_000
 
 
 async def test_listing_and_usage_scan_and_never_ask_for_all_keys(

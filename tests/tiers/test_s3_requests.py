@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
+from support_cache import manager_over
+from support_frames import BUNDLE, FRAME_BYTES, frames_built, look_up_one_frame, open_one_frame
 from support_s3 import entry_of, names_in, tier_at
 
 from cogcache import _core
@@ -103,6 +105,22 @@ async def test_a_frame_is_at_most_two_requests_cold_and_one_warm(
     assert counts["kinds"] == {"GetObject": 1}
     assert counts["body_down"]["GetObject"] == FRAME
     assert [request["range"] is not None for request in s3_proxy.requests()] == [True]
+
+
+async def test_one_frame_of_hundreds_costs_one_request_and_is_built_alone(
+    tier: S3Backend, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await tier.set("bundle", BUNDLE)
+    manager = manager_over(tier)
+    built = frames_built(monkeypatch)
+    s3_proxy.zero()
+    await look_up_one_frame(manager, built, 17, 17)
+    assert taken(s3_proxy) == {"GetObject": 2}  # the index, then the frame
+    await look_up_one_frame(manager, built, 300, "300")
+    await open_one_frame(manager, built, 301)
+    counts = s3_proxy.counts()
+    assert counts["kinds"] == {"GetObject": 2}
+    assert counts["body_down"]["GetObject"] == 2 * FRAME_BYTES
 
 
 async def test_neighbouring_frames_are_one_request_and_far_ones_one_each(

@@ -363,7 +363,9 @@ def test_many_mutants_of_every_kind_of_document(number: int):
     document, parts = ORIGINALS[number]
     chance = random.Random(1000 + number)
     for _ in range(20_000):
-        verdict_of(entry_with(mutated(document, chance), parts))
+        entry = entry_with(mutated(document, chance), parts)
+        verdict_of(entry)
+        verdict_of(entry, frames=[1])
 
 
 @pytest.mark.parametrize("number", range(len(ORIGINALS)))
@@ -371,7 +373,44 @@ def test_every_truncation(number: int):
     document, parts = ORIGINALS[number]
     step = max(1, len(document) // 100)
     for end in range(0, len(document), step):
-        assert verdict_of(entry_with(document[:end], parts)) != "value"
+        entry = entry_with(document[:end], parts)
+        assert verdict_of(entry) != "value"
+        assert verdict_of(entry, frames=[1]) != "value"  # nor where what is cut is not wanted
+
+
+def bundle_of(*frames: bytes) -> _core.Entry:
+    parts: list[Part] = [("frame", str(number), b"of %d" % number) for number in range(3)]
+    return entry_with(ext(23, b"\x92\x80" + bytes([0x90 + len(frames)]) + b"".join(frames)), parts)
+
+
+def frame_item(frame_id: bytes, number: int) -> bytes:
+    return b"\x92" + frame_id + part_ref(number)
+
+
+def test_what_is_wrong_with_a_frame_is_said_to_those_who_want_it():
+    good, other = frame_item(b"\x01", 1), frame_item(b"\x02", 2)
+    bad = frame_item(b"\xcb" + bytes(8), 0)  # a float for an id
+    twice = frame_item(b"\xa11", 0)
+    assert dict(bundle_of(good, other).value(frames=["1"])[1]) == {"1": b"of 1"}
+    assert verdict_of(bundle_of(good, b"\x92\x02\x05"), frames=[1]) == "value"
+    assert verdict_of(bundle_of(good, b"\x92\x02\x05"), frames=[2]) == "damaged"
+    for items in ((good, bad), (bad, good), (good, twice), (good, b"\x05"), (good, b"\x91\x02")):
+        assert verdict_of(bundle_of(*items), frames=[1]) == "damaged"
+    assert verdict_of(bundle_of(good, b"\x92\xa1\xff" + part_ref(0)), frames=[1]) == "damaged"
+
+
+def test_bytes_changed_anywhere_do_not_confuse_the_look_for_one_frame():
+    document, parts = document_of(
+        _core.Entry.from_bytes(
+            draft(make_bundle([{}] * 40, [b"%d" % n for n in range(40)])).compose().tobytes()
+        )
+    )
+    chance = random.Random(3)
+    for _ in range(500):
+        entry = entry_with(mutated(document, chance), parts)
+        if verdict_of(entry, frames=[7, "33"]) == "value":
+            frames = entry.value(frames=[7, "33"])[1]
+            assert set(frames) <= {"7", "33"}
 
 
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=40), max_size=3))
