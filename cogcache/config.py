@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cogcache._types import Duration, duration_seconds
@@ -28,6 +28,7 @@ POLICIES = ("lru", "lfu", "fifo", "cost")
 WRITE_MODES = ("through", "behind", "off")
 WHEN_FULL = ("sync", "block", "drop")
 _FORMATS = ("pickle", "json", "msgpack")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 Compression = bool | Literal["auto"]
 
@@ -109,7 +110,8 @@ def _compression(value: object) -> None:
 
 def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
     """Turn the TypeError of an unknown keyword into a ConfigError that names the nearest one, and
-    take ``ALIASES`` of the class for the names that they stand for.
+    take ``ALIASES`` of the class for the names that they stand for. Its repr shows what differs
+    from the defaults.
     """
     plain: Callable[..., None] = cls.__init__
     fields = [f for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
@@ -137,7 +139,18 @@ def _strict(cls: type[_ConfigType]) -> type[_ConfigType]:
         plain(self, *args, **named)
 
     cls.__init__ = strict  # type: ignore[method-assign]
+    cls.__repr__ = _repr_of_changes  # type: ignore[method-assign]
     return cls
+
+
+def _repr_of_changes(config: Any) -> str:
+    show_as: Mapping[str, str] = getattr(config, "SHOW_AS", {})
+    changed = [
+        f"{f.name}={getattr(config, show_as.get(f.name, f.name))!r}"
+        for f in dataclasses.fields(config)
+        if f.repr and getattr(config, f.name) != f.default
+    ]
+    return f"{type(config).__name__}({', '.join(changed)})"
 
 
 def _without_aliases(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -437,13 +450,11 @@ class S3CacheConfig(_WithPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (
-            not isinstance(self.bucket, str)
-            or not 1 <= len(self.bucket) <= 255
-            or not self.bucket.isprintable()
-            or any(c in self.bucket for c in "/ \\")
-        ):
-            raise ConfigError(f"bucket must be the name of an S3 bucket, not {shown(self.bucket)}")
+        if not isinstance(self.bucket, str) or not _BUCKET.fullmatch(self.bucket):
+            raise ConfigError(
+                f"bucket must be the name of an S3 bucket (letters, digits, '.', '-', '_'), not "
+                f"{shown(self.bucket)}"
+            )
         _check_prefix(self.prefix)
         for name in ("access_key", "secret_key", "region", "session_token", "profile"):
             value = getattr(self, name)
@@ -553,6 +564,7 @@ class RedisCacheConfig(_WithPolicy):
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {"key_prefix": "prefix", "chunk_size": "slice_size"}
+    SHOW_AS: ClassVar[Mapping[str, str]] = {"url": "address"}
 
     backend_type: str = field(default="redis", kw_only=True)
     url: str | None = None
@@ -593,14 +605,6 @@ class RedisCacheConfig(_WithPolicy):
         settings = self.connection
         if self.ca_file is not None and "ssl_cert_reqs" not in settings:
             raise ConfigError("ca_file needs a url that begins with rediss://")
-
-    def __repr__(self) -> str:
-        shown = [
-            f"{f.name}={self.address if f.name == 'url' else getattr(self, f.name)!r}"
-            for f in dataclasses.fields(self)
-            if f.repr and getattr(self, f.name) != f.default
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def address(self) -> str:
@@ -763,6 +767,7 @@ class CacheConfig:
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {"kvChunking": "chunking"}
+    SHOW_AS: ClassVar[Mapping[str, str]] = {"backends": "_tiers"}
 
     backends: Sequence[BackendConfig | Mapping[str, Any]]
     default_ttl: Duration | None = 3600
@@ -791,6 +796,16 @@ class CacheConfig:
         _flag(self.enable_stats, "enable_stats")
         _compression(self.enable_compression)
         note_serialization_format(self.serialization_format)
+
+    @property
+    def _tiers(self) -> list[Any]:
+        """Dicts may hold secrets under any name, so only their kinds are shown."""
+        return [
+            {"backend_type": tier.get("backend_type"), "...": "..."}
+            if isinstance(tier, Mapping)
+            else tier
+            for tier in self.backends
+        ]
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> CacheConfig:

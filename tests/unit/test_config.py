@@ -128,6 +128,9 @@ def test_secrets_are_not_shown() -> None:
         session_token="token-visible",
     )
     assert "visible" not in repr(config)
+    as_dict = {"backend_type": "s3", "bucket": "b", "secret_key": "visible", "url": "s3://visible"}
+    for tiers in ([config], [as_dict], (as_dict, config)):
+        assert "visible" not in repr(CacheConfig(tiers)), tiers
     for wrong in ({"secret_key": None}, {"profile": "p"}, {"secret_key": 5}):
         with pytest.raises(ConfigError) as raised:
             dataclasses.replace(config, **wrong)  # type: ignore[arg-type]
@@ -135,6 +138,18 @@ def test_secrets_are_not_shown() -> None:
     with pytest.raises(ConfigError, match="must not hold credentials") as raised:
         S3CacheConfig(bucket="b", endpoint_url="https://key:visible@host")
     assert "visible" not in str(raised.value)
+
+
+def test_a_configuration_shows_what_differs_from_the_defaults() -> None:
+    assert repr(S3CacheConfig("b", write_mode="behind")) == (
+        "S3CacheConfig(write_mode='behind', bucket='b')"
+    )
+    assert repr(RedisCacheConfig("redis://u:p@h:1/2")) == "RedisCacheConfig(url='redis://h:1/2')"
+    tiers = [MemoryCacheConfig(), {"backend_type": "s3", "bucket": "b"}]
+    assert repr(CacheConfig(tiers, default_ttl=None)) == (
+        "CacheConfig(backends=[MemoryCacheConfig(), {'backend_type': 's3', '...': '...'}], "
+        "default_ttl=None)"
+    )
 
 
 def test_s3_has_the_pinned_names_and_defaults() -> None:
@@ -157,6 +172,7 @@ def test_s3_says_what_is_wrong() -> None:
     for options, words in (
         ({"bucket": ""}, "bucket must be"),
         ({"bucket": "a/b"}, "bucket must be"),
+        ({"bucket": "my bucket!"}, "letters, digits"),
         ({"prefix": "a//b"}, "segments"),
         ({"prefix": "a/../b"}, "segments"),
         ({"prefix": "p" * 256}, "255"),
