@@ -42,6 +42,7 @@ from cogcache.manager import CacheManager
 from cogcache.pipeline import PipelineArtifactCache
 from cogcache.ranges import RangeAnswer, http_answer, http_headers, parse_range
 from cogcache.reader import Reader
+from cogcache.selection import Plan, SelectedEntry
 from cogcache.sources import SourceRef, file_digest
 from cogcache.streams import StreamResult
 from cogcache.video import VideoArtifacts, VideoCache
@@ -77,6 +78,7 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "PipelineArtifactCache",
+    "Plan",
     "RangeAnswer",
     "Reader",
     "RecursiveComputeError",
@@ -86,6 +88,7 @@ __all__ = [
     "S3CacheBackend",
     "S3CacheBackendConfig",
     "S3CacheConfig",
+    "SelectedEntry",
     "SourceRef",
     "StoreResult",
     "StreamResult",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from cogcache import _core
@@ -17,7 +17,20 @@ from cogcache._reading import DIGESTS, Beat, Digest, no_beat, sample_digest
 from cogcache._system import SYSTEM, System
 from cogcache.uris import file_uri
 
-__all__ = ["SourceRef", "SourceUnavailableError", "probe", "unavailable"]
+__all__ = [
+    "KINDS_WITH_URI",
+    "URI_TAG",
+    "SourceRef",
+    "SourceUnavailableError",
+    "probe",
+    "unavailable",
+]
+
+
+# Kinds that name a place; others stand for content wherever it lies.
+KINDS_WITH_URI: Final = ("stat", "absent", "etag", "opaque")
+URI_TAG: Final = "uri:"
+"""What the tag begins with that every artifact carries, for `invalidate_video`."""
 
 
 class SourceUnavailableError(OSError):
@@ -138,11 +151,6 @@ class SourceRef:
     def may_block(self) -> bool:
         """Whether asking the file system about this source might wait for a server."""
         return self.path is not None and SYSTEM.may_block(self.path)
-
-    @property
-    def uri_tag(self) -> str:
-        """The tag that every entry of this URI carries, whatever its identity: ``uri:<32 hex>``."""
-        return f"uri:{_core.hash128(self.uri.encode()).hex()}"
 
     @property
     def uri_hash(self) -> int:

@@ -334,6 +334,9 @@ class SyncFacade:
     def __dir__(self) -> list[str]:
         return [name for name in dir(self._target) if not name.startswith("_")]
 
+    def __str__(self) -> str:
+        return str(self._target)
+
     def __repr__(self) -> str:
         return f"<sync face of {self._target!r}>"
 

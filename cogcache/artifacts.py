@@ -228,6 +228,22 @@ def key_params(
     }
 
 
+def arguments_of(key: Key) -> dict[str, Any]:
+    """What a key was made with, under the names of the arguments and those that keys print, the
+    caller's own ``params`` among them. Values are as keys hold them.
+    """
+    held = key.params
+    own = held.get("params")
+    named = {**own, **held} if isinstance(own, Mapping) else held
+    artifact = ARTIFACTS.get(key.artifact)
+    for parameter in artifact.parameters if artifact is not None else ():
+        if parameter.printed in held:
+            named[parameter.argument] = held[parameter.printed]
+        elif parameter.when_set:
+            named.setdefault(parameter.argument, parameter.default)
+    return named
+
+
 _AT_LEAST = {
     "threshold": None,
     "fps": 0,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cogcache import _core
+from cogcache._identity import KINDS_WITH_URI
 from cogcache.backends.base import META_ARTIFACT, META_SOURCE, CacheBackend
 from cogcache.keys import Difference, Key
 from cogcache.sources import SourceRef
@@ -22,7 +23,6 @@ _NEVER_LOOKED_AT = (
     "the source is never looked at: without etag= or source_id= a change of it is not seen before "
     "the entry expires"
 )
-_KINDS_WITH_URI = ("stat", "absent", "etag", "opaque")  # others stand for content wherever it lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ async def _near(
         source.uri_hash,
         lambda entry, other: entry.meta.get(META_ARTIFACT) == artifact and _is_of(entry, source),
     )
-    if not near and source.kind not in _KINDS_WITH_URI:
+    if not near and source.kind not in KINDS_WITH_URI:
         # The same content may be known by another name: the index finds names, so look at all.
         near = await _compared(
             manager,
@@ -196,7 +196,7 @@ def _with_origin(key: Key, entry: _core.Entry, uri: str) -> Key:
     """The same key that knows the source which the entry was made from, where the entry tells."""
     identity = entry.meta.get(META_SOURCE) or [""]
     origin = SourceRef.from_identity(
-        identity, uri=identity[1] if identity[0] in _KINDS_WITH_URI else uri
+        identity, uri=identity[1] if identity[0] in KINDS_WITH_URI else uri
     )
     if origin is None or origin.fingerprint != key.source:
         return key
@@ -215,4 +215,4 @@ def _distance(near: NearEntry) -> int:
 
 def _is_of(entry: _core.Entry, source: SourceRef) -> bool:
     identity = entry.meta.get(META_SOURCE) or []
-    return source.uri in identity or source.kind not in _KINDS_WITH_URI
+    return source.uri in identity or source.kind not in KINDS_WITH_URI

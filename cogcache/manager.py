@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 from cogcache import _core
 from cogcache._arguments import (
@@ -63,6 +63,15 @@ from cogcache.feeding import StreamSource, known_length, pieces_of
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.ranges import half_open
 from cogcache.reader import Reader, Reading
+from cogcache.selection import Plan, Selection, select_from
+from cogcache.sources import (
+    Source,
+    SourceRef,
+    SourceUnavailableError,
+    capture,
+    capture_async,
+    unreadable,
+)
 from cogcache.streams import Inflow, StreamResult
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
@@ -792,6 +801,54 @@ class CacheManager:
             found.update(listed)
         return sorted(found.items())
 
+    async def select(
+        self,
+        *,
+        pattern: str | None = None,
+        profile: str | None = None,
+        artifact: str | None = None,
+        source: Source | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+        older_than: Duration | None = None,
+        min_bytes: int = 0,
+    ) -> Plan:
+        """Choose entries by what they are: a plan to look at, whose ``delete()`` forgets them.
+
+        Every filter that is given must hold. Reads the index of every live entry, or of those of
+        one source, never a value.
+
+        Args:
+            pattern: Printed keys, as ``clear`` takes it.
+            profile: ``""`` is that of no name.
+            artifact: Such as ``"descriptions"``.
+            source: What the entries were made from. A path or URI means every generation that was
+                ever there; a ``SourceRef`` (``video.source``) of an identity by content also what
+                was made from the same content elsewhere.
+            params: Arguments of an artifact's ``set`` and their values, also those given in its
+                ``params``. An artifact may have others.
+            tags: All of them must be on the entry.
+            older_than: Age of the value.
+            min_bytes: As stored.
+
+        Raises:
+            KeyTypeError: A parameter of a type that keys cannot hold.
+            ValueError: A pattern, tag, duration or source that cannot be.
+        """
+        self._check_open()
+        ref = None if source is None else await _place_of(source)
+        meant = Selection(
+            pattern=pattern,
+            profile=profile,
+            artifact=artifact,
+            source=ref,
+            params=params,
+            tags=tags,
+            older_than=older_than,
+            min_bytes=min_bytes,
+        )
+        return await select_from(self.backends, meant, self._writing.withdraw, self._runs_inline)
+
     async def get_metadata(self, key: str | Key) -> dict[str, Any] | None:
         """What is known of an entry without touching its value; see
         ``backends.base.describe_entry``.
@@ -1077,6 +1134,14 @@ def _found(value: Any, entry: _core.Entry, tier: CacheBackend) -> Lookup:
         stored_bytes=entry.length,
         seconds_saved=entry.cost_ms / 1000,
     )
+
+
+async def _place_of(source: Source) -> SourceRef:
+    """A source that is asked for by where it is: what is there now does not matter."""
+    try:
+        return capture(source) if is_inline() else await capture_async(source)
+    except SourceUnavailableError:
+        return unreadable(cast("str", source))
 
 
 def _manager_stats(stats: Mapping[str, int], tiers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from cogcache._identity import URI_TAG
 from cogcache.backends.base import META_TAGS, CacheBackend
 from cogcache.keys import Key
 
 if TYPE_CHECKING:
     from cogcache import _core
-
-_URI_TAG: Final = "uri:"  # carried by every artifact, for invalidate_video()
 
 
 async def usage_of(tiers: Iterable[CacheBackend]) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def _add_to_groups(usage: dict[str, Any], entry: _core.Entry) -> None:
     _add(usage["profiles"].setdefault(key.profile, _nothing()), entry)
     _add(usage["artifacts"].setdefault(key.artifact, _nothing()), entry)
     for tag, _ in entry.meta.get(META_TAGS) or ():
-        if not tag.startswith(_URI_TAG):
+        if not tag.startswith(URI_TAG):
             _add(usage["tags"].setdefault(tag, _nothing()), entry)
 
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from cogcache import _core
 from cogcache._arguments import check_kept, checked_frame_ids, checked_tags, flag, load_options
 from cogcache._fork import renew_after_fork
+from cogcache._identity import URI_TAG
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
 from cogcache.artifacts import ARTIFACTS, artifact_of
@@ -534,7 +535,7 @@ class ArtifactVerbs:
 
     def _uri_tag(self, source: SourceRef) -> str:
         return (
-            "uri:" + _core.hash128(_core.encode_key_value([self.profile or "", source.uri])).hex()
+            URI_TAG + _core.hash128(_core.encode_key_value([self.profile or "", source.uri])).hex()
         )
 
     def _stamp(self, request: Request) -> int:

@@ -424,10 +424,15 @@ class CacheBackend(ABC):
         return removed
 
     async def discard_entry(self, entry: _core.Entry) -> bool:
-        """Forget exactly this generation of an entry; a tier that can tell generations apart
-        overrides it.
+        """Forget exactly this generation of an entry."""
+        return await self.discard_write(entry.key, entry.token)
+
+    async def discard_write(self, key: bytes, token: int) -> bool:
+        """Forget what the write with this token left under ``key``; a later one stays. A tier that
+        can do that in one step overrides it.
         """
-        return await self.discard(entry.key)
+        entry = await self.read(key)
+        return entry is not None and entry.token == token and await self.discard(key)
 
     async def cleanup_expired(self) -> int:
         """Remove entries whose life is over or whose tags were invalidated; how many."""

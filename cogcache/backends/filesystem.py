@@ -259,6 +259,13 @@ class FilesystemCacheBackend(CacheBackend):
         removed: int = await _bridge.run(self._store, "delete_entries", [entry])
         return removed > 0
 
+    async def discard_write(self, key: bytes, token: int) -> bool:
+        found = await _bridge.run(self._store, "fetch_digests", [_core.hash128(key)], _PEEK)
+        entry = found[0] if found else None
+        if not isinstance(entry, _core.Entry) or (entry.key, entry.token) != (key, token):
+            return False
+        return await self.discard_entry(entry)
+
     async def clear(self, pattern: str | None = None) -> int:
         matcher = KeyPattern(pattern)
         if matcher.exact is not None:

@@ -87,10 +87,10 @@ class MemoryCacheBackend(CacheBackend):
         with self._lock:
             return self._drop(key)
 
-    async def discard_entry(self, entry: _core.Entry) -> bool:
+    async def discard_write(self, key: bytes, token: int) -> bool:
         with self._lock:
-            kept = self._entries.get(entry.key)
-            return kept is not None and kept.token == entry.token and self._drop(entry.key)
+            kept = self._entries.get(key)
+            return kept is not None and kept.token == token and self._drop(key)
 
     async def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
         with self._lock:

@@ -179,6 +179,21 @@ class BackendConformance:
         assert (await tier.get_stats())["total_files"] == 0
         await tier.aclose()
 
+    async def test_one_write_is_removed_and_not_the_next(self) -> None:
+        tier = await self.make_tier()
+        await tier.set("key", "old")
+        old = await tier.fetch(key_bytes("key"), index_only=True)
+        assert not isinstance(old, str)
+        await tier.set("key", "new")
+        assert not await tier.discard_write(old.key, old.token)
+        assert await tier.get("key") == "new"
+        new = await tier.fetch(key_bytes("key"), index_only=True)
+        assert not isinstance(new, str)
+        assert await tier.discard_write(new.key, new.token)
+        assert not await tier.discard_write(new.key, new.token)
+        assert not await tier.exists("key")
+        await tier.aclose()
+
     async def test_listing_gives_keys_and_metadata(self) -> None:
         tier = await self.make_tier()
         await tier.set("b", "value", ttl=60)

@@ -819,14 +819,13 @@ def test_a_ref_is_frozen_hashable_and_picklable(tmp_path):
     assert not back.changed()
 
 
-def test_the_uri_gives_tag_and_hash_whatever_the_identity(tmp_path):
+def test_the_uri_gives_the_hash_whatever_the_identity(tmp_path):
     video = make(tmp_path / "v.mp4")
     refs = [capture(video), capture(video, "content"), capture(video, source_id="x")]
 
-    assert len({ref.uri_tag for ref in refs}) == len({ref.uri_hash for ref in refs}) == 1
-    assert len(refs[0].uri_tag) == len("uri:") + 32
+    assert len({ref.uri_hash for ref in refs}) == 1
     assert 0 < refs[0].uri_hash < 2**64
-    assert capture(tmp_path / "other").uri_tag != refs[0].uri_tag
+    assert capture(tmp_path / "other").uri_hash != refs[0].uri_hash
 
 
 def test_a_ref_comes_back_from_what_an_entry_keeps(tmp_path):

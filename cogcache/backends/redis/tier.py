@@ -555,8 +555,8 @@ class RedisBackend(CacheBackend):
     async def discard(self, key: bytes) -> bool:
         return await self._remove(self._names.of_key(key), "")
 
-    async def discard_entry(self, entry: _core.Entry) -> bool:
-        return await self._remove(self._names.of_key(entry.key), f"{entry.token:016x}")
+    async def discard_write(self, key: bytes, token: int) -> bool:
+        return await self._remove(self._names.of_key(key), f"{token:016x}")
 
     async def _remove(self, base: bytes, token: str) -> bool:
         """Unlink an entry and its slices; with a token only if it is of that write."""

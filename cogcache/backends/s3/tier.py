@@ -590,8 +590,8 @@ class S3Backend(CacheBackend):
     async def discard(self, key: bytes) -> bool:
         return await self._discard(self._names.of_key(key), None)
 
-    async def discard_entry(self, entry: _core.Entry) -> bool:
-        return await self._discard(self._names.of_key(entry.key), entry.token)
+    async def discard_write(self, key: bytes, token: int) -> bool:
+        return await self._discard(self._names.of_key(key), token)
 
     async def _discard(self, name: str, token: int | None) -> bool:
         """Delete an object if it is there, and with ``token`` only if it is of that write."""
