@@ -42,7 +42,7 @@ from cogcache.backends.redis.scripts import (
     REFRESH,
     REMOVE,
 )
-from cogcache.backends.redis.slots import TAIL_BYTES, refreshed_tail
+from cogcache.backends.slots import TAIL_BYTES, refreshed_tail
 from cogcache.backends.redis.tags import CHANGES, MOST_TAGS, Tags, fresh_origin, member
 from cogcache.backends.redis.tags import PAGE as PAGE_OF_TAGS
 from cogcache.backends.redis.writing import SLICES_LONGER_MS, RedisUpload, Writes

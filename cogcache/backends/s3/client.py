@@ -177,6 +177,11 @@ class S3Client:
             events.unregister(f"before-call.s3.{operation}", add)
 
     @property
+    def bucket(self) -> str:
+        """Where objects are."""
+        return self._config.bucket
+
+    @property
     def endpoint(self) -> str:
         """Where requests go."""
         url: str = self._client("small").meta.endpoint_url

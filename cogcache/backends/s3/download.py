@@ -30,8 +30,19 @@ from cogcache.backends.s3.errors import (
     error_of,
 )
 from cogcache.backends.s3.lanes import Call, Lane, current_call
+from cogcache.backends.slots import slot_of_text, take_slot
 
-__all__ = ["Reads", "RemoteBytes", "Room", "Tail", "fetch_parallel", "token_of", "wait_for"]
+__all__ = [
+    "FRESH",
+    "TOKEN",
+    "Reads",
+    "RemoteBytes",
+    "Room",
+    "Tail",
+    "fetch_parallel",
+    "token_of",
+    "wait_for",
+]
 
 TAIL_BYTES: Final = 64 * 1024
 RANGE_BYTES: Final = 8 << 20  # of one request of a large transfer
@@ -41,6 +52,7 @@ RESUMES: Final = 5
 SLOWEST: Final = 64 * 1024  # bytes a second; a body that comes slower is asked for anew
 PATIENCE_SECONDS: Final = 2.0  # before a body's rate is judged
 TOKEN: Final = "cc-token"  # noqa: S105 - of a write; in the metadata of every object
+FRESH: Final = "cc-fresh"  # the freshness slot of one that was refreshed; newer than those inside
 _PIECE: Final = 256 * 1024
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -102,7 +114,11 @@ class Tail:
 
 def token_of(tail: Tail) -> int:
     """The write token in the footer of a container (docs/format.md); 0 if this is too short."""
-    return int.from_bytes(tail.data[-48:-40], "little") if len(tail.data) >= 48 else 0
+    return _token_in(tail.data)
+
+
+def _token_in(data: bytes | bytearray) -> int:
+    return int.from_bytes(data[-48:-40], "little") if len(data) >= 48 else 0
 
 
 class Reads:
@@ -225,7 +241,11 @@ class Reads:
         got = self._read_body(call, answer, memoryview(data))
         if got < size:
             raise BrokenBodyError(f"{got} of {size} bytes came")
-        return Tail(total, start, bytes(data), _etag(answer), answer["Metadata"].get(TOKEN))
+        metadata = answer["Metadata"]
+        slot = slot_of_text(metadata.get(FRESH, ""))
+        if slot is not None:
+            take_slot(data, _token_in(data), slot)
+        return Tail(total, start, bytes(data), _etag(answer), metadata.get(TOKEN))
 
     # --- ranges -----------------------------------------------------------------------------------
 

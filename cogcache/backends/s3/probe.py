@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import TOKEN
@@ -25,7 +25,7 @@ from cogcache.backends.s3.errors import (
 )
 from cogcache.backends.s3.lanes import Call
 
-__all__ = ["Abilities", "crc32", "probe"]
+__all__ = ["Abilities", "copies_of", "crc32", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,33 @@ def probe(client: S3Client, call: Call, prefix: str) -> Abilities:
             metadata=_keeps_token(client, call, name, token),
             match_delete=_refuses_to_delete(client, call, name),
         )
+    finally:
+        with contextlib.suppress(S3Error):
+            client.send(call, client.small, "delete_object", Key=name)
+
+
+def copies_of(client: S3Client, call: Call, prefix: str) -> Literal["guarded", "plain", "none"]:
+    """Whether the store copies an object onto itself, and ``If-Match`` keeps that from replacing
+    another generation; three or four small requests. Blocks.
+
+    Raises:
+        S3Error: It does not work at all, or does not let us write.
+    """
+    name = f"{prefix}{secrets.token_hex(16)}"
+    itself = {"Bucket": client.bucket, "Key": name}
+    copy: dict[str, Any] = {"CopySource": itself, "MetadataDirective": "REPLACE"}
+    guard = {"IfMatch": _NEVER} if client.knows("CopyObject", "IfMatch") else {}
+    _put(client, call, {"Key": name, "Body": bytearray(_BODY)})
+    try:
+        for extra in (guard, {}) if guard else ({},):
+            try:
+                client.send(call, client.small, "copy_object", Key=name, **copy, **extra)
+            except ChangedError:
+                return "guarded"
+            except (NotSupportedError, RefusedError):
+                continue
+            return "plain"
+        return "none"
     finally:
         with contextlib.suppress(S3Error):
             client.send(call, client.small, "delete_object", Key=name)

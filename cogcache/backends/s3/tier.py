@@ -50,9 +50,11 @@ from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_p
 from cogcache.backends.s3.memory import Remembered
 from cogcache.backends.s3.names import Names, judge
 from cogcache.backends.s3.probe import Abilities, probe
+from cogcache.backends.s3.refresh import Refreshes, is_due
 from cogcache.backends.s3.resume import RECORDS, RESUME_SECONDS, Records, Unfinished
 from cogcache.backends.s3.streams import S3Upload, copy_parallel
 from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
+from cogcache.backends.slots import TAIL_BYTES as TAIL_END
 from cogcache.config import S3CacheConfig
 from cogcache.exceptions import IncompleteError
 from cogcache.keys import Key
@@ -106,6 +108,7 @@ class S3Backend(CacheBackend):
         self._hedges = Hedges(self._client.small) if config.hedge_reads else None
         self._listing = Listing(self._client)
         self._names = Names(config.clean_prefix)
+        self._refreshes = Refreshes(self._client, self._names.probes)
         self._random = SystemRandom()
         self._clock: Callable[[], float] = time.monotonic
         self._abilities: Abilities | None = None
@@ -140,6 +143,9 @@ class S3Backend(CacheBackend):
             return word
         try:
             entry = await self._fetch(key, name, index_only)
+            if self._indexes.get(name) is not None and self._why_dead(entry) is not None:
+                self._indexes.forget(name)  # another host may have refreshed it since
+                entry = await self._fetch(key, name, index_only)
         except AbsentError:
             self.note_works("read")
             self._note_absent(name)
@@ -243,6 +249,8 @@ class S3Backend(CacheBackend):
             front = self._front(call, name, tail)
             return _core.Entry.from_bytes(front + tail.data, key)
         data = self._reads.range(call, self._client.small, name, 0, tail.size, tail.size, tail.etag)
+        if data[-TAIL_END:] != tail.data[-TAIL_END:]:  # its life was begun anew beside it
+            data = data[:-TAIL_END] + tail.data[-TAIL_END:]
         return _core.Entry.from_bytes(data, key)
 
     def _front(self, call: Call, name: str, tail: Tail) -> bytes:
@@ -313,13 +321,33 @@ class S3Backend(CacheBackend):
         except _core.DamagedError:  # perhaps on the way
             return await self._in(lane, lambda call: entry.read(part, start, stop))
         except (ChangedError, AbsentError) as error:
-            self._indexes.forget(self._names.of_key(entry.key))
-            raise IncompleteError(
-                "the entry was replaced or removed since it was opened"
-            ) from error
+            return await self._read_part_again(entry, part, start, stop, lane, error)
         except S3Error as error:
             self.note_fault("read", error)
             raise
+
+    async def _read_part_again(
+        self,
+        entry: _core.Entry,
+        part: int,
+        start: int,
+        stop: int,
+        lane: Lane,
+        error: Exception,
+    ) -> bytes:
+        """Of an object that changed since it was opened: it may have been refreshed, which gives it
+        another ETag in some stores and leaves the entry as it is.
+        """
+        name = self._names.of_key(entry.key)
+        self._indexes.forget(name)
+        try:
+            again = await self._fetch(entry.key, name, True)
+            if again.token == entry.token:
+                return await self._in(lane, lambda call: again.read(part, start, stop))
+        except (ChangedError, AbsentError, _core.ForeignError):
+            pass
+        self._indexes.forget(name)
+        raise IncompleteError("the entry was replaced or removed since it was opened") from error
 
     async def value_type(self, entry: _core.Entry) -> str:
         if entry.in_memory:
@@ -585,6 +613,43 @@ class S3Backend(CacheBackend):
                         )
             return self._abilities
 
+    async def refresh(self, key: bytes, ttl_ms: int | None) -> bool:
+        """See ``CacheBackend.refresh``. The store copies the object onto itself, with the new life
+        beside it, if less than half of the life that is asked for is left; else nothing is done.
+
+        False also where the store cannot copy, or (of a key that is just a text, which another host
+        may replace) cannot do it without losing what another one writes meanwhile; beyond 5 GiB;
+        and when too many were copied just now: 100 at once, ten a second on the average.
+        """
+        if self._now() < self._denied_until:
+            return False
+        name = self._names.of_key(key)
+        self._gone.forget(name)
+        try:
+            return await self._in(self._client.small, self._renew, key, name, ttl_ms)
+        except (AbsentError, _core.DamagedError, _core.ForeignError):
+            return False
+        except S3Error as error:
+            self._write_failed(error)
+            return False
+
+    def _renew(self, call: Call, key: bytes, name: str, ttl_ms: int | None) -> bool:
+        tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
+        remote = RemoteBytes(self._reads, self._client, name, tail)
+        entry = _core.Entry.from_reader(tail.size, remote.read, key)
+        now = self.now_ms()
+        if self._why_dead(entry) is not None:
+            return False
+        if not is_due(entry, now, ttl_ms):
+            return True
+        done = self._refreshes.renew(call, name, tail, now, ttl_ms, replaced=self._is_raw(name))
+        self._indexes.forget(name)
+        return done
+
+    def _is_raw(self, name: str) -> bool:
+        """Whether it is the object of a key that is just a text."""
+        return "/raw/" in name[len(self._names.root) :]
+
     # --- removing ---------------------------------------------------------------------------------
 
     async def discard(self, key: bytes) -> bool:
@@ -788,6 +853,7 @@ class S3Backend(CacheBackend):
             "bytes_out": self._client.bytes_out,
             "mismatches": self._reads.mismatches,
             "resumes": self._reads.resumes,
+            "refreshes": {"sent": self._refreshes.sent, "deferred": self._refreshes.deferred},
             "slow_downs": self._client.slow_downs,
             "resumed_uploads": self._writes.resumed,
             "spared_parts": self._writes.spared_parts,
@@ -816,7 +882,7 @@ class S3Backend(CacheBackend):
         if self._written.get(name) is None:
             share = 0.8 + 0.4 * self._random.random()
             self._gone.keep(name, "absent", ABSENT_SECONDS * share)
-        if "/raw/" not in name[len(self._names.root) :]:
+        if not self._is_raw(name):
             self._missed.keep(name, True, MISSED_SECONDS)
 
     def _note_written(self, name: str) -> None:
