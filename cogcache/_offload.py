@@ -14,7 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
-__all__ = ["NoAnswerError", "offload"]
+from cogcache._inline import in_calling_thread, is_sync
+
+__all__ = ["NoAnswerError", "beside", "offload"]
 
 T = TypeVar("T")
 
@@ -119,3 +121,16 @@ async def offload(work: Callable[[Callable[[], None]], T], *, timeout_seconds: f
                 raise NoAnswerError
     finally:
         future.cancel()
+
+
+async def beside(work: Callable[[Callable[[], None]], T]) -> T:
+    """Run what blocks beside the event loop, however long it takes; under ``sync`` in the calling
+    thread. See ``offload`` for ``beat``.
+    """
+    if is_sync():
+        return await in_calling_thread(work, _no_beat)
+    return await offload(work, timeout_seconds=None)
+
+
+def _no_beat() -> None:
+    pass

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Final
 
@@ -343,7 +343,7 @@ def _keyframes_digest(name: str, value: Any, parent: Callable[[Mapping[str, Any]
     if value is None:
         return parent({}).digest.hex()
     if isinstance(value, Keyframes):
-        return parent({f.name: getattr(value, f.name) for f in fields(value)}).digest.hex()
+        return parent(value.arguments()).digest.hex()
     digest = _digest_or_none(name, "keyframes", value)
     assert digest is not None
     return digest

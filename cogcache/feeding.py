@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from types import GeneratorType
 from typing import Any, Final, TypeVar
 
-from cogcache._inline import in_calling_thread, is_inline, is_sync
-from cogcache._offload import offload
+from cogcache._inline import is_inline
+from cogcache._offload import beside
 
 __all__ = ["PIECE_BYTES", "StreamSource", "known_length", "pieces_of"]
 
@@ -160,10 +160,7 @@ async def _from_iterable(source: Iterable[Any]) -> AsyncGenerator[Any, None]:
 
 
 async def _blocking(call: Callable[[], T]) -> T:
-    """A call that may wait: under ``sync`` in the calling thread, else in one of its own."""
-    if is_sync():
-        return await in_calling_thread(call)
-    return await offload(lambda beat: call(), timeout_seconds=None)
+    return await beside(lambda beat: call())
 
 
 def _refuse_inline(begun: Any = None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -447,3 +447,7 @@ class Keyframes:
     image_codec: str = "jpeg:95"
     revision: str | None = None
     params: Mapping[str, Any] | None = field(default=None, hash=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as arguments of ``get_keyframes``."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}

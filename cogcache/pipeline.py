@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, overload
 
-from cogcache._arguments import checked_times, warn_of_slips
+from cogcache._arguments import checked_times, flag, warn_of_slips
+from cogcache._offload import beside
 from cogcache._types import Duration
 from cogcache.exceptions import shown
+from cogcache.exporting import PATTERN, export_frames
+from cogcache.frames import Frames, check_channels
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import Source
 from cogcache.verbs import ArtifactVerbs
@@ -117,6 +121,77 @@ class PipelineArtifactCache(ArtifactVerbs):
             frames=frames,
         )
         return found.value
+
+    async def get_frame(
+        self,
+        video_path: Source,
+        frame_id: int | str,
+        *,
+        keyframes: Keyframes | None = None,
+        decode: bool = False,
+        channels: Literal["bgr", "rgb"] = "bgr",
+    ) -> Any:
+        """One keyframe, without reading the others: its stored bytes, or the picture with
+        ``decode``; ``None`` on a miss, or when the keyframes have no such frame.
+
+        Args:
+            video_path: The video.
+            frame_id: As the metadata has it.
+            keyframes: Which keyframes; ``None`` are those with the default arguments.
+            decode: Give an array (a PIL image for a frame stored as one) instead of bytes.
+            channels: Order of the three in an array decoded from bytes.
+
+        Raises:
+            MissingExtraError: ``decode`` without Pillow.
+            ValueError: Stored bytes that are no picture.
+        """
+        flag(decode, "decode")
+        check_channels(channels)
+        found = await self.get_keyframes(
+            video_path, load_images=True, frames=[frame_id], **_arguments_of(keyframes)
+        )
+        if found is None:
+            return None
+        frames: Frames = found[1]
+        if not decode:
+            return frames.encoded(frame_id)
+        decoded = await beside(lambda beat: frames.decode_here([frame_id], channels=channels))
+        return decoded[str(frame_id)]
+
+    async def export_keyframes(
+        self,
+        video_path: Source,
+        directory: str | os.PathLike[str],
+        *,
+        keyframes: Keyframes | None = None,
+        pattern: str = PATTERN,
+    ) -> Any:
+        """Write the keyframes as files, for programs that take paths.
+
+        Args:
+            video_path: The video.
+            directory: Is made if it is not there; files of the same names are replaced.
+            keyframes: Which keyframes; ``None`` are those with the default arguments.
+            pattern: Of the names, with ``{frame_id}`` (``{frame_id:06}`` for numbers) and
+                ``{suffix}``, which is ``.jpg`` for a JPEG, and so on.
+
+        Returns:
+            The metadata, in which the ``path`` of every frame, in every copy of the list, is where
+            its file is now. ``None`` on a miss; then nothing is written.
+
+        Raises:
+            OSError: As the system has it: a full disk, no permission.
+            ValueError: A pattern that gives no names of files, or two frames one; a frame that is
+                stored as an array and not as a picture.
+        """
+        found = await self.get_keyframes(video_path, load_images=True, **_arguments_of(keyframes))
+        if found is None:
+            return None
+
+        def work(beat: Callable[[], None]) -> Any:
+            return export_frames(found[0], found[1], directory, pattern, beat)
+
+        return await beside(work)
 
     async def set_keyframes(
         self,
@@ -679,3 +754,11 @@ class PipelineArtifactCache(ArtifactVerbs):
             )
         video = await self.video(video_path, pipeline_config)
         return await video.get_all_artifacts(load=load)
+
+
+def _arguments_of(keyframes: Keyframes | None) -> dict[str, Any]:
+    if keyframes is None:
+        return {}
+    if not isinstance(keyframes, Keyframes):
+        raise TypeError(f"keyframes must be Keyframes or None, not {type(keyframes).__name__}")
+    return keyframes.arguments()

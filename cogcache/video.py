@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +12,7 @@ from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
 from cogcache.config import nearest
 from cogcache.exceptions import shown
+from cogcache.exporting import PATTERN
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import SourceRef
 
@@ -266,6 +268,42 @@ class VideoCache:
             tags=tags,
         )
         return result.stored
+
+    async def get_frame(
+        self,
+        frame_id: int | str,
+        *,
+        keyframes: Keyframes | None = None,
+        decode: bool = False,
+        channels: Literal["bgr", "rgb"] = "bgr",
+    ) -> Any:
+        """See ``PipelineArtifactCache.get_frame``; of the configuration's keyframes unless told
+        otherwise.
+        """
+        return await self.cache.get_frame(
+            self.source,
+            frame_id,
+            keyframes=self.keyframes if keyframes is None else keyframes,
+            decode=decode,
+            channels=channels,
+        )
+
+    async def export_keyframes(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keyframes: Keyframes | None = None,
+        pattern: str = PATTERN,
+    ) -> Any:
+        """See ``PipelineArtifactCache.export_keyframes``; of the configuration's keyframes unless
+        told otherwise.
+        """
+        return await self.cache.export_keyframes(
+            self.source,
+            directory,
+            keyframes=self.keyframes if keyframes is None else keyframes,
+            pattern=pattern,
+        )
 
     async def get_or_compute_keyframes(self, compute: Callable[[], Any], **options: Any) -> Any:
         """See ``PipelineArtifactCache.get_or_compute_keyframes``."""
