@@ -6,6 +6,7 @@ what is never cached.
 """
 
 from cogcache._types import Duration, Fault, Lookup, StoreResult
+from cogcache.artifacts import REQUIRED
 from cogcache.backends.base import CacheBackend, CacheBackendRegistry
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
@@ -50,6 +51,7 @@ from cogcache.video import VideoArtifacts, VideoCache
 __version__ = "0.1.0"
 
 __all__ = [
+    "REQUIRED",
     "BackendConfig",
     "CacheBackend",
     "CacheBackendRegistry",

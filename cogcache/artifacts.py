@@ -9,7 +9,7 @@ release changes no key of an earlier one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Final
@@ -22,6 +22,9 @@ from cogcache.keys import Key, Keyframes
 
 class _Required:
     def __repr__(self) -> str:
+        return "REQUIRED"
+
+    def __reduce__(self) -> str:
         return "REQUIRED"
 
 
@@ -60,11 +63,13 @@ class Artifact:
         name: As in keys.
         parameters: What its key depends on beside the source.
         failed: Whether a value is the trace of a failure, which is never kept.
+        own: Registered by a user.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     failed: Callable[[Any], bool] = field(default=lambda value: False)
+    own: bool = False
 
     def arguments(self) -> dict[str, Parameter]:
         """Its parameters by argument name."""
@@ -155,25 +160,60 @@ ARTIFACTS: Final[Mapping[str, Artifact]] = {
 }
 
 
-def artifact_of(name: str) -> Artifact:
-    """The artifact called ``name``.
+def artifact_of(name: str, known: Mapping[str, Artifact] = ARTIFACTS) -> Artifact:
+    """The artifact called ``name`` among those that are ``known``.
 
     Raises:
         ValueError: There is none; names the nearest.
     """
     try:
-        return ARTIFACTS[name]
+        return known[name]
     except (KeyError, TypeError):
-        raise ValueError(f"unknown artifact {shown(name)}{nearest(name, ARTIFACTS)}") from None
+        raise ValueError(f"unknown artifact {shown(name)}{nearest(name, known)}") from None
+
+
+def new_artifact(name: str, params: Mapping[str, Any], reserved: Collection[str]) -> Artifact:
+    """An artifact of somebody's own; see ``PipelineArtifactCache.register_artifact``.
+
+    Args:
+        name: As in keys.
+        params: Names of its arguments and their defaults.
+        reserved: Names that an argument cannot have.
+
+    Raises:
+        ValueError: A name that cannot be.
+        TypeError: Something else than texts and a mapping; a default that keys cannot hold.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an artifact must be a string, not {type(name).__name__}")
+    if name in ARTIFACTS:
+        raise ValueError(f"artifact {name!r} is one of cogcache's own; take another name")
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            f"{name}: params must map names of arguments to their defaults, or to REQUIRED, not "
+            f"{type(params).__name__}"
+        )
+    for argument, default in params.items():
+        if not isinstance(argument, str) or not argument.isidentifier():
+            raise ValueError(f"{name}: {shown(argument)} is no name of an argument")
+        if argument in reserved or argument in ("revision", "params"):
+            raise ValueError(
+                f"{name}: {argument!r} means something else in every call; take another name"
+            )
+        if default is not REQUIRED and not isinstance(default, Keyframes):
+            Key(None, bytes(16), "defaults", {argument: default})
+    Key(None, bytes(16), name)
+    own = tuple(Parameter(argument, argument, default) for argument, default in params.items())
+    return Artifact(name, (*own, *_FREE), has_error, own=True)
 
 
 def key_params(
-    name: str, named: Mapping[str, Any], parent: Callable[[Mapping[str, Any]], Key]
+    artifact: Artifact, named: Mapping[str, Any], parent: Callable[[Mapping[str, Any]], Key]
 ) -> dict[str, Any]:
     """What the key of an artifact holds, from the arguments of a call.
 
     Args:
-        name: The artifact.
+        artifact: Which.
         named: The arguments by their Python names; those left out have their defaults.
         parent: Gives the key of the keyframes with the given arguments, of the same source and
             profile.
@@ -183,8 +223,7 @@ def key_params(
             one, a wrong type.
         ValueError: Arguments that contradict each other.
     """
-    artifact = artifact_of(name)
-    known = artifact.arguments()
+    name, known = artifact.name, artifact.arguments()
     for argument in named:
         if argument not in known:
             raise TypeError(f"{name}: unknown argument {shown(argument)}{nearest(argument, known)}")
@@ -194,6 +233,32 @@ def key_params(
     missing = [argument for argument, value in values.items() if value is REQUIRED]
     if missing:
         raise TypeError(f"{name}: missing argument {missing[0]!r}")
+    if artifact.own:
+        for argument in values:
+            values[argument] = _digest_of_input(values[argument], parent)
+    else:
+        _settle(name, known, values, parent)
+    if values["params"] is not None and not isinstance(values["params"], Mapping):
+        raise KeyTypeError(
+            f"{name}: params must be a mapping of names to values, "
+            f"not {type(values['params']).__name__}",
+            "$.params",
+        )
+    return {
+        parameter.printed: values[argument]
+        for argument, parameter in known.items()
+        if argument in values
+        and not (parameter.when_set and _is_neutral(values[argument], parameter.default))
+    }
+
+
+def _settle(
+    name: str,
+    known: Mapping[str, Parameter],
+    values: dict[str, Any],
+    parent: Callable[[Mapping[str, Any]], Key],
+) -> None:
+    """Check the arguments of one of ours, and bring each into the one form that keys hold."""
     if name == "transcript" and values["language"] is None:
         values["language"] = "auto"
     _check_names(name, values)
@@ -208,24 +273,19 @@ def key_params(
     # A str is a fingerprint of the caller's own.
     if "transcript" in values and not isinstance(values["transcript"], str):
         values["transcript"] = _digest_or_none(name, "transcript", values["transcript"])
-    if values["params"] is not None and not isinstance(values["params"], Mapping):
-        raise KeyTypeError(
-            f"{name}: params must be a mapping of names to values, "
-            f"not {type(values['params']).__name__}",
-            "$.params",
-        )
     _check_numbers(name, known, values)
     if name == "segment_frames" and values["end_time"] < values["start_time"]:
         raise ValueError(
             f"{name}: end_time {shown(values['end_time'])} is before "
             f"start_time {shown(values['start_time'])}"
         )
-    return {
-        parameter.printed: values[argument]
-        for argument, parameter in known.items()
-        if argument in values
-        and not (parameter.when_set and _is_neutral(values[argument], parameter.default))
-    }
+
+
+def _digest_of_input(value: Any, parent: Callable[[Mapping[str, Any]], Key]) -> Any:
+    """What stands in a key for another artifact that this one is made from."""
+    if isinstance(value, Keyframes):
+        return parent(value.arguments()).digest.hex()
+    return value.digest.hex() if isinstance(value, Key) else value
 
 
 def arguments_of(key: Key) -> dict[str, Any]:

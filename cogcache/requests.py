@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from cogcache import _core
-from cogcache.artifacts import Artifact, artifact_of, key_params
+from cogcache.artifacts import ARTIFACTS, Artifact, key_params
 from cogcache.keys import Key, Keyframes
 from cogcache.sources import SourceRef
 
@@ -15,7 +15,8 @@ __all__ = ["REQUESTS_KEPT", "Request", "RequestMemo", "make_request"]
 
 REQUESTS_KEPT: Final = 1024
 _PLAIN: Final = frozenset((str, int, bool, type(None)))
-_KEYFRAMES: Final = tuple(field.name for field in fields(Keyframes))
+_KEYFRAMES: Final = ARTIFACTS["keyframes"]
+_FIELDS: Final = tuple(field.name for field in fields(Keyframes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,15 @@ class Request:
 
 
 def make_request(
-    profile: str, name: str, source: SourceRef, named: Mapping[str, Any], *, pinned: bool
+    profile: str, artifact: Artifact, source: SourceRef, named: Mapping[str, Any], *, pinned: bool
 ) -> Request:
     """The request for an artifact by the arguments of a call; raises as ``key_params`` does."""
 
     def parent(arguments: Mapping[str, Any]) -> Key:
-        return Key(profile, source, "keyframes", key_params("keyframes", arguments, parent))
+        return Key(profile, source, "keyframes", key_params(_KEYFRAMES, arguments, parent))
 
-    params = key_params(name, named, parent)
-    return Request(artifact_of(name), params, Key(profile, source, name, params), source, pinned)
+    params = key_params(artifact, named, parent)
+    return Request(artifact, params, Key(profile, source, artifact.name, params), source, pinned)
 
 
 class RequestMemo:
@@ -71,15 +72,17 @@ class RequestMemo:
     def __init__(self) -> None:
         self._requests: dict[tuple[Any, ...], Request] = {}
 
-    def get(self, profile: str, name: str, source: SourceRef, named: Mapping[str, Any]) -> Request:
+    def get(
+        self, profile: str, artifact: Artifact, source: SourceRef, named: Mapping[str, Any]
+    ) -> Request:
         """``make_request`` for a captured source."""
         values = _token(named.values())
         if values is None:
-            return make_request(profile, name, source, named, pinned=True)
-        token = (id(source), profile, name, *named, *values)
+            return make_request(profile, artifact, source, named, pinned=True)
+        token = (id(source), profile, artifact.name, *named, *values)
         request = self._requests.get(token)
         if request is None:
-            request = make_request(profile, name, source, named, pinned=True)
+            request = make_request(profile, artifact, source, named, pinned=True)
             if len(self._requests) >= REQUESTS_KEPT:
                 self._requests.clear()
             self._requests[token] = request
@@ -94,7 +97,7 @@ def _token(values: Iterable[Any]) -> list[Any] | None:
     for value in values:
         kind = type(value)
         if kind is Keyframes:
-            inside = _token([getattr(value, field) for field in _KEYFRAMES])
+            inside = _token([getattr(value, field) for field in _FIELDS])
             if inside is None:
                 return None
             token.append((kind, *inside))

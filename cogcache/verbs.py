@@ -24,7 +24,7 @@ from cogcache._fork import renew_after_fork
 from cogcache._identity import URI_TAG
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
-from cogcache.artifacts import ARTIFACTS, artifact_of
+from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, new_artifact
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI
 from cogcache.computing import Gate, Recipe, own_copy
 from cogcache.config import (
@@ -72,6 +72,10 @@ _LOAD_OPTIONS = {
     "names": ("embeddings",),
 }
 _STORE_OPTIONS = ("ttl", "cost_seconds", "tags", "channels")
+# Names that a call takes beside those of the artifact, and so no artifact's own.
+_RESERVED = frozenset(
+    (*_LOAD_OPTIONS, *_STORE_OPTIONS, "gate", "refresh", "strict", "should_store", "executor")
+)
 STAMPS_KEPT = 4096
 
 
@@ -111,6 +115,8 @@ class ArtifactVerbs:
         self.memo = memo
         self.sync: Any = SyncFacade(self, cache_manager._runs_inline)
         self._lives = _lives(ttl)
+        self._artifacts: dict[str, Artifact] = dict(ARTIFACTS)
+        self._registered: dict[str, tuple[dict[str, Any], Duration | None]] = {}
         self._fence = MissFence()
         self._requests = RequestMemo()
         self._stamps: OrderedDict[bytes, int] = OrderedDict()
@@ -141,6 +147,37 @@ class ArtifactVerbs:
         backends = [_tier_config(tier, number) for number, tier in enumerate(chosen)]
         return cls(CacheManager(CacheConfig(backends)), ttl, profile, identity=identity)
 
+    def register_artifact(
+        self, name: str, params: Mapping[str, Any], ttl: Duration | None = None
+    ) -> None:
+        """Add an artifact of your own to this cache, for ``lookup``, ``store``,
+        ``get_or_compute``, ``key`` and ``explain``.
+
+        Args:
+            name: As in keys, such as ``"speakers"``.
+            params: Every argument that changes the value, with its default or ``REQUIRED``. All of
+                them are in every key, so that another default or a further argument is a new name
+                for everything; what is added later fits into ``params=`` of a call. A value may be
+                a ``Key`` or ``Keyframes``: the artifact is then made from those. ``revision`` and
+                ``params`` are there anyway.
+            ttl: Life of a value; ``None`` is that of the cache for all artifacts.
+
+        Raises:
+            ValueError: One of cogcache's own, or registered with other arguments or another life;
+                a name of an argument that means something else already.
+            TypeError: A default that keys cannot hold.
+        """
+        if ttl is not None:
+            duration_seconds(ttl)
+        artifact = new_artifact(name, params, _RESERVED)
+        known = self._artifacts.get(name)
+        if known is not None and (known, self._registered[name][1]) != (artifact, ttl):
+            raise ValueError(f"artifact {name!r} is registered with other arguments or another ttl")
+        self._artifacts[name] = artifact
+        self._registered[name] = (dict(params), ttl)
+        if ttl is not None:
+            self._lives[name] = ttl
+
     # --- the generic verbs ------------------------------------------------------------------------
 
     async def key(self, artifact: str, video_path: Source, /, **named: Any) -> Key:
@@ -152,7 +189,7 @@ class ArtifactVerbs:
 
     async def lookup(self, artifact: str, video_path: Source, /, **named: Any) -> Lookup:
         """``get_<artifact>`` with everything that is known about the answer."""
-        load = _taken_load_options(artifact, named)
+        load = self._taken_load_options(artifact, named)
         return await self._look(await self._request(artifact, video_path, named), load)
 
     async def store(
@@ -266,7 +303,7 @@ class ArtifactVerbs:
         A failed result, one whose source changed while it was computed, and one that cannot be
         stored are returned and not kept.
         """
-        load = _taken_load_options(artifact, named)
+        load = self._taken_load_options(artifact, named)
         if artifact in _FRAMED:
             check_channels(channels)
         elif not isinstance(channels, str) or channels != "bgr":
@@ -318,7 +355,7 @@ class ArtifactVerbs:
         """Why an artifact is or is not there: each tier's answer, and what the nearest entries
         differ in.
         """
-        _taken_load_options(artifact, named)
+        self._taken_load_options(artifact, named)
         request = await self._request(artifact, video_path, named)
         if not request.is_readable:
             return Explanation(None, artifact, request.source.uri, "source-unreadable", (), ())
@@ -348,7 +385,7 @@ class ArtifactVerbs:
         """``{"overall": the manager's statistics, "artifacts": {name: {hits, misses, sets,
         ...}}}``.
         """
-        artifacts = {name: dict(self._counts_of(name)) for name in ARTIFACTS}
+        artifacts = {name: dict(self._counts_of(name)) for name in self._artifacts}
         return {"overall": await self.cache.get_stats(), "artifacts": artifacts}
 
     async def aclose(self, timeout: float = 10) -> None:
@@ -362,7 +399,8 @@ class ArtifactVerbs:
         await self.aclose()
 
     def __reduce__(self) -> Any:
-        return _remade, (type(self), self.cache, self.ttl, self.profile, self.identity, self.memo)
+        made = (type(self), self.cache, self.ttl, self.profile, self.identity, self.memo)
+        return _remade, (*made, self._registered)
 
     def __repr__(self) -> str:
         profile = "" if self.profile is None else f" profile={self.profile!r}"
@@ -397,13 +435,38 @@ class ArtifactVerbs:
             self._digests = DigestMemo.for_root(roots[0] if roots else None)
         return self._digests
 
+    def _taken_load_options(self, artifact: str, named: dict[str, Any]) -> dict[str, Any]:
+        """Take what says how to load out of ``named``; only what this artifact has."""
+        load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
+        if not load:
+            return load
+        artifact_of(artifact, self._artifacts)
+        for name in load:
+            if artifact not in _LOAD_OPTIONS[name]:
+                raise TypeError(
+                    f"{artifact}: {name} is for {' and '.join(_LOAD_OPTIONS[name])} only"
+                )
+        if load.get("frames") is not None:
+            load["frames"] = checked_frame_ids(load["frames"])
+        if load.get("names") is not None:
+            if isinstance(load["names"], str | bytes) or not isinstance(load["names"], Iterable):
+                raise TypeError(
+                    f"names must be several names of arrays, not {shown(load['names'])}"
+                )
+            load["names"] = list(load["names"])
+        if "mode" in load:
+            load_options(load["mode"], True)
+        if "load_images" in load:
+            flag(load["load_images"], "load_images")
+        return load
+
     async def _request(self, name: str, video_path: Source, named: Mapping[str, Any]) -> Request:
         profile = self.profile or ""
+        artifact = artifact_of(name, self._artifacts)
         if isinstance(video_path, SourceRef):
-            return self._requests.get(profile, name, video_path, named)
-        artifact_of(name)  # before anything is looked at
+            return self._requests.get(profile, artifact, video_path, named)
         source = await self._capture(video_path)
-        return make_request(profile, name, source, named, pinned=False)
+        return make_request(profile, artifact, source, named, pinned=False)
 
     async def _look(
         self, request: Request, load: Mapping[str, Any], *, again: bool = False
@@ -597,28 +660,6 @@ class ArtifactVerbs:
 _NOTHING = object()
 
 
-def _taken_load_options(artifact: str, named: dict[str, Any]) -> dict[str, Any]:
-    """Take what says how to load out of ``named``; only what this artifact has."""
-    load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
-    if not load:
-        return load
-    artifact_of(artifact)
-    for name in load:
-        if artifact not in _LOAD_OPTIONS[name]:
-            raise TypeError(f"{artifact}: {name} is for {' and '.join(_LOAD_OPTIONS[name])} only")
-    if load.get("frames") is not None:
-        load["frames"] = checked_frame_ids(load["frames"])
-    if load.get("names") is not None:
-        if isinstance(load["names"], str | bytes) or not isinstance(load["names"], Iterable):
-            raise TypeError(f"names must be several names of arrays, not {shown(load['names'])}")
-        load["names"] = list(load["names"])
-    if "mode" in load:
-        load_options(load["mode"], True)
-    if "load_images" in load:
-        flag(load["load_images"], "load_images")
-    return load
-
-
 def _load_options(
     artifact: str, load: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Callable[[Any], Any]]:
@@ -736,5 +777,9 @@ def _remade(
     profile: str | None,
     identity: Identity,
     memo: bool,
+    registered: Mapping[str, tuple[Mapping[str, Any], Duration | None]],
 ) -> ArtifactVerbs:
-    return kind(manager, ttl, profile, identity=identity, memo=memo)
+    cache = kind(manager, ttl, profile, identity=identity, memo=memo)
+    for name, (params, life) in registered.items():
+        cache.register_artifact(name, params, life)
+    return cache

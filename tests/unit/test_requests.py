@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support_cache import a_video
 
 from cogcache import Keyframes, SourceRef, requests
+from cogcache.artifacts import ARTIFACTS, Artifact
 from cogcache.requests import Request, RequestMemo, make_request
 from cogcache.sources import capture
 from cogcache.testing import memory_cache
@@ -22,7 +23,7 @@ SOURCE = SourceRef("file:///v.mp4", "stat", 5, 7)
 
 
 def fresh(name: str, named: dict[str, Any], source: SourceRef = SOURCE) -> Request:
-    return make_request("", name, source, named, pinned=True)
+    return make_request("", ARTIFACTS[name], source, named, pinned=True)
 
 
 @pytest.fixture
@@ -30,9 +31,11 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The arguments of the requests that were made and not remembered."""
     calls: list[dict[str, Any]] = []
 
-    def counted(profile: str, name: str, source: SourceRef, named: Any, *, pinned: bool) -> Request:
+    def counted(
+        profile: str, artifact: Artifact, source: SourceRef, named: Any, *, pinned: bool
+    ) -> Request:
         calls.append(dict(named))
-        return make_request(profile, name, source, named, pinned=pinned)
+        return make_request(profile, artifact, source, named, pinned=pinned)
 
     monkeypatch.setattr(requests, "make_request", counted)
     return calls
@@ -41,8 +44,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_the_same_request_is_made_once(made: list[dict[str, Any]]) -> None:
     memo = RequestMemo()
     named = {"model_name": "m", "keyframes": Keyframes(max_frames=7), "batch_size": 3}
-    first = memo.get("", "descriptions", SOURCE, named)
-    assert memo.get("", "descriptions", SOURCE, dict(named)) is first
+    first = memo.get("", ARTIFACTS["descriptions"], SOURCE, named)
+    assert memo.get("", ARTIFACTS["descriptions"], SOURCE, dict(named)) is first
     assert len(made) == 1
     assert first == fresh("descriptions", named)
 
@@ -65,18 +68,20 @@ def test_arguments_that_are_equal_in_python_are_told_apart(
 ) -> None:
     memo = RequestMemo()
     for named in (one, other, one, other):
-        assert memo.get("", "keyframes", SOURCE, named).key == fresh("keyframes", named).key
+        assert (
+            memo.get("", ARTIFACTS["keyframes"], SOURCE, named).key == fresh("keyframes", named).key
+        )
 
 
 def test_what_may_change_is_looked_at_every_time(made: list[dict[str, Any]]) -> None:
     memo = RequestMemo()
     params = {"x": 1}
-    before = memo.get("", "transcript", SOURCE, {"params": params}).key
+    before = memo.get("", ARTIFACTS["transcript"], SOURCE, {"params": params}).key
     chosen = {"model_name": "m", "keyframes": Keyframes(params=params)}
-    described = memo.get("", "descriptions", SOURCE, chosen).key
+    described = memo.get("", ARTIFACTS["descriptions"], SOURCE, chosen).key
     params["x"] = 2
-    assert memo.get("", "transcript", SOURCE, {"params": params}).key != before
-    assert memo.get("", "descriptions", SOURCE, chosen).key != described
+    assert memo.get("", ARTIFACTS["transcript"], SOURCE, {"params": params}).key != before
+    assert memo.get("", ARTIFACTS["descriptions"], SOURCE, chosen).key != described
     assert len(made) == 4
 
 
@@ -84,30 +89,30 @@ def test_a_source_a_profile_and_an_artifact_have_requests_of_their_own() -> None
     memo = RequestMemo()
     twin = SourceRef("file:///v.mp4", "stat", 5, 7)  # equal, but captured at another time
     keys = [
-        memo.get("", "transcript", SOURCE, {}),
-        memo.get("", "transcript", SourceRef("file:///w.mp4", "stat", 5, 7), {}),
-        memo.get("p", "transcript", SOURCE, {}),
-        memo.get("", "keyframes", SOURCE, {}),
+        memo.get("", ARTIFACTS["transcript"], SOURCE, {}),
+        memo.get("", ARTIFACTS["transcript"], SourceRef("file:///w.mp4", "stat", 5, 7), {}),
+        memo.get("p", ARTIFACTS["transcript"], SOURCE, {}),
+        memo.get("", ARTIFACTS["keyframes"], SOURCE, {}),
     ]
     assert len({one.key for one in keys}) == 4
-    assert memo.get("", "transcript", twin, {}).source is twin
+    assert memo.get("", ARTIFACTS["transcript"], twin, {}).source is twin
 
 
 def test_a_refused_request_is_refused_every_time() -> None:
     memo = RequestMemo()
     for _ in range(2):
         with pytest.raises(ValueError, match="max_frames"):
-            memo.get("", "keyframes", SOURCE, {"max_frames": 0})
+            memo.get("", ARTIFACTS["keyframes"], SOURCE, {"max_frames": 0})
         with pytest.raises(ValueError, match="threshold"):
-            memo.get("", "keyframes", SOURCE, {"threshold": float("nan")})
+            memo.get("", ARTIFACTS["keyframes"], SOURCE, {"threshold": float("nan")})
 
 
 def test_the_memo_is_bounded(made: list[dict[str, Any]]) -> None:
     memo = RequestMemo()
     for number in range(2 * requests.REQUESTS_KEPT + 10):
-        memo.get("", "transcript", SOURCE, {"model_size": f"m{number}"})
+        memo.get("", ARTIFACTS["transcript"], SOURCE, {"model_size": f"m{number}"})
         assert len(memo._requests) <= requests.REQUESTS_KEPT
-    memo.get("", "transcript", SOURCE, {"model_size": f"m{number}"})
+    memo.get("", ARTIFACTS["transcript"], SOURCE, {"model_size": f"m{number}"})
     assert len(made) == 2 * requests.REQUESTS_KEPT + 10
 
 
@@ -124,9 +129,9 @@ def test_a_remembered_request_is_the_one_that_would_be_made(calls: list[dict[str
             expected = fresh("transcript", named)
         except (TypeError, ValueError) as error:
             with pytest.raises(type(error)):
-                memo.get("", "transcript", SOURCE, named)
+                memo.get("", ARTIFACTS["transcript"], SOURCE, named)
         else:
-            assert memo.get("", "transcript", SOURCE, named) == expected
+            assert memo.get("", ARTIFACTS["transcript"], SOURCE, named) == expected
 
 
 async def test_a_bound_video_follows_its_configuration(tmp_path: Path) -> None:
