@@ -231,9 +231,9 @@ PyObject *cog_py_raise_ours(const char *name, const char *format, ...)
 /* --- delivery --------------------------------------------------------------------------------- */
 
 /* Whether somebody still waits for the future; an error in asking counts as nobody. */
-static bool is_awaited(PyObject *future)
+static bool is_awaited(struct cog_py_state *state, PyObject *future)
 {
-    PyObject *done = future != NULL ? PyObject_CallMethod(future, "done", NULL) : NULL;
+    PyObject *done = future != NULL ? PyObject_CallMethodNoArgs(future, state->str_done) : NULL;
     int truth = done != NULL ? PyObject_IsTrue(done) : 1;
 
     Py_XDECREF(done);
@@ -274,7 +274,7 @@ static void deliver(struct cog_py_state *state, struct cog_py_channel *channel,
     PyObject *result = NULL;
     bool again = false;
 
-    if (is_awaited(job->future)) {
+    if (is_awaited(state, job->future)) {
         result = job->operation->finish(job, &again);
         if (again) {
             struct cog_error err = {0};
@@ -543,11 +543,12 @@ int cog_py_add_channel(PyObject *module)
 {
     struct cog_py_state *state = cog_py_state_of(module);
 
+    state->str_done = PyUnicode_InternFromString("done");
     state->str_set_result = PyUnicode_InternFromString("set_result");
     state->str_set_exception = PyUnicode_InternFromString("set_exception");
     state->channel_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &channel_spec, NULL);
-    if (state->str_set_result == NULL || state->str_set_exception == NULL ||
-        state->channel_type == NULL) {
+    if (state->str_done == NULL || state->str_set_result == NULL ||
+        state->str_set_exception == NULL || state->channel_type == NULL) {
         return -1;
     }
     if (PyModule_AddFunctions(module, pool_functions) < 0) {

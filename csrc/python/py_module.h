@@ -20,6 +20,7 @@
     X(PyTypeObject, store_type)    \
     X(PyTypeObject, listed_type)   \
     X(PyTypeObject, incoming_type) \
+    X(PyObject, str_done)          \
     X(PyObject, str_set_result)    \
     X(PyObject, str_set_exception) \
     COG_PY_VALUE_STATE(X)

@@ -13,7 +13,10 @@ from support_s3 import config_at
 
 HERE = Path(__file__).parent
 MOST_KB = 96 << 10
-OPTIONS = ("bucket", "prefix", "endpoint_url", "access_key", "secret_key", "region")
+OPTIONS = (
+    *("bucket", "prefix", "endpoint_url", "access_key", "secret_key", "region"),
+    "timeout_seconds",
+)
 
 
 @pytest.mark.s3("weed")

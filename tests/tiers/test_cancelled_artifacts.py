@@ -8,6 +8,7 @@ import asyncio
 import functools
 import gc
 import os
+import time
 import types
 import warnings
 from collections.abc import Callable, Coroutine, Generator
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support_cache import a_video, filesystem_cache
-from support_pool import descriptors, leftovers, settle
+from support_pool import HANG_SECONDS, descriptors, leftovers, settle
 
 from cogcache import PipelineArtifactCache, _bridge
 from cogcache.backends.filesystem import FilesystemCacheBackend
@@ -120,7 +121,8 @@ async def test_cancelled_wherever_it_waits(tmp_path: Path, name: str) -> None:
             gc.collect()
             before, tasks = descriptors(), asyncio.all_tasks()
             was_cancelled = await _is_cancelled(OPERATIONS[name](cache, video), number)
-            for _ in range(1000):  # what it began beside itself ends by itself
+            until = time.monotonic() + HANG_SECONDS
+            while time.monotonic() < until:  # what it began beside itself ends by itself
                 settle()
                 channel.drain()
                 await asyncio.sleep(0)

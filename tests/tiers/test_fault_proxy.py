@@ -286,8 +286,8 @@ def test_time_passes_where_it_is_told_to(proxied_place: S3Place, s3_proxy: Proxy
             with pytest.raises((ReadTimeoutError, ResponseStreamingError)):
                 got(s3, key)
             s3_proxy.clear()
-        assert got(s3, key) == BODY
         s3.close()
+    assert got(proxied_place.client, key) == BODY
     # A body that drips passes every timeout of a single read.
     s3_proxy.set("rate", bytes_per_second=50_000, seconds=0.02, kind="GetObject")
     s3 = proxied_place.make_client(read_timeout=5)
@@ -362,15 +362,17 @@ def test_redis_commands_meet_their_faults(redis_proxy: Proxy, redis_server: Redi
 
 
 def test_a_redis_that_does_not_answer(redis_proxy: Proxy) -> None:
-    with through(redis_proxy, socket_timeout=0.2, socket_connect_timeout=0.2) as client:
-        assert client.ping()
+    hasty = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2}
+    with through(redis_proxy, **hasty) as client, through(redis_proxy) as patient:
+        assert patient.ping()
         for fault in ("black_hole", "unanswered"):
             redis_proxy.set(fault)
             redis_proxy.drop()
             with pytest.raises((redis.TimeoutError, redis.ConnectionError)):
                 client.ping()
             redis_proxy.clear()
-            assert client.ping()
+            patient.connection_pool.disconnect()
+            assert patient.ping()
 
 
 def test_redis_messages_pass_unasked(redis_proxy: Proxy) -> None:

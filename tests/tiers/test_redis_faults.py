@@ -8,6 +8,9 @@ import multiprocessing
 import os
 import pickle
 import random
+import select
+import time
+import types
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -84,21 +87,24 @@ async def test_when_the_server_is_back_one_probe_closes_the_breaker(
     assert "works again" in caplog.text
 
 
-async def test_a_loop_that_was_busy_is_not_an_outage(redis_server: RedisServer) -> None:
-    tier = redis_tier(redis_server, timeout_seconds=0.25)
-    tier._client.seconds = 20
-    assert await tier.set("key", 1)
-    tier._client.seconds = 0.01
-    task = asyncio.ensure_future(tier.get("key"))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    hold = asyncio.get_running_loop().time() + 0.3
-    while asyncio.get_running_loop().time() < hold:
-        pass
-    tier._client.seconds = 20
+async def test_a_loop_that_was_busy_is_not_an_outage(
+    proxied: RedisBackend, redis_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_proxy.set("hold", kind="GET", where="after", times=1)
+    busy = 0.0
+    loop = asyncio.get_running_loop()
+    now = types.SimpleNamespace(monotonic=lambda: time.monotonic() + busy)
+    monkeypatch.setattr(loop, "time", now.monotonic)
+    monkeypatch.setattr("cogcache.backends.redis.client.time", now)
+    task = asyncio.ensure_future(proxied.get("key"))
+    await asyncio.to_thread(redis_proxy.wait_held)
+    # Now the loop is held up until the answer is there and the deadline has long passed.
+    (asking,) = proxied._client._here().client.connection_pool._in_use_connections
+    redis_proxy.release()
+    assert select.select([asking._writer.get_extra_info("socket")], [], [], 60)[0]
+    busy = 1.5 * proxied._client.seconds
     assert await task == 1
-    assert tier._client.breaker.state == "closed"
-    await tier.aclose()
+    assert proxied._client.breaker.state == "closed"
 
 
 async def test_connections_that_a_restarted_server_closed_are_opened_anew(

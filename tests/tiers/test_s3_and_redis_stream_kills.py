@@ -43,7 +43,7 @@ def files_at(path: Path) -> dict[str, Any]:
 def s3_at(place: S3Place) -> dict[str, Any]:
     fields = dataclasses.asdict(config_at(place, priority=1))
     names = ("bucket", "prefix", "endpoint_url", "access_key", "secret_key", "region", "priority")
-    return {"backend_type": "s3", **{name: fields[name] for name in names}}
+    return {"backend_type": "s3", **{name: fields[name] for name in (*names, "timeout_seconds")}}
 
 
 def uploads_in(place: S3Place) -> list[Any]:

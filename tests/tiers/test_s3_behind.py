@@ -65,7 +65,7 @@ async def test_kills_lose_nothing_that_was_acknowledged(
     with s3_place.at(endpoint_url=s3_proxy.endpoint_url) as place:
         config = dataclasses.asdict(config_at(place))
         wanted = ("bucket", "prefix", "endpoint_url", "access_key", "secret_key", "region")
-        options = json.dumps({name: config[name] for name in wanted})
+        options = json.dumps({name: config[name] for name in (*wanted, "timeout_seconds")})
         script = str(ISOLATED / "put_behind_until_killed.py")
         ran = await asyncio.to_thread(
             subprocess.run,
@@ -119,7 +119,7 @@ async def test_another_place_stands_in_for_one_that_died(
 ) -> None:
     other = start_s3("bare")
     with other.place() as near:
-        first = config_at(near, priority=1, timeout_seconds=2)
+        first = config_at(near, priority=1)
         second = config_at(s3_place, priority=2)
         manager = CacheManager(CacheConfig([first, second]))
         one, two = manager.backends

@@ -57,7 +57,8 @@ def putting(
     """A process that puts the value under ``"key"``; killed at the end."""
     fields = dataclasses.asdict(config_at(place, priority=1, **options))
     names = ("bucket", "prefix", "endpoint_url", "access_key", "secret_key", "region", "priority")
-    s3 = {"backend_type": "s3", **{name: fields[name] for name in names}, **options}
+    s3 = {name: fields[name] for name in (*names, "timeout_seconds")}
+    s3 = {"backend_type": "s3", **s3, **options}
     files = {"backend_type": "filesystem", "base_path": str(path), "max_size_mb": 2000}
     process = subprocess.Popen(
         [

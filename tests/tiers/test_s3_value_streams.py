@@ -90,8 +90,9 @@ async def test_the_range_after_three_in_a_row_is_there_without_a_request(
     s3_proxy.zero()
     for at in (0, CHUNK, 2 * CHUNK):
         assert await manager.read_range("key", at, at + CHUNK) == DATA[at : at + CHUNK]
-    ahead = [task for task in asyncio.all_tasks() if task.get_name() == "cogcache-ahead"]
-    await asyncio.wait(ahead)
+    for task in asyncio.all_tasks():
+        if task.get_name() == "cogcache-ahead":
+            await asyncio.wait({task})
     asked = [r["range"] for r in s3_proxy.requests() if r["kind"] == "GetObject"]
     assert len(asked) == 1 + 4  # the index, and each chunk once
     s3_proxy.set("hold", kind="GetObject", where="before")  # nothing more comes

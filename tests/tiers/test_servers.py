@@ -246,7 +246,8 @@ def test_a_frozen_server_takes_connections_and_is_silent(start_redis) -> None:
     with server.client(socket_timeout=0.2) as client:
         with pytest.raises(redis.TimeoutError):
             client.ping()
-        server.thaw()
+    server.thaw()
+    with server.client() as client:
         assert client.ping()
 
 
