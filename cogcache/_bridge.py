@@ -71,7 +71,8 @@ _channels = _Channels()
 async def run(target: Submits, operation: str, *args: Any, **named: Any) -> Any:
     """Run a blocking method of ``target`` in the pool and wait for it; inline, in this thread.
 
-    Cancelling the wait leaves nothing half done: a write is either whole or was never made.
+    Cancelling the wait leaves nothing half done: a write is either whole or was never made, and
+    none becomes visible after that, so what is written or deleted next is not overtaken by it.
 
     Raises:
         OSError: There is no descriptor or no thread for it; and whatever the method raises.

@@ -329,10 +329,10 @@ class CacheManager:
         encoded = self._encoded(key)
         if encoded is None:
             return False
-        await self._writing.withdraw(lambda key: key == encoded)
-        forgot = await self._tiers.each(
-            "delete", lambda tier: tier.discard(encoded), failed=False, bounded=True
-        )
+        async with self._writing.forgetting(encoded.__eq__, [encoded]):
+            forgot = await self._tiers.each(
+                "delete", lambda tier: tier.discard(encoded), failed=False, bounded=True
+            )
         for tier, did in zip(self.backends, forgot, strict=True):
             tier.counters["deletes"] += did
         self._count("deletes", any(forgot))
@@ -615,13 +615,14 @@ class CacheManager:
             options=options,
             writing=self._writing,
         )
-        try:
-            result = await inflow.run(pieces_of(source))
-        except BaseException:
-            self._reading.count("streams_aborted")
-            raise
-        if result.stored:
-            await self._writing.withdraw(encoded.__eq__)  # what waits is an older value
+        with self._tiers.promotions.changes.of([encoded]):
+            try:
+                result = await inflow.run(pieces_of(source))
+            except BaseException:
+                self._reading.count("streams_aborted")
+                raise
+            if result.stored:
+                await self._writing.withdraw(encoded.__eq__)  # what waits is an older value
         self._count("sets", result.stored)
         self._reading.count("streams_stored", result.stored)
         self._reading.count("bytes_stored", result.size)
@@ -650,6 +651,7 @@ class CacheManager:
         unreadable: list[CacheBackend] = []
         begun = False
         while True:
+            since = self._tiers.promotions.changes.number
             reader = await self._open(key, encoded, None, unreadable)
             if reader is None:
                 self._count("misses")
@@ -667,7 +669,7 @@ class CacheManager:
                     raise
                 unreadable += reader.unreadable  # nothing was handed out: any generation will do
         self._count("hits", not begun)  # of an empty value
-        copy = reader.promotion(self._tiers)
+        copy = reader.promotion(self._tiers, since)
         if copy is not None:
             await copy()
 
@@ -782,8 +784,12 @@ class CacheManager:
         matcher = self._pattern(pattern)
         if matcher.exact is not None and self._encoded(matcher.exact) is None:
             return 0
-        await self._writing.withdraw(lambda key: matcher.matches(str(Key.from_encoded(key))))
-        return sum(await self._tiers.each("clear", lambda tier: tier.clear(pattern)))
+
+        def is_meant(encoded: bytes) -> bool:
+            return matcher.matches(str(Key.from_encoded(encoded)))
+
+        async with self._writing.forgetting(is_meant):
+            return sum(await self._tiers.each("clear", lambda tier: tier.clear(pattern)))
 
     async def list_keys(
         self, pattern: str | None = None, include_metadata: bool = False
@@ -847,7 +853,7 @@ class CacheManager:
             older_than=older_than,
             min_bytes=min_bytes,
         )
-        return await select_from(self.backends, meant, self._writing.withdraw, self._runs_inline)
+        return await select_from(self.backends, meant, self._writing.forgetting, self._runs_inline)
 
     async def get_metadata(self, key: str | Key) -> dict[str, Any] | None:
         """What is known of an entry without touching its value; see
@@ -1041,6 +1047,7 @@ class CacheManager:
         """
         # Some frames or none: what is not asked for is not read, so there is nothing to promote.
         some = options.get("frames", True) is not True
+        since = self._tiers.promotions.changes.number
         reason = "absent"
         for tier in self.backends[1:] if after else self.backends:
             if first is not None and tier is self._first:
@@ -1057,7 +1064,7 @@ class CacheManager:
             else:
                 # Before the value takes the map.
                 whole = tier is not self._first and not some
-                promote = self._tiers.promote_from(answer, tier) if whole else None
+                promote = self._tiers.promote_from(answer, tier, since) if whole else None
                 value = self._tiers.load_now(tier, answer, options)
                 if value is SLOW:
                     value, word = await self._tiers.load(tier, answer, options)

@@ -9,15 +9,19 @@ that out. So not every hit below is worth a copy (``Admission``):
 
 So a fresh process warms up at once, and a scan costs a tier an eighth of what it holds, whatever is
 least in use.
+
+A copy must never bring back what was replaced or forgotten since it was read (``Changes``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from cogcache import _bridge, _core
@@ -25,7 +29,7 @@ from cogcache._fork import renew_after_fork
 from cogcache._inline import is_inline
 from cogcache.backends.base import CacheBackend
 
-__all__ = ["Admission", "Promotions"]
+__all__ = ["Admission", "Changes", "Promotions"]
 
 logger = logging.getLogger("cogcache")
 
@@ -37,6 +41,7 @@ REMEMBERED: Final = 16_384  # keys, about 2 MB
 FIRST_SHARE: Final = 8
 FIRST_BYTES: Final = 1 << 30
 WINDOW_SECONDS: Final = 3600.0
+CHANGES: Final = 4096  # of single keys that are remembered
 
 
 class Admission:
@@ -74,6 +79,72 @@ class Admission:
         return True
 
 
+class Changes:
+    """Which keys were put or forgotten, so that what was read before is not copied after.
+
+    A reader takes ``number`` before it asks any tier; its copy is allowed if ``unchanged`` then. Of
+    the keys that were changed the last 4,096 are known; a reader who began before the oldest of
+    these goes without a copy. Usable from any thread.
+
+    Attributes:
+        number: Grows with every change.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._ended: OrderedDict[bytes, int] = OrderedDict()  # the number of its last change
+        self._forgotten = 0  # the last number of those that are not in there
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The changes under way are the parent's."""
+        self._lock = threading.Lock()
+        self._begun: Counter[bytes] = Counter()
+        self._all_begun = 0
+
+    @contextlib.contextmanager
+    def of(self, keys: Iterable[bytes]) -> Iterator[None]:
+        """These keys are being changed."""
+        known = list(keys)
+        with self._lock:
+            self._begun.update(known)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.number += 1
+                for key in known:
+                    self._begun[key] -= 1
+                    if self._begun[key] <= 0:
+                        del self._begun[key]
+                    self._ended[key] = self.number
+                    self._ended.move_to_end(key)
+                while len(self._ended) > CHANGES:
+                    _, self._forgotten = self._ended.popitem(last=False)
+
+    @contextlib.contextmanager
+    def of_many(self) -> Iterator[None]:
+        """Any number of keys, nobody knows which, are being changed."""
+        with self._lock:
+            self._all_begun += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._all_begun -= 1
+                self.number += 1
+                self._ended.clear()
+                self._forgotten = self.number
+
+    def unchanged(self, key: bytes, since: int) -> bool:
+        """Whether a key is surely as it was when ``number`` was ``since``."""
+        with self._lock:
+            if self._all_begun or key in self._begun or since < self._forgotten:
+                return False
+            return self._ended.get(key, 0) <= since
+
+
 class Promotions:
     """Copies under way into the upper tiers: at most 64 of them and 256 MiB in memory.
 
@@ -83,10 +154,12 @@ class Promotions:
 
     Attributes:
         tasks: Those under way, with the key that each is about.
+        changes: What puts and deletes tell.
     """
 
     def __init__(self, counters: dict[str, int]) -> None:
         self.counters = counters
+        self.changes = Changes()
         self._write: Callable[[CacheBackend, _core.Image], Awaitable[str | None]] | None = None
         self._admission: dict[int, Admission] = {}
         self._closed = False
@@ -108,7 +181,7 @@ class Promotions:
             tier for tier in reversed(above) if self._of(tier).admits(entry.key, entry.length)
         ]
         self.counters["promotions_deferred"] += len(above) - len(admitted)
-        if not admitted or entry.key in self.tasks.values():
+        if not admitted or entry.key in list(self.tasks.values()):
             return []
         return admitted
 
@@ -120,18 +193,24 @@ class Promotions:
             known = self._admission[id(tier)] = Admission(limit)
         return known
 
-    async def start(self, image: _core.Image, into: Sequence[CacheBackend]) -> None:
-        """Copy an entry with its remaining life, version and tags; inline, at once."""
+    async def start(self, image: _core.Image, into: Sequence[CacheBackend], since: int) -> None:
+        """Copy an entry with its remaining life, version and tags; inline, at once.
+
+        Args:
+            image: The entry.
+            into: See ``wanted``.
+            since: ``changes.number`` before any tier was asked for it.
+        """
 
         async def copy() -> None:
             for tier in into:
                 if not self._closed and self._write is not None:
                     self.counters["promotions"] += await self._write(tier, image) is None
 
-        await self._begin(image.key, len(image), copy)
+        await self._begin(image.key, len(image), copy, since)
 
     async def start_large(
-        self, entry: _core.Entry, below: CacheBackend, into: Sequence[CacheBackend]
+        self, entry: _core.Entry, below: CacheBackend, into: Sequence[CacheBackend], since: int
     ) -> None:
         """Copy an entry that is too large for memory, piece by piece, into the tiers that take it
         so.
@@ -144,9 +223,14 @@ class Promotions:
                     word = await copy_pieces(entry, below, store)
                     self.counters["promotions"] += word is None
 
-        await self._begin(entry.key, 0, copy)
+        await self._begin(entry.key, 0, copy, since)
 
-    async def _begin(self, key: bytes, size: int, copy: Callable[[], Awaitable[None]]) -> None:
+    async def _begin(
+        self, key: bytes, size: int, copy: Callable[[], Awaitable[None]], since: int
+    ) -> None:
+        if not self.changes.unchanged(key, since):
+            self.counters["promotions_dropped"] += 1  # it may be an older value by now
+            return
         if is_inline():
             await copy()
             return
@@ -174,7 +258,8 @@ class Promotions:
         """Call off the copies of keys that are ``meant``, which are about to be forgotten: a copy
         must not bring them back.
         """
-        tasks = [task for task, key in self.tasks.items() if meant(key)]
+        under_way = list(self.tasks.items())  # other loops may begin and end some meanwhile
+        tasks = [task for task, key in under_way if meant(key)]
         for task in tasks:
             loop = task.get_loop()
             if not is_inline() and loop is asyncio.get_running_loop():
@@ -191,7 +276,7 @@ class Promotions:
         try:
             if not is_inline():
                 here = asyncio.get_running_loop()
-                mine = [task for task in self.tasks if task.get_loop() is here]
+                mine = [task for task in list(self.tasks) if task.get_loop() is here]
                 if mine:
                     _, late = await asyncio.wait(mine, timeout=timeout)
                     for task in late:

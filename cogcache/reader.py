@@ -273,13 +273,13 @@ class Reader:
                     task.cancel()
                 await asyncio.gather(*flying, return_exceptions=True)
 
-    def promotion(self, tiers: Tiers) -> Callable[[], Awaitable[None]] | None:
+    def promotion(self, tiers: Tiers, since: int) -> Callable[[], Awaitable[None]] | None:
         """What copies the whole entry into the local tiers above, if it came from a remote one and
-        that is wanted.
+        that is wanted; ``since`` as for ``Tiers.promote_from``.
         """
         if not self._tier.is_remote or not self._reading.chunking.use_edge_cache:
             return None
-        return tiers.promote_from(self._entry, self._tier)
+        return tiers.promote_from(self._entry, self._tier, since)
 
     # --- inside -----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,9 @@ class Selection:
 async def select_from(
     tiers: Sequence[CacheBackend],
     meant: Selection,
-    withdraw: Callable[[Callable[[bytes], bool]], Awaitable[object]],
+    forgetting: Callable[
+        [Callable[[bytes], bool], Iterable[bytes]], AbstractAsyncContextManager[None]
+    ],
     runs_inline: Callable[[], bool],
 ) -> Plan:
     """Look through the tiers for what is meant.
@@ -181,8 +184,8 @@ async def select_from(
     Args:
         tiers: In order of priority.
         meant: What to look for.
-        withdraw: ``withdraw(test)`` calls off what waits to be written under keys that ``test``
-            says.
+        forgetting: ``async with forgetting(test, keys)``: nothing that waits to be written under
+            keys that ``test`` says brings them back.
         runs_inline: Whether the tiers answer in the calling thread, for ``Plan.sync``.
     """
     found: dict[bytes, SelectedEntry] = {}
@@ -203,16 +206,16 @@ async def select_from(
             unavailable.append(tier.name)
 
     async def carry_out() -> int:
-        await withdraw(found.__contains__)
         gone: set[bytes] = set()
-        for tier, tokens in zip(tiers, writes, strict=True):
-            try:
-                for key, token in tokens.items():
-                    if await tier.discard_write(key, token):
-                        gone.add(key)
-                        tier.counters["deletes"] += 1
-            except Exception as error:
-                tier.note_fault("delete", error)
+        async with forgetting(found.__contains__, found):
+            for tier, tokens in zip(tiers, writes, strict=True):
+                try:
+                    for key, token in tokens.items():
+                        if await tier.discard_write(key, token):
+                            gone.add(key)
+                            tier.counters["deletes"] += 1
+                except Exception as error:
+                    tier.note_fault("delete", error)
         return len(gone)
 
     entries = sorted(found.values(), key=lambda one: (-one.stored_bytes, str(one.key)))

@@ -211,20 +211,21 @@ class Tiers:
         return await together([guarded(tier) for tier in self.backends])
 
     def promote_from(
-        self, entry: _core.Entry, below: CacheBackend
+        self, entry: _core.Entry, below: CacheBackend, since: int
     ) -> Callable[[], Awaitable[None]] | None:
         """What copies an entry into the tiers above the one that gave it, with its remaining life,
         version and tags; ``None`` if it is not to be copied. To be called when its value has been
-        decoded, but asked for before that, which takes the map of the entry.
+        decoded, but asked for before that, which takes the map of the entry. Nothing is copied over
+        what was put or forgotten ``since``, see ``Changes``.
         """
         above = self.backends[: self.backends.index(below)]
         into = self.promotions.wanted(entry, above)
         if not into:
             return None
         if not entry.in_memory and below.is_remote:
-            return lambda: self.promotions.start_large(entry, below, into)
+            return lambda: self.promotions.start_large(entry, below, into, since)
         image = entry.to_image()
-        return lambda: self.promotions.start(image, into)
+        return lambda: self.promotions.start(image, into, since)
 
     async def aclose(self, timeout: float) -> None:
         """Let promotions end and send what waits, for at most ``timeout`` seconds, and close every

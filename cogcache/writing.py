@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from cogcache import _bridge, _core
@@ -90,9 +91,13 @@ class Writing:
 
     async def write(self, what: Drafts, *, source: int = 0, kind: int = 0) -> StoreResult:
         """Put a value into every tier that it is for, and say what became of it."""
+        with self._tiers.promotions.changes.of([_key(what)]):
+            return await self._write(what, source, kind)
+
+    async def _write(self, what: Drafts, source: int, kind: int) -> StoreResult:
         tiers, queues = self._tiers.backends, self._tiers.queues
         if self._tiers.promotions.tasks:  # a copy of an older value must not end up above this one
-            await self._tiers.promotions.withdraw(next(iter(what.values())).key.__eq__)
+            await self._tiers.promotions.withdraw(_key(what).__eq__)
         words = await together(
             [
                 self.write_one(tier, what[tier.draft_kind], source=source, kind=kind)
@@ -131,8 +136,12 @@ class Writing:
 
     async def write_batch(self, whats: Sequence[Drafts]) -> list[StoreResult]:
         """``write`` of each, with one call for each tier."""
+        keys = {_key(what) for what in whats}
+        with self._tiers.promotions.changes.of(keys):
+            return await self._write_batch(whats, keys)
+
+    async def _write_batch(self, whats: Sequence[Drafts], keys: set[bytes]) -> list[StoreResult]:
         if self._tiers.promotions.tasks:
-            keys = {next(iter(what.values())).key for what in whats}
             await self._tiers.promotions.withdraw(keys.__contains__)
         answers = await together(
             [
@@ -181,6 +190,18 @@ class Writing:
         words_of_faults = [word for _, word in refused if word not in ROUTED]
         return StoreResult(False, (words_of_faults or [word for _, word in refused])[0] or "")
 
+    @contextlib.asynccontextmanager
+    async def forgetting(
+        self, meant: Callable[[bytes], bool], keys: Iterable[bytes] | None = None
+    ) -> AsyncIterator[None]:
+        """Meanwhile entries are forgotten, whose keys are ``meant``, and which those are, if that
+        is known: nothing under way in the background brings them back.
+        """
+        changes = self._tiers.promotions.changes
+        with changes.of_many() if keys is None else changes.of(keys):
+            await self.withdraw(meant)
+            yield
+
     async def withdraw(self, meant: Callable[[bytes], bool]) -> None:
         """Call off what is under way in the background for keys that are ``meant``, which are about
         to be forgotten: it must not bring them back.
@@ -215,6 +236,10 @@ class Writing:
             pass
         except Exception as error:
             self._tiers.failed(tier, "delete", error)
+
+
+def _key(what: Drafts) -> bytes:
+    return next(iter(what.values())).key
 
 
 def _finished(what: What) -> _core.Image:

@@ -11,6 +11,7 @@
 #ifndef COG_STORE_H
 #define COG_STORE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -150,6 +151,9 @@ struct cog_put_info { /* what the row records; zeroes = unknown */
     uint64_t expires_ms;
     uint64_t source; /* hash of the canonical source URI */
     uint32_t kind;   /* hash of profile and artifact */
+    /* NULL, or: once this is true nothing is published, COG_ERR_CANCELLED. Asked last under the
+     * lock, so that whoever sets it and then changes the key never finds this put's value after. */
+    const atomic_bool *cancelled;
 };
 
 /*

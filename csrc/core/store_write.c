@@ -179,6 +179,11 @@ static enum cog_status check_name(const struct cog_store *store, const char *pat
                     store->root_path, path);
 }
 
+static bool is_cancelled(const struct cog_put_info *info)
+{
+    return info->cancelled != NULL && atomic_load(info->cancelled);
+}
+
 static enum cog_status publish_locked(struct cog_put *put, struct cog_index_lock *lock,
                                       uint64_t charge, struct cog_index_record *record, int *held,
                                       struct cog_error *err)
@@ -240,7 +245,8 @@ static enum cog_status publish_indexed(struct cog_put *put, const struct cog_sta
     if (status != COG_OK) {
         return status;
     }
-    status = publish_locked(put, &lock, charge, &record, &held, err);
+    status = is_cancelled(info) ? COG_ERR_CANCELLED
+                                : publish_locked(put, &lock, charge, &record, &held, err);
     cog_index_unlock(&lock);
     if (held >= 0) {
         store->fs->close(held);
@@ -312,6 +318,9 @@ enum cog_status cog_put_publish(struct cog_put *put, const struct cog_put_info *
         char path[COG_OBJECT_PATH_SIZE];
         cog_object_path(&put->digest, path);
         status = check_name(store, path, err);
+        if (status == COG_OK && is_cancelled(info)) { /* without a lock: but for a moment */
+            status = COG_ERR_CANCELLED;
+        }
         if (status == COG_OK) {
             status = cog_loose_publish(store, &put->digest, put->temp, charge, err);
         }

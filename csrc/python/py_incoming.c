@@ -248,7 +248,10 @@ static void commit_run(struct cog_py_job *base)
     struct py_incoming *self = incoming_of(base->self);
 
     if (!cog_job_is_cancelled(&base->job)) {
-        job->store.status = cog_incoming_commit(self->handle, job->verified != 0, &self->info,
+        struct cog_put_info info = self->info;
+
+        info.cancelled = &base->job.cancelled;
+        job->store.status = cog_incoming_commit(self->handle, job->verified != 0, &info,
                                                 &job->store.error);
     }
 }

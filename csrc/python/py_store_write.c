@@ -154,6 +154,7 @@ static void put_one(struct put_job *job, struct one_put *item)
 
     info.cost_seconds = item->put.cost_seconds;
     info.expires_ms = item->put.expires_ms;
+    info.cancelled = &job->store.base.job.cancelled;
     if (image == NULL && item->put.draft->raw_bytes < MADE_FROM) {
         status = cog_draft_compose(item->put.draft, &composed, &job->store.error);
         image = &composed;
