@@ -53,8 +53,12 @@ async def test_thousands_of_entries_are_listed_cleaned_and_cleared(
         put(s3_place, f"{s3_place.prefix}/{name}")
     await fill(tier, s3_place)
     tier.set_clock_offset(60_000)
-    usage = await tier.usage()
-    assert (usage["total_files"], usage["complete"]) == (MANY, True)
+    counts = []
+    for _ in range(4):
+        s3_proxy.zero()
+        usage = await tier.usage()
+        counts.append((usage["total_files"], usage["complete"], s3_proxy.counts()["requests"]))
+    assert counts == [(1000, False, 1), (2000, False, 1), (MANY, True, 1), (MANY, True, 0)]
 
     s3_proxy.zero()
     assert len(await tier.list_keys()) == MANY * 9 // 10
@@ -162,6 +166,40 @@ def test_rules_of_others_stay_as_they_are() -> None:
     changed = lifecycle_rules(rules, "p/v1/", 4)
     assert changed is not None and len(changed) == 2
     assert lifecycle_rules(rules, "q/v1/", 3) is not None
+
+
+@pytest.mark.s3("weed")
+async def test_statistics_ask_once_a_minute_and_after_a_change_of_ones_own(
+    s3_place: S3Place, proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    tier, other = tier_at(proxied_place), tier_at(s3_place)
+    now = 1000.0
+    tier._clock = lambda: now
+
+    async def told() -> tuple[int, bool, float, int]:
+        s3_proxy.zero()
+        usage = await tier.get_stats()
+        lists = s3_proxy.counts()["kinds"].get("ListObjectsV2", 0)
+        assert usage["size_bytes"] >= 200 * usage["total_files"]
+        return usage["total_files"], usage["complete"], usage["counted_seconds"], lists
+
+    assert await told() == (0, True, 0.0, 1)
+    assert await tier.set("a", 1)
+    assert await told() == (1, True, 0.0, 1)
+    assert await other.set("b", 2)
+    now += 59
+    assert await told() == (1, True, 59.0, 0)
+    now += 1
+    assert await told() == (2, True, 0.0, 1)
+    assert await tier.delete("a")
+    assert await told() == (1, True, 0.0, 1)
+    # What cannot be asked is told as it was, and as what it is.
+    assert await tier.delete("b")
+    now += 5
+    s3_proxy.set("status", status=403, code="AccessDenied", kind="ListObjectsV2")
+    assert await told() == (1, False, 5.0, 1)
+    s3_proxy.clear()
+    assert await told() == (0, True, 0.0, 1)
 
 
 @pytest.mark.s3("weed")

@@ -49,20 +49,26 @@ class Listing:
         """The objects whose names begin so, up to 1,000 at a time."""
         more: dict[str, Any] = {}
         while True:
-            answer = await self._ask("list_objects_v2", Prefix=prefix, MaxKeys=PAGE, **more)
-            found = answer.get("Contents") or ()
+            found, more = await self.page(prefix, more)
             if found:
-                now = datetime.datetime.now(datetime.UTC)
-                yield [
-                    Listed(
-                        one["Key"], int(one["Size"]), (now - one["LastModified"]).total_seconds()
-                    )
-                    for one in found
-                ]
-            token = answer.get("NextContinuationToken")
-            if not answer.get("IsTruncated") or not token:
+                yield found
+            if not more:
                 return
-            more = {"ContinuationToken": token}
+
+    async def page(self, prefix: str, more: dict[str, Any]) -> tuple[list[Listed], dict[str, Any]]:
+        """Up to 1,000 of them, and what gives the next ones instead of ``more``; empty at the
+        beginning and at the end.
+        """
+        answer = await self._ask("list_objects_v2", Prefix=prefix, MaxKeys=PAGE, **more)
+        now = datetime.datetime.now(datetime.UTC)
+        found = [
+            Listed(one["Key"], int(one["Size"]), (now - one["LastModified"]).total_seconds())
+            for one in answer.get("Contents") or ()
+        ]
+        token = answer.get("NextContinuationToken")
+        if not answer.get("IsTruncated") or not token:
+            return found, {}
+        return found, {"ContinuationToken": token}
 
     async def delete(self, names: list[str]) -> int:
         """Delete objects by name; how many the store says are gone.

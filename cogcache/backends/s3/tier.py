@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from random import SystemRandom
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -22,6 +23,7 @@ from cogcache.backends.base import (
     describe_entry,
 )
 from cogcache.backends.receiving import Receiver
+from cogcache.backends.s3.census import Census
 from cogcache.backends.s3.client import SMALL_BYTES, S3Client
 from cogcache.backends.s3.download import (
     RANGE_BYTES,
@@ -77,7 +79,6 @@ INDEX_MEMORY: Final = 32 << 20  # bytes of indexes
 SCAN_TAIL_BYTES: Final = 8 * 1024  # of each object of a listing; holds the index of all but bundles
 LEAVING_SECONDS: Final = 5.0  # how long a put waits for the one before it to let go of its upload
 UPLOAD_AGE_SECONDS: Final = 86_400.0
-COUNTED_PAGES: Final = 20  # of 1,000 objects; what `usage` looks at
 
 
 class S3Backend(CacheBackend):
@@ -108,6 +109,7 @@ class S3Backend(CacheBackend):
         self._hedges = Hedges(self._client.small) if config.hedge_reads else None
         self._listing = Listing(self._client)
         self._names = Names(config.clean_prefix)
+        self._census = Census(self._listing, self._names.root, self._is_entry, self._now)
         self._refreshes = Refreshes(self._client, self._names.probes)
         self._random = SystemRandom()
         self._clock: Callable[[], float] = time.monotonic
@@ -646,6 +648,9 @@ class S3Backend(CacheBackend):
         self._indexes.forget(name)
         return done
 
+    def _is_entry(self, name: str) -> bool:
+        return self._names.parse(name) is not None
+
     def _is_raw(self, name: str) -> bool:
         """Whether it is the object of a key that is just a text."""
         return "/raw/" in name[len(self._names.root) :]
@@ -826,28 +831,24 @@ class S3Backend(CacheBackend):
     # --- the tier itself --------------------------------------------------------------------------
 
     async def usage(self) -> dict[str, Any]:
-        """What lies under the prefix, as far as 20 pages of a listing show it (``complete`` says
-        whether that is all), and what this process asked for.
+        """What lies under the prefix, and what this process asked for. That is one request at most,
+        for 1,000 objects: ``complete`` says whether ``size_bytes`` and ``total_files`` are all
+        there was ``counted_seconds`` ago, or only what was counted so far; of a larger prefix each
+        call counts on. A count is believed for a minute, unless this process wrote or removed
+        something.
         """
-        size = files = pages = 0
-        complete = True
         try:
-            async for page in self._ours([self._names.root]):
-                files += len(page)
-                size += sum(one.size for one, _ in page)
-                pages += 1
-                if pages >= COUNTED_PAGES:
-                    complete = False
-                    break
+            counted = await self._census.look()
         except S3Error as error:
             self.note_fault("list", error)
-            complete = False
+            counted = replace(self._census.known, complete=False)
         hedges = self._hedges
         return {
             "hedges": {} if hedges is None else {"sent": hedges.sent, "won": hedges.won},
-            "size_bytes": size,
-            "total_files": files,
-            "complete": complete,
+            "size_bytes": counted.size,
+            "total_files": counted.files,
+            "complete": counted.complete,
+            "counted_seconds": None if counted.at is None else self._now() - counted.at,
             "requests": dict(self._client.requests),
             "bytes_in": self._reads.bytes_in,
             "bytes_out": self._client.bytes_out,
@@ -892,6 +893,7 @@ class S3Backend(CacheBackend):
     def _forget(self, name: str) -> None:
         for kept in (self._gone, self._missed, self._indexes):
             kept.forget(name)
+        self._census.changed()
 
     def _set_aside(self, name: str, error: Exception) -> str:
         """An object that was damaged twice is left alone for a while; it is not deleted, since the
