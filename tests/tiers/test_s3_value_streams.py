@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.servers.fixtures import wait_for_lanes
 from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
 from support_cache import manager_over
 from support_s3 import names_in, tier_at
 
-from cogcache import FilesystemCacheConfig, _core
+from cogcache import CacheManager, FilesystemCacheConfig, IncompleteError, _core
 from cogcache.backends.filesystem import FilesystemCacheBackend
+from cogcache.backends.s3 import tier as s3_tier
 from cogcache.keys import key_bytes
 
 MIB = 1 << 20
@@ -103,6 +105,101 @@ async def test_the_range_after_three_in_a_row_is_there_without_a_request(
     assert await manager.read_range("key", 0, 10) == DATA[:10]  # ends what was on its way
     streams = (await manager.get_stats())["manager"]["streams"]
     assert (streams["prefetches"], streams["prefetch_hits"]) == (3, 2)
+    await manager.aclose()
+
+
+async def whole(manager: CacheManager) -> bytes:
+    return b"".join([piece async for piece in manager.get_stream("key")])
+
+
+async def test_three_chunks_are_asked_for_at_once_and_each_once(
+    proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_tier, "INDEX_SECONDS", 1e6)
+    manager = manager_over(tier_at(proxied_place))
+    await manager.put_stream("key", sliced())
+    assert await manager.read_range("key", 0, 1) == DATA[:1]  # and its index is known
+    s3_proxy.zero()
+    s3_proxy.set("hold", kind="GetObject", where="before")
+    reading = asyncio.create_task(whole(manager))
+    await asyncio.to_thread(s3_proxy.wait_held, 3)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert s3_proxy.counts()["kinds"] == {"GetObject": 3}
+    s3_proxy.clear()
+    s3_proxy.release()
+    assert await reading == DATA
+    asked = [request["range"] for request in s3_proxy.requests()]
+    assert len(asked) == len(set(asked)) == 8
+    assert s3_proxy.counts()["body_down"]["GetObject"] < len(DATA) + 4096
+    await manager.aclose()
+
+
+async def test_chunks_that_hang_end_the_stream_at_their_deadline(
+    proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_tier, "INDEX_SECONDS", 1e6)
+    bucket = tier_at(proxied_place)
+    patient = manager_over(bucket)
+    await patient.put_stream("key", sliced())
+    hasty = manager_over(bucket, chunking={"timeoutMs": 300})
+    assert await patient.read_range("key", 0, 1) == DATA[:1]
+    s3_proxy.set("hold", kind="GetObject", where="before")
+    before = asyncio.all_tasks()
+    async with hasty.open("key") as reader:
+        assert reader is not None
+        with pytest.raises(IncompleteError, match="it took too long"):
+            await reader.read(CHUNK, CHUNK + 10)
+        with pytest.raises(IncompleteError, match="it took too long"):
+            async for _ in reader.stream():
+                pass
+    assert asyncio.all_tasks() == before
+    s3_proxy.clear()
+    s3_proxy.release()
+    await asyncio.to_thread(wait_for_lanes)
+    assert await whole(patient) == DATA
+    await patient.aclose()
+
+
+async def test_the_source_waits_for_the_store(proxied_place: S3Place, s3_proxy: Proxy) -> None:
+    manager = manager_over(tier_at(proxied_place))
+    await manager.backends[0].prepare()  # type: ignore[attr-defined]
+    s3_proxy.set("hold", kind="UploadPart", where="before")
+    taken, held = 0, True
+
+    async def source() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(150):
+            taken += MIB
+            assert taken < 90 * MIB or not held  # parts of 64 MiB, and what is between
+            yield DATA[:MIB]
+
+    putting = asyncio.create_task(manager.put_stream("key", source()))
+    await asyncio.to_thread(s3_proxy.wait_held, 3)
+    before = -1
+    while before != taken:  # until it stands still
+        before = taken
+        for _ in range(2000):
+            await asyncio.sleep(0)
+    held = False
+    s3_proxy.clear()
+    s3_proxy.release()
+    assert (await putting).size == 150 * MIB
+    await manager.aclose()
+
+
+async def test_a_part_that_fails_leaves_the_older_value(
+    proxied_place: S3Place, s3_proxy: Proxy, s3_place: S3Place
+) -> None:
+    manager = manager_over(tier_at(proxied_place))
+    older = DATA[: 20 * MIB]
+    await manager.put_stream("key", older)
+    s3_proxy.set("status", status=500, code="InternalError", kind="UploadPart", skip=2)
+    result = await manager.put_stream("key", sliced())
+    assert (result.stored, result.reason) == (False, "unavailable")
+    s3_proxy.clear()
+    assert await whole(manager) == older
+    assert len(names_in(s3_place)) == 1
     await manager.aclose()
 
 
