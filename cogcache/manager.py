@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -614,7 +615,9 @@ class CacheManager:
             kind=context.kind,
             options=options,
             writing=self._writing,
+            note=self._reading.logs_stored(encoded),
         )
+        began = time.monotonic()
         with self._tiers.promotions.changes.of([encoded]):
             try:
                 result = await inflow.run(pieces_of(source))
@@ -626,6 +629,8 @@ class CacheManager:
         self._count("sets", result.stored)
         self._reading.count("streams_stored", result.stored)
         self._reading.count("bytes_stored", result.size)
+        self._reading.count("chunks_stored", result.chunks)
+        self._reading.count("store_ms", round((time.monotonic() - began) * 1000))
         return result
 
     async def get_stream(

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +19,7 @@ from cogcache.images import content_type_of
 from cogcache.keys import Key
 from cogcache.ranges import half_open
 from cogcache.readahead import AHEAD_BYTES, Run, Runs
+from cogcache.window import Window
 
 if TYPE_CHECKING:
     from cogcache.backends.base import CacheBackend
@@ -52,6 +52,28 @@ class Reading:
 
     def count(self, name: str, more: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + more
+
+    def logs_stored(self, key: bytes) -> Callable[[int, int], None] | None:
+        """What logs the chunks of a stream that comes in, if that is wanted."""
+        if not self.chunking.log_chunk_operations:
+            return None
+        text = str(Key.from_encoded(key))
+        numbers, began = itertools.count(), time.monotonic()
+
+        def log(start: int, stop: int) -> None:
+            nonlocal began
+            now, last = time.monotonic(), began
+            began = now
+            logger.debug(
+                "stored chunk %d: bytes %d to %d in %.1f ms: %s",
+                next(numbers),
+                start,
+                stop,
+                (now - last) * 1000,
+                text,
+            )
+
+        return log
 
 
 class Reader:
@@ -219,6 +241,7 @@ class Reader:
                     raise
                 raise self._incomplete(tier, start, end, error) from error
             self._reading.count("bytes_read", len(data))
+            self._reading.count("chunks_read", self._chunks_in(start, end))
             if self._reading.chunking.log_chunk_operations:
                 self._log(tier, start, end, time.monotonic() - began)
             return data
@@ -234,8 +257,9 @@ class Reader:
 
         Up to three chunks (``ChunkingConfig.parallel_fetches``) are read at once, the next one as
         soon as the first of them was handed out; at most 32 MiB are held, or one chunk if that is
-        more. The first piece comes with the first chunk. Whoever stops early leaves nothing
-        running.
+        more. The first piece comes with the first chunk. Where none of them comes in its time, the
+        way is too slow for several, and the stream goes on with one at a time. Whoever stops early
+        leaves nothing running.
 
         Args:
             start: As for ``read``.
@@ -250,28 +274,27 @@ class Reader:
         if on_missing not in ("raise", "zero"):
             raise ValueError(f"on_missing must be 'raise' or 'zero', not {shown(on_missing)}")
         start, end = self._range(start, stop)
-        spans = self._spans(start, end)
-        window = 0 if is_inline() else self._window()
-        flying: deque[asyncio.Task[bytes]] = deque()
+        window = Window(
+            self._spans(start, end),
+            self._read,
+            self._seconds_for,
+            0 if is_inline() else self._window(),
+            lambda: self._reading.count("streams_narrowed"),
+        )
         try:
-            while True:
-                while len(flying) < window and (span := next(spans, None)) is not None:
-                    flying.append(asyncio.create_task(self._chunk(*span, on_missing)))
-                if flying:
-                    data = await flying[0]
-                    flying.popleft()
-                elif (span := next(spans, None)) is not None:
-                    data = await self._chunk(*span, on_missing)
-                else:
-                    return
+            while (span := window.begin()) is not None:
+                try:
+                    data = await window.arrival()
+                except OSError:
+                    if on_missing != "zero":
+                        raise
+                    self._reading.count("chunks_zeroed")
+                    data = bytes(span[1] - span[0])
                 for at in range(0, len(data), STREAM_PIECE):
                     yield data[at : at + STREAM_PIECE]
                 del data
         finally:
-            if flying:
-                for task in flying:
-                    task.cancel()
-                await asyncio.gather(*flying, return_exceptions=True)
+            await window.close()
 
     def promotion(self, tiers: Tiers, since: int) -> Callable[[], Awaitable[None]] | None:
         """What copies the whole entry into the local tiers above, if it came from a remote one and
@@ -282,6 +305,10 @@ class Reader:
         return tiers.promote_from(self._entry, self._tier, since)
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _chunks_in(self, start: int, end: int) -> int:
+        chunk = self._info.chunk_size if self._info is not None else 0
+        return (end - 1) // chunk - start // chunk + 1 if chunk and start < end else 0
 
     def _step(self) -> int:
         """Bytes that are read at once: whole chunks, at least 1 MiB of them."""
@@ -299,15 +326,6 @@ class Reader:
             yield start, stop
             start = stop
 
-    async def _chunk(self, start: int, stop: int, on_missing: str) -> bytes:
-        try:
-            return await self._read(start, stop)
-        except OSError:
-            if on_missing != "zero":
-                raise
-            self._reading.count("chunks_zeroed")
-            return bytes(stop - start)
-
     async def _read_from(
         self, tier: CacheBackend, entry: _core.Entry, part: _core.PartInfo, start: int, stop: int
     ) -> bytes:
@@ -315,7 +333,7 @@ class Reader:
         try:
             if is_inline():
                 return await tier.read_part(entry, part.number, start, stop)
-            async with asyncio.timeout(self._seconds_for(part, start, stop)):
+            async with asyncio.timeout(self._seconds_for(start, stop)):
                 return await tier.read_part(entry, part.number, start, stop)
         except (_core.DamagedError, _core.UnsupportedError) as error:
             await tier.value_failed(entry, error)
@@ -324,9 +342,10 @@ class Reader:
             self._reading.count("chunk_timeouts")
             raise self._incomplete(tier, start, stop, "it took too long") from error
 
-    def _seconds_for(self, part: _core.PartInfo, start: int, stop: int) -> float:
+    def _seconds_for(self, start: int, stop: int) -> float:
         """Whole chunks are read, however little of them is asked for."""
-        size = max(stop - start, min(part.chunk_size, part.raw_size))
+        chunk = self._info.chunk_size if self._info is not None else 0
+        size = max(stop - start, min(chunk, self.size))
         return self._reading.chunking.timeout_ms / 1000 * max(1.0, size / _PAID_BYTES)
 
     async def _go_elsewhere(self, failed: CacheBackend) -> bool:

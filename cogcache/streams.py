@@ -88,6 +88,8 @@ class Inflow:
         kind: See there.
         options: For ``_core.EntryWriter``: ``length``, ``chunk_size``, ``max_chunks``.
         writing: Of the manager.
+        note: Called with each chunk, its first byte and the one behind its last, when the tiers
+            were fed with all of it.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Inflow:
         kind: int = 0,
         options: Mapping[str, Any],
         writing: Writing,
+        note: Callable[[int, int], None] | None = None,
     ) -> None:
         self._tiers = tiers
         self._writing = writing
@@ -113,6 +116,8 @@ class Inflow:
         self._length: int | None = options.get("length")
         self._most_chunks: int | None = options.get("max_chunks")
         self._size = 0
+        self._note = note
+        self._noted = 0
         self._sending: asyncio.Task[None] | None = None
         self._writers: dict[tuple[bool, bool], _core.EntryWriter] = {}
         self._branches: list[_Branch] = []
@@ -141,6 +146,7 @@ class Inflow:
                         await self._feed(piece)
                         if not self._live():
                             break
+                        self._note_chunks()
             return await self._end()
         except _RefusedError:
             await self._abort("another-failed")
@@ -204,6 +210,13 @@ class Inflow:
                 branch.word = begun
             else:
                 branch.receiver = begun
+
+    def _note_chunks(self, *, ended: bool = False) -> None:
+        if self._note is not None:
+            chunk = next(iter(self._writers.values())).chunk_size
+            while self._noted + (1 if ended else chunk) <= self._size:
+                start, self._noted = self._noted, min(self._noted + chunk, self._size)
+                self._note(start, self._noted)
 
     def _check_size(self) -> None:
         if self._length is not None:
@@ -276,6 +289,8 @@ class Inflow:
                 await self._drop(branch, word)
         await self._send(made)
         await self._sent()
+        if self._live():
+            self._note_chunks(ended=True)
         # An older value of this key that is still on its way must not arrive after this one.
         await self._writing.withdraw(self._key.__eq__)
         await together([self._step(branch, seal) for branch in self._live()])

@@ -474,6 +474,21 @@ async def test_a_hung_chunk_ends_at_its_deadline() -> None:
     assert streams["chunk_timeouts"] == 1
 
 
+async def test_a_way_that_is_too_slow_for_three_chunks_carries_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cogcache.window._LATE", 0)  # whatever fails took all of its time
+    manager, tier, data = await counting(7 * CHUNK)
+    counters = manager._reading.counters
+    tier.fail = lambda start: None if "streams_narrowed" in counters else OSError("slow")
+    assert await collected(manager.get_stream("key")) == data
+    assert counters["streams_narrowed"] == 1
+    assert tier.reads[3:] == [(at * CHUNK, (at + 1) * CHUNK) for at in range(7)]
+    tier.fail = lambda start: OSError("slow") if start == 3 * CHUNK else None
+    got = await collected(manager.get_stream("key", on_missing="zero"))
+    assert got == data[: 3 * CHUNK] + bytes(CHUNK) + data[4 * CHUNK :]
+
+
 async def test_what_one_tier_cannot_read_another_one_gives() -> None:
     bad, good = CountingTier(), CountingTier()
     manager = manager_over(bad, good)
@@ -567,6 +582,33 @@ async def test_a_flipped_byte_on_disk_is_never_given_out(tmp_path: Path) -> None
     assert got == data[:CHUNK]
     assert caught.value.position == CHUNK
     assert await manager.read_range("key", CHUNK, CHUNK + 1) is None
+
+
+async def test_the_counters_are_those_of_what_happened() -> None:
+    bad, good = CountingTier(), CountingTier()
+    manager = manager_over(bad, good, chunking={"timeoutMs": 600_000})
+    data = blob(3 * CHUNK + 5)
+    assert await manager.put_stream("key", sliced(data, MIB))
+    assert await manager.put_stream("other", b"x" * 10_000)
+    with pytest.raises(IncompleteError):
+        await manager.put_stream("key", iter([b"0123456789"]), length=11)
+    bad.fail = lambda start: ConnectionResetError("gone") if start == 2 * CHUNK else None
+    assert await collected(manager.get_stream("key")) == data
+    assert await manager.read_range("other", 2, 5) == b"xxx"
+    bad.fail = lambda start: None
+    assert await manager.read_range("key", CHUNK - 1, CHUNK + 1) == data[CHUNK - 1 : CHUNK + 1]
+    streams = (await manager.get_stats())["manager"]["streams"]
+    assert streams.pop("store_ms") >= 0
+    assert streams == {
+        "streams_stored": 2,
+        "streams_aborted": 1,
+        "bytes_stored": len(data) + 10_000,
+        "chunks_stored": 5,
+        "bytes_read": len(data) + 3 + 2,
+        "chunks_read": 4 + 1 + 2,
+        "chunk_errors": 1,
+        "chunk_retries": 1,
+    }
 
 
 # --- configuration --------------------------------------------------------------------------------

@@ -204,12 +204,24 @@ async def test_chunks_are_logged_if_that_is_wanted(
     wanted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = manager_over(DictTier(), chunking={"logChunkOperations": wanted})
-    await manager.put_stream("key", pieces(blob(3 * CHUNK)))
+    said: list[list[str]] = []
     with caplog.at_level(logging.DEBUG, "cogcache"):
-        await read_through(manager)
-    said = [r.getMessage() for r in caplog.records if "chunk" in r.getMessage()]
-    assert len(said) == (3 if wanted else 0)
-    assert all(line.endswith(" ms: key") for line in said)
+        for size in (3 * CHUNK, 2 * CHUNK + 1, 10_000, 0):
+            caplog.clear()
+            await manager.put_stream("key", pieces(blob(size)))
+            await read_through(manager)
+            said.append([r.getMessage() for r in caplog.records if "chunk" in r.getMessage()])
+    if not wanted:
+        assert said == [[]] * 4
+        return
+    assert all(line.endswith(" ms: key") for lines in said for line in lines)
+    stored = [[line.partition(" in ")[0] for line in lines if "stored" in line] for lines in said]
+    assert stored[0] == [
+        f"stored chunk {n}: bytes {n * CHUNK} to {(n + 1) * CHUNK}" for n in range(3)
+    ]
+    assert stored[1][2:] == [f"stored chunk 2: bytes {2 * CHUNK} to {2 * CHUNK + 1}"]
+    assert [len(lines) for lines in stored] == [3, 3, 1, 0]
+    assert [sum("read" in line for line in lines) for lines in said] == [3, 3, 1, 0]
 
 
 @of("useEdgeCache")
