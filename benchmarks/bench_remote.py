@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_artifacts import ROOT, human_time, machine, replace_between
+from benchmarks.floor import Floor
 from cogcache import CacheManager, FilesystemCacheConfig, RedisCacheConfig, S3CacheConfig, _core
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.frames import make_bundle
@@ -43,9 +44,11 @@ BEGIN, END = "<!-- remote benchmark: begin -->", "<!-- remote benchmark: end -->
 MIB, GIB = 1 << 20, 1 << 30
 SMALL = 4096  # bytes of a small read
 AT_ONCE = 8  # small reads under way
+RANGE = 8 * MIB  # of one request of a download, and twice that of one of an upload
+BARE = ", bare sockets"  # which show what the server takes by itself
 BUSY = 16  # reads under way while the event loop is watched
 QUICK_ROUNDS, QUICK_BYTES, QUICK_SHARE = 3, 64 * MIB, 4
-DISK = 25e9  # bytes that the uploads of a full run take, until it ends
+DISK = 32e9  # bytes that the uploads of a full run take, until it ends
 BOTH = ("ours", "peer")
 Work = Callable[[int], Awaitable[None]]
 
@@ -184,7 +187,7 @@ def s3_config(place: S3Place, **options: Any) -> S3CacheConfig:
     )
 
 
-def plain_boto3(place: S3Place, connections: int = 10) -> Any:
+def plain_boto3(place: S3Place, connections: int = 10, **options: Any) -> Any:
     """A client as anybody makes one; ten connections are boto3's default."""
     import boto3.session
     from botocore.config import Config
@@ -193,8 +196,18 @@ def plain_boto3(place: S3Place, connections: int = 10) -> Any:
         "s3",
         endpoint_url=place.endpoint_url,
         region_name=place.region,
-        config=Config(max_pool_connections=connections),
+        config=Config(max_pool_connections=connections, **options),
     )
+
+
+def signed_address(place: S3Place, operation: str, key: str) -> str:
+    """An address that needs no credentials, for two hours."""
+    client = plain_boto3(place, signature_version="s3v4", s3={"addressing_style": "path"})
+    address: str = client.generate_presigned_url(
+        operation, Params={"Bucket": place.bucket, "Key": key}, ExpiresIn=7200
+    )
+    client.close()
+    return address
 
 
 @dataclass(frozen=True)
@@ -249,7 +262,14 @@ async def downloads(run: Run) -> list[Row]:
         path = str(run.folder / "peer-file")
         await asyncio.to_thread(boto3.download_file, run.place.bucket, peer_key, path)
 
-    taken = await in_turns(run.rounds(15), ours=ours, peer=peer)
+    address = signed_address(run.place, "get_object", peer_key)
+    ranges = [("GET", address, f"bytes={at}-{at + RANGE - 1}", 0) for at in range(0, size, RANGE)]
+    with Floor(run.place.endpoint_url, 4) as floor:
+
+        async def bare(round_: int) -> None:
+            await asyncio.to_thread(floor.run, ranges)
+
+        taken = await in_turns(run.rounds(15), ours=ours, peer=peer, bare=bare)
     found = store.fetch(key_bytes("large"))
     assert isinstance(found, _core.Entry) and found.value() == data
     assert (run.folder / "peer-file").read_bytes() == data
@@ -270,6 +290,7 @@ async def downloads(run: Run) -> list[Row]:
             "a GiB",
             times=1 / 0.75,
         ),
+        Row(f"{name}{BARE}", clocks(taken["bare"], share), clocks(theirs, share), against, "a GiB"),
     ]
 
 
@@ -295,9 +316,22 @@ async def uploads(run: Run) -> list[Row]:
         with open(source, "rb") as file:
             await asyncio.to_thread(boto3.upload_fileobj, file, run.place.bucket, peer_key)
 
-    taken = await in_turns(
-        run.rounds(5), peer=peer, ours=lambda _: put(None), unsigned=lambda _: put(False)
-    )
+    keys = [f"{run.place.prefix}/bare-upload-{number}" for number in range(size // (2 * RANGE))]
+    parts = [("PUT", signed_address(run.place, "put_object", key), None, 2 * RANGE) for key in keys]
+    with Floor(run.place.endpoint_url, 4) as floor:
+
+        async def bare(round_: int) -> None:
+            await asyncio.to_thread(floor.run, parts)
+
+        taken = await in_turns(
+            run.rounds(5),
+            peer=peer,
+            ours=lambda _: put(None),
+            unsigned=lambda _: put(False),
+            bare=bare,
+        )
+    for key in keys:
+        boto3.delete_object(Bucket=run.place.bucket, Key=key)
     assert boto3.head_object(Bucket=run.place.bucket, Key=peer_key)["ContentLength"] == size
     assert await managers[None].delete("large")
     boto3.delete_object(Bucket=run.place.bucket, Key=peer_key)
@@ -322,7 +356,9 @@ async def uploads(run: Run) -> list[Row]:
                 most=0.5,
             ),
         ]
-    return rows
+    mine = clocks(taken["bare"], share)
+    what = f"upload of {human_mib(size)}{BARE}"
+    return [*rows, Row(what, mine, clocks(theirs, share), against, "a GiB")]
 
 
 def human_mib(size: int) -> str:
@@ -342,12 +378,12 @@ class SmallReads:
         self.at_once = at_once
         self._place = run.place
         self._images = {number: random.Random(number).randbytes(SMALL) for number in range(400)}
-        self._key = f"{run.place.prefix}/peer-ranges"
+        self.key = f"{run.place.prefix}/peer-ranges"
 
     async def begin(self) -> None:
         assert await self.tier.set("bundle", make_bundle({}, self._images))
         body = b"".join(self._images.values())
-        self.boto3.put_object(Bucket=self._place.bucket, Key=self._key, Body=body)
+        self.boto3.put_object(Bucket=self._place.bucket, Key=self.key, Body=body)
 
     async def ours(self, count: int) -> None:
         entry = await self.tier.fetch(key_bytes("bundle"), index_only=True)
@@ -376,7 +412,7 @@ class SmallReads:
         start = number * SMALL
         answer = self.boto3.get_object(
             Bucket=self._place.bucket,
-            Key=self._key,
+            Key=self.key,
             Range=f"bytes={start}-{start + SMALL - 1}",
         )
         assert len(answer["Body"].read()) == SMALL
@@ -399,7 +435,15 @@ async def small_reads(run: Run) -> list[Row]:
     async def peer(round_: int) -> None:
         await reads.peer(count)
 
-    taken = await in_turns(run.rounds(15), ours=ours, peer=peer)
+    address = signed_address(run.place, "get_object", reads.key)
+    spans = [number % 400 * SMALL for number in range(count)]
+    ranges = [("GET", address, f"bytes={at}-{at + SMALL - 1}", 0) for at in spans]
+    with Floor(run.place.endpoint_url, AT_ONCE) as floor:
+
+        async def bare(round_: int) -> None:
+            await asyncio.to_thread(floor.run, ranges)
+
+        taken = await in_turns(run.rounds(15), ours=ours, peer=peer, bare=bare)
     await reads.end()
     name, mine, theirs = f"4 KiB ranges, {AT_ONCE} at once", taken["ours"], taken["peer"]
     against = "`get_object`"
@@ -412,6 +456,7 @@ async def small_reads(run: Run) -> list[Row]:
             against,
             "each",
         ),
+        Row(f"{name}{BARE}", clocks(taken["bare"], count), clocks(theirs, count), against, "each"),
     ]
 
 
@@ -653,7 +698,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--write takes all rows or none")
     place = Path(tempfile.gettempdir())
     if shutil.disk_usage(place).free < DISK and not options.quick:
-        parser.error(f"{place} has less than 25 GB free; name another place with TMPDIR")
+        parser.error(f"{place} has less than 32 GB free; name another place with TMPDIR")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, SeaweedServer() as server:
         with server.place() as s3_place:
             run = Run(s3_place, Path(folder), options.quick)

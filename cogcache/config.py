@@ -426,6 +426,9 @@ class S3CacheConfig(_WithPolicy):
             it on its way, and not over ``https``.
         hedge_reads: Whether a read of up to 1 MiB that takes far longer than others is asked for a
             second time, for at most one in twenty, and not while the store as a whole is slow.
+        direct_requests: Whether objects are read and written over connections of our own, at a part
+            of the processor time that boto3's client takes; it stays in charge of everything else,
+            and of these too behind a proxy or where a store wants more than is known here.
     """
 
     ALIASES: ClassVar[Mapping[str, str]] = {"key_prefix": "prefix", "endpoint": "endpoint_url"}
@@ -443,6 +446,7 @@ class S3CacheConfig(_WithPolicy):
     profile: str | None = field(default=None, kw_only=True)
     sign_payloads: bool | None = field(default=None, kw_only=True)
     hedge_reads: bool = field(default=False, kw_only=True)
+    direct_requests: bool = field(default=True, kw_only=True)
     enabled: bool = field(default=True, kw_only=True)
     enable_compression: Compression | None = field(default=None, kw_only=True)
     compress_arrays: bool = field(default=False, kw_only=True)
@@ -471,6 +475,7 @@ class S3CacheConfig(_WithPolicy):
         if self.sign_payloads is not None:
             _flag(self.sign_payloads, "sign_payloads")
         _flag(self.hedge_reads, "hedge_reads")
+        _flag(self.direct_requests, "direct_requests")
         whole(self.lifecycle_expiration_days, "lifecycle_expiration_days", least=1, most=36_500)
 
     @classmethod

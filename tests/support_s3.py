@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from support.servers.s3 import S3Place
@@ -11,10 +12,13 @@ from cogcache.backends.s3.tier import S3Backend
 from cogcache.config import S3CacheConfig
 from cogcache.keys import key_bytes
 
+# Every test also holds where boto3 sends everything: COGCACHE_TEST_DIRECT=0.
+DIRECT = os.environ.get("COGCACHE_TEST_DIRECT", "1") != "0"
+
 
 def config_at(place: S3Place, prefix: str = "", **options: Any) -> S3CacheConfig:
     """The configuration of a tier in a place of a server."""
-    named = {
+    named: dict[str, Any] = {
         "bucket": place.bucket,
         "prefix": f"{place.prefix}{prefix}",
         "endpoint_url": place.endpoint_url,
@@ -23,7 +27,8 @@ def config_at(place: S3Place, prefix: str = "", **options: Any) -> S3CacheConfig
         "region": place.region,
     }
     # Patient: no test asks how fast a busy machine answers, but those that say so.
-    return S3CacheConfig(**{**named, "timeout_seconds": 60, **options})
+    named |= {"timeout_seconds": 60, "direct_requests": DIRECT}
+    return S3CacheConfig(**{**named, **options})
 
 
 def tier_at(place: S3Place, prefix: str = "", **options: Any) -> S3Backend:

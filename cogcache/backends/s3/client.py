@@ -1,5 +1,6 @@
-"""boto3's low-level client as the tier uses it: one of each lane a process, every request under the
-breaker, every exception an error of ours.
+"""Requests to one bucket: boto3's low-level client as the tier uses it, one of each lane a process,
+and beside it connections of our own for the requests that are many (``Direct``). Every request is
+under the breaker, every exception an error of ours.
 
 Settings are those that measurement and the habits of real stores asked for: two attempts at most
 for small requests (the default of boto3 waits minutes for a dead server), checksums only where we
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from cogcache._fork import renew_after_fork
+from cogcache.backends.s3.direct import OPERATIONS, Direct, Patience
 from cogcache.backends.s3.errors import (
     MisconfiguredError,
     NotAskedError,
@@ -88,15 +90,19 @@ class S3Client:
         self.requests: dict[str, int] = {}
         self.bytes_out = 0
         self.slow_downs = 0
-        self._clients: dict[str, Any] = {}
-        self._pid = os.getpid()
-        self._lock = threading.RLock()
+        self._asked = threading.local()
+        self._begin()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """The child never touches the parent's sockets."""
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._clients = {}
+        self._clients: dict[str, Any] = {}
+        self._direct: Direct | None = None
+        self._session: Any = None
         self._pid = os.getpid()
 
     def lane_for(self, size: int) -> Lane:
@@ -124,12 +130,11 @@ class S3Client:
                 raise NotAskedError(f"not asked: the breaker is {lane.breaker.state}")
             call.attempt, call.heard = attempt, False
             try:
-                client = self._client(lane.name)
-                answer: dict[str, Any] = getattr(client, operation)(
-                    Bucket=self._config.bucket, **params
-                )
+                answer = self._ask(call, lane.name, operation, params)
             except Exception as error:
-                if again and is_expired_token(error):
+                if call.abandoned:
+                    attempt.dropped()  # or reported late
+                elif again and is_expired_token(error):
                     attempt.dropped()
                     self._forget_clients()  # the shared files may hold newer credentials by now
                     continue
@@ -187,11 +192,35 @@ class S3Client:
         url: str = self._client("small").meta.endpoint_url
         return url
 
+    @property
+    def direct_answers(self) -> int:
+        """How many requests were answered over connections of our own, since there were clients."""
+        return 0 if self._direct is None else self._direct.answered
+
     # --- inside -----------------------------------------------------------------------------------
+
+    def _ask(self, call: Call, lane: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Ask over a connection of our own where that is possible, else have boto3 ask. It also
+        asks again where we got no answer that is plain.
+        """
+        client = self._client(lane)  # after a fork, a new way to ask too
+        direct = self._direct
+        refused = False
+        if direct is not None and direct.takes(operation, params):
+            answer = direct.send(call, lane, operation, params)
+            if not isinstance(answer, str):
+                return answer
+            refused = answer == "refused"
+            client = self._second(lane)
+        self._asked.name = params.get("Key", "")
+        given: dict[str, Any] = getattr(client, operation)(Bucket=self._config.bucket, **params)
+        if refused and direct is not None:
+            direct.was_wrong()
+        return given
 
     def _client(self, lane: str) -> Any:
         if os.getpid() != self._pid:  # forked without Python's knowing
-            self.after_fork()
+            self._begin()
         client = self._clients.get(lane)
         if client is None:
             with self._lock:  # sessions are not for several threads
@@ -200,11 +229,28 @@ class S3Client:
                 client = self._clients[lane]
         return client
 
+    def _second(self, lane: str) -> Any:
+        """A client that tries once less, because we have."""
+        name = f"{lane}, second"
+        client = self._clients.get(name)
+        if client is None:
+            with self._lock:
+                first = self._client(lane)
+                client = self._clients.get(name)
+                if client is None:
+                    style = first.meta.config.s3["addressing_style"]
+                    client = self._make(self._session, lane, style, tried=1)
+                    self._clients[name] = client
+        return client
+
     def _make_clients(self) -> None:
         import boto3.session
+        import botocore.session
 
         config = self._config
+        core = botocore.session.get_session()
         session = boto3.session.Session(
+            botocore_session=core,
             aws_access_key_id=config.access_key,
             aws_secret_access_key=config.secret_key,
             aws_session_token=config.session_token,
@@ -218,9 +264,51 @@ class S3Client:
             if style == "auto" and not _is_aws(made[lane].meta.endpoint_url):
                 made[lane].close()
                 made[lane] = self._make(session, lane, "path")  # AWS_ENDPOINT_URL and the like
+        self._session = session
+        self._direct = self._make_direct(core) if config.direct_requests else None
         self._clients = made
 
-    def _make(self, session: Any, lane: str, style: str) -> Any:
+    def _make_direct(self, core: Any) -> Direct | None:
+        """``None`` where this botocore does not say what it takes."""
+        credentials = core.get_credentials()
+        try:
+            from botocore.httpsession import get_cert_path
+            from botocore.utils import get_environ_proxies
+        except ImportError:
+            return None
+        if credentials is None:
+            return None
+
+        def trust() -> str:
+            chosen = core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+            return str(chosen or get_cert_path(True))
+
+        def proxied(url: str) -> bool:
+            return url.partition(":")[0] in get_environ_proxies(url)
+
+        return Direct(
+            credentials.get_frozen_credentials,
+            sign_payloads=self._signs_payloads,
+            trust=trust,
+            proxied=proxied,
+            patience={
+                lane: Patience(
+                    chosen["connect"] * self._base_seconds, chosen["read"] * self._base_seconds
+                )
+                for lane, chosen in _LANES.items()
+            },
+            count=self._count_one,
+            heed=self._heed_status,
+        )
+
+    @property
+    def _signs_payloads(self) -> bool:
+        signed = self._config.sign_payloads
+        if signed is None:  # over https TLS and a checksum guard it
+            return (self._config.endpoint_url or "https").startswith("http:")
+        return signed
+
+    def _make(self, session: Any, lane: str, style: str, tried: int = 0) -> Any:
         from botocore.config import Config
 
         chosen = _LANES[lane]
@@ -230,14 +318,11 @@ class S3Client:
             "read_timeout": chosen["read"] * self._base_seconds,
             "max_pool_connections": chosen["max_pool_connections"],
             "tcp_keepalive": True,
-            "retries": {"mode": "standard", "total_max_attempts": chosen["attempts"]},
+            "retries": {"mode": "standard", "total_max_attempts": chosen["attempts"] - tried},
             "s3": {"addressing_style": style},
             "user_agent_extra": "cogcache",
         }
-        signed = self._config.sign_payloads
-        if signed is None:  # over https TLS and a checksum guard it
-            signed = (self._config.endpoint_url or "https").startswith("http:")
-        options["s3"]["payload_signing_enabled"] = signed
+        options["s3"]["payload_signing_enabled"] = self._signs_payloads
         checksums = {
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
@@ -264,18 +349,27 @@ class S3Client:
         carries = operation in ("PutObject", "UploadPart")
         size = int(request.headers.get("Content-Length", 0)) if carries else 0
         name = xform_name(operation)
+        self._count_one(name, size)
+        if self._direct is not None and name in OPERATIONS:
+            self._direct.learn(request, self._asked.name)
+
+    def _count_one(self, operation: str, size: int) -> None:
         call = current_call()
         if call is not None:
             call.sent_at = time.monotonic()
         with self._lock:
-            self.requests[name] = self.requests.get(name, 0) + 1
+            self.requests[operation] = self.requests.get(operation, 0) + 1
             self.bytes_out += size
 
     def _heed(self, response: Any = None, **_: Any) -> None:
         """Every answer, those that botocore then tries again included: if the store is asked for
         too much, fewer large transfers are under way at once.
         """
-        if response is not None and response[0].status_code in (429, 503):
+        if response is not None:
+            self._heed_status(response[0].status_code)
+
+    def _heed_status(self, status: int) -> None:
+        if status in (429, 503):
             call = current_call()
             self.bulk.slow_down(time.monotonic() if call is None else call.sent_at)
             with self._lock:
@@ -284,6 +378,9 @@ class S3Client:
     def _forget_clients(self) -> None:
         with self._lock:
             clients, self._clients = self._clients, {}
+            direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
         for client in clients.values():
             client.close()
 

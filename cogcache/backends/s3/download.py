@@ -29,6 +29,7 @@ from cogcache.backends.s3.errors import (
     UnavailableError,
     error_of,
 )
+from cogcache.backends.s3.http1 import Body
 from cogcache.backends.s3.lanes import Call, Lane, current_call
 from cogcache.backends.slots import slot_of_text, take_slot
 
@@ -53,7 +54,7 @@ SLOWEST: Final = 64 * 1024  # bytes a second; a body that comes slower is asked 
 PATIENCE_SECONDS: Final = 2.0  # before a body's rate is judged
 TOKEN: Final = "cc-token"  # noqa: S105 - of a write; in the metadata of every object
 FRESH: Final = "cc-fresh"  # the freshness slot of one that was refreshed; newer than those inside
-_PIECE: Final = 256 * 1024
+_PIECE: Final = 1 << 20
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -362,28 +363,28 @@ class Reads:
         after a whole one.
         """
         body = answer["Body"]
-        read = _reader_of(body)
+        fill = _filler_of(body)
         got = 0
         began = time.monotonic()
         attempt = call.attempt
         try:
             while got < len(room):
                 call.check()
-                piece = read(min(_PIECE, len(room) - got))
-                if not piece:
+                size = fill(room[got : got + _PIECE])
+                if not size:
                     break
-                size = len(piece)
-                room[got : got + size] = piece
                 got += size
                 self.bytes_in += size  # no call in it, so that no other thread comes between
                 took = time.monotonic() - began
                 if took > PATIENCE_SECONDS and got < (took - PATIENCE_SECONDS) * SLOWEST:
                     break
             else:
-                if not read(1):  # the end, so that the connection goes back to the pool
+                if not fill(memoryview(bytearray(1))):  # the end, so that the connection is kept
                     return self._ended(attempt, got)
         except S3Error:
             body.close()
+            if attempt is not None and call.abandoned:
+                attempt.dropped()
             raise
         except Exception as error:
             if isinstance(error_of(error, "get_object"), UnavailableError):
@@ -414,14 +415,24 @@ def _failed(attempt: Any) -> None:
         attempt.failed()
 
 
-def _reader_of(body: Any) -> Callable[[int], bytes]:
-    """A function that reads what is there, without waiting for more; so a slow body is seen."""
+def _filler_of(body: Any) -> Callable[[memoryview], int]:
+    """A function that fills memory with what is there, without waiting for all of it; so a slow
+    body is seen.
+    """
+    if isinstance(body, Body):
+        return body.readinto
     raw = getattr(body, "_raw_stream", None)
     read: Callable[[int], bytes] | None = getattr(raw, "read1", None)
     if read is None:  # urllib3 before 2.1: http.client's own
         read = getattr(getattr(raw, "_fp", None), "read1", None)
-    whole: Callable[[int], bytes] = body.read
-    return whole if read is None else read
+    given: Callable[[int], bytes] = body.read if read is None else read
+
+    def fill(room: memoryview) -> int:
+        piece = given(len(room))
+        room[: len(piece)] = piece
+        return len(piece)
+
+    return fill
 
 
 def _status(answer: dict[str, Any]) -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "S3Error",
     "UnavailableError",
     "error_of",
+    "error_of_answer",
 ]
 
 
@@ -136,7 +137,7 @@ def error_of(error: Any, operation: str) -> S3Error:
 
     if isinstance(error, b.ClientError):
         response: Any = getattr(error, "response", {})
-        return _error_of_answer(response, operation)
+        return error_of_answer(response, operation)
     if isinstance(
         error, b.NoCredentialsError | b.PartialCredentialsError | b.CredentialRetrievalError
     ):
@@ -185,7 +186,8 @@ def _is_unreachable(error: Exception) -> bool:
     return isinstance(error, known)
 
 
-def _error_of_answer(response: dict[str, Any], operation: str) -> S3Error:
+def error_of_answer(response: dict[str, Any], operation: str) -> S3Error:
+    """The fault that an answer stands for, in the shape that boto3 gives it."""
     detail = response.get("Error", {})
     code = str(detail.get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

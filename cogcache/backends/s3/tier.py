@@ -850,6 +850,7 @@ class S3Backend(CacheBackend):
             "complete": counted.complete,
             "counted_seconds": None if counted.at is None else self._now() - counted.at,
             "requests": dict(self._client.requests),
+            "direct_answers": self._client.direct_answers,
             "bytes_in": self._reads.bytes_in,
             "bytes_out": self._client.bytes_out,
             "mismatches": self._reads.mismatches,
