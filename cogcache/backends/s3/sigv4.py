@@ -26,14 +26,17 @@ class Credentials(Protocol):
     @property
     def access_key(self) -> str:
         """Its name."""
+        ...
 
     @property
     def secret_key(self) -> str:
         """Never sent."""
+        ...
 
     @property
     def token(self) -> str | None:
         """Of temporary ones."""
+        ...
 
 
 def path_of(name: str) -> str:
