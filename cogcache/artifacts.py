@@ -28,6 +28,9 @@ class _Required:
         return "REQUIRED"
 
 
+PART: Final = ".part"
+"""What the name of an artifact ends with in the key of a batch of it."""
+
 REQUIRED: Final = _Required()
 """In a parameter table: the caller must name it."""
 
@@ -186,6 +189,8 @@ def new_artifact(name: str, params: Mapping[str, Any], reserved: Collection[str]
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of an artifact must be a string, not {type(name).__name__}")
+    if name.endswith(PART):
+        raise ValueError(f"artifact {name!r}: names that end with {PART!r} are those of batches")
     if name in ARTIFACTS:
         raise ValueError(f"artifact {name!r} is one of cogcache's own; take another name")
     if not isinstance(params, Mapping):

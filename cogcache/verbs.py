@@ -26,6 +26,7 @@ from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
 from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, new_artifact
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI
+from cogcache.batches import compute_in_batches
 from cogcache.computing import Gate, Recipe, own_copy
 from cogcache.config import (
     BackendConfig,
@@ -58,6 +59,7 @@ from cogcache.sources import (
 logger = logging.getLogger("cogcache")
 
 _T = TypeVar("_T")
+_Id = TypeVar("_Id", int, str)
 
 Identity = Literal["stat", "content", "sampled", "sha256"]
 IDENTITIES = ("stat", "content", "sampled", "sha256")
@@ -304,6 +306,102 @@ class ArtifactVerbs:
         stored are returned and not kept.
         """
         load = self._taken_load_options(artifact, named)
+        return await self._computed(
+            artifact,
+            lambda: self._request(artifact, video_path, named),
+            load,
+            compute,
+            gate=gate,
+            refresh=refresh,
+            strict=strict,
+            should_store=should_store,
+            executor=executor,
+            ttl=ttl,
+            cost_seconds=cost_seconds,
+            tags=tags,
+            channels=channels,
+        )
+
+    async def get_or_compute_batched(
+        self,
+        artifact: str,
+        video_path: Source,
+        ids: Iterable[_Id],
+        compute: Callable[[list[_Id]], Awaitable[Mapping[_Id, _T]] | Mapping[_Id, _T]],
+        /,
+        *,
+        batch_size: int = 100,
+        gate: Gate | None = None,
+        refresh: bool = False,
+        strict: bool = False,
+        executor: Executor | None = None,
+        ttl: Duration | None = None,
+        tags: Iterable[str] = (),
+        **named: Any,
+    ) -> dict[_Id, _T]:
+        """An artifact that maps ids to results, computed some ids at a time, so that work of many
+        minutes is not lost at its end.
+
+        Each finished batch is an entry, kept before the next one begins; a run that was killed goes
+        on with the first batch that is not there. When all are there they become one entry, what
+        ``get_<artifact>`` gives, and the batches go. Ids that this entry lacks are computed and
+        added to it.
+
+        Args:
+            artifact: Any but keyframes and segment frames.
+            video_path: What it is made from.
+            ids: Which results; those of frames, for example. Texts or whole numbers.
+            compute: ``compute(ids)`` gives a mapping with a result for each. Those that it leaves
+                out are returned as missing and asked for again the next time; until then the
+                batches stay, and no whole artifact is kept.
+            batch_size: Ids of one call of ``compute`` at most. A killed run is gone on with under
+                the same ids and size. (An artifact's own parameter of that name, which changes no
+                result, has its default.)
+            gate: Entered around each batch.
+            refresh: Compute all of them anew.
+            strict: Raise what keeps a batch from being stored.
+            executor: For a plain ``compute``.
+            ttl: Life of the whole; batches live as long.
+            tags: Of the whole and of the batches.
+            **named: Arguments of the artifact.
+
+        Returns:
+            The results by id, in the order of ``ids``.
+
+        Raises:
+            TypeError: ``compute`` returned something else than a mapping.
+            ValueError: An id that is there twice; a result for an id that was not asked for.
+        """
+        return await compute_in_batches(
+            self,
+            artifact,
+            video_path,
+            ids,
+            compute,
+            batch_size,
+            {"gate": gate, "refresh": refresh, "strict": strict, "executor": executor},
+            {"ttl": ttl, "tags": tags},
+            named,
+        )
+
+    async def _computed(
+        self,
+        artifact: str,
+        request_of: Callable[[], Awaitable[Request]],
+        load: Mapping[str, Any],
+        compute: Callable[[], Any],
+        *,
+        gate: Gate | None,
+        refresh: bool,
+        strict: bool,
+        should_store: Callable[[Any], bool] | None,
+        executor: Executor | None,
+        ttl: Duration | None,
+        cost_seconds: float | None = None,
+        tags: Iterable[str],
+        channels: str = "bgr",
+    ) -> Any:
+        """``get_or_compute`` of a request, which is made once the arguments are checked."""
         if artifact in _FRAMED:
             check_channels(channels)
         elif not isinstance(channels, str) or channels != "bgr":
@@ -343,7 +441,7 @@ class ArtifactVerbs:
             share=lambda value: value if isinstance(value, Bundle) else own_copy(value),
             hand_out=lambda value: _handed_out(artifact, value, load),
         )
-        request = await self._request(artifact, video_path, named)
+        request = await request_of()
         if not refresh:
             found = await self._look(request, load)
             if found.hit:
@@ -569,6 +667,23 @@ class ArtifactVerbs:
         counts["sets"] += 1
         counts["stored_bytes"] += result.stored_bytes
         return result
+
+    async def _keep_merged(
+        self, request: Request, value: Any, *, strict: bool, **options: Any
+    ) -> StoreResult:
+        """Keep what was computed in parts, each of which was kept unless it could not be."""
+        why_not = await self._why_not_filed(request)
+        if why_not is None and request.artifact.failed(value):
+            why_not = "failed-result"
+        if why_not is not None:
+            return self._refused(request.artifact.name, why_not)
+        try:
+            return await self._keep(request, value, **options)
+        except Exception as error:
+            if strict:
+                raise
+            warn(f"computed, but not kept: value: {type(error).__name__}: {error}")
+            return self._refused(request.artifact.name, "unstorable")
 
     async def _why_not_filed(self, request: Request) -> str | None:
         """Why what was computed of a source must not be filed under what it was, if so."""

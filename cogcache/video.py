@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
+from cogcache.batches import compute_in_batches
+from cogcache.computing import Gate
 from cogcache.config import nearest
 from cogcache.exceptions import shown
 from cogcache.exporting import PATTERN
@@ -194,6 +197,37 @@ class VideoCache:
         """See ``PipelineArtifactCache.get_or_compute``."""
         return await self.cache.get_or_compute(
             artifact, self.source, compute, **self.arguments(artifact, named)
+        )
+
+    async def get_or_compute_batched(
+        self,
+        artifact: str,
+        ids: Iterable[Any],
+        compute: Callable[[list[Any]], Any],
+        /,
+        *,
+        batch_size: int = 100,
+        gate: Gate | None = None,
+        refresh: bool = False,
+        strict: bool = False,
+        executor: Executor | None = None,
+        ttl: Duration | None = None,
+        tags: Iterable[str] = (),
+        **named: Any,
+    ) -> dict[Any, Any]:
+        """See ``PipelineArtifactCache.get_or_compute_batched``. A ``vlm_batch_size`` of the
+        configuration stays in the key, as ``get_descriptions`` has it.
+        """
+        return await compute_in_batches(
+            self.cache,
+            artifact,
+            self.source,
+            ids,
+            compute,
+            batch_size,
+            {"gate": gate, "refresh": refresh, "strict": strict, "executor": executor},
+            {"ttl": ttl, "tags": tags},
+            self.arguments(artifact, named),
         )
 
     async def _lookup(self, artifact: str, **named: Any) -> Lookup:

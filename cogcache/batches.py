@@ -1,0 +1,162 @@
+"""Work of many minutes, some ids at a time: each finished batch is an entry, until all are one."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cogcache.artifacts import PART
+from cogcache.config import whole
+from cogcache.exceptions import shown
+from cogcache.keys import Key
+from cogcache.requests import Request
+
+if TYPE_CHECKING:
+    from cogcache.sources import Source
+    from cogcache.verbs import ArtifactVerbs
+
+__all__ = ["compute_in_batches"]
+
+
+async def compute_in_batches(
+    cache: ArtifactVerbs,
+    artifact: str,
+    video_path: Source,
+    ids: Iterable[Any],
+    compute: Callable[[list[Any]], Any],
+    batch_size: int,
+    how: Mapping[str, Any],
+    kept: Mapping[str, Any],
+    named: Mapping[str, Any],
+) -> dict[Any, Any]:
+    """See ``ArtifactVerbs.get_or_compute_batched``.
+
+    Args:
+        cache: Which has the verbs.
+        artifact: As there.
+        video_path: As there.
+        ids: As there.
+        compute: As there.
+        batch_size: As there.
+        how: Options of the computations.
+        kept: Options of the entries.
+        named: Arguments of the artifact.
+    """
+    wanted = _checked_ids(ids)
+    whole(batch_size, "batch_size", least=1)
+    if not callable(compute):
+        raise TypeError(f"compute must be a function, not {type(compute).__name__}")
+    if artifact in ("keyframes", "segment_frames"):
+        raise TypeError(f"{artifact}: batches are for artifacts that map ids to results")
+    request = await cache._request(artifact, video_path, named)
+    have: dict[Any, Any] = {}
+    seconds = 0.0
+    if not how["refresh"]:
+        found = await cache._look(request, {})
+        if found.hit and isinstance(found.value, Mapping):
+            have, seconds = dict(found.value), found.seconds_saved
+    stamp = cache._stamp(request)
+    lacking = [one for one in wanted if one not in have]
+    parts = [
+        _part_of(request, lacking[at : at + batch_size])
+        for at in range(0, len(lacking), batch_size)
+    ]
+    for part, batch in parts:
+        results, took = await _results(cache, request, part, batch, compute, how, kept)
+        have.update(results)
+        seconds += took
+    if parts and all(one in have for one in wanted):
+        options = {**kept, "cost_seconds": seconds, "stamp": stamp}
+        result = await cache._keep_merged(request, have, strict=how["strict"], **options)
+        if result.stored:
+            for part, _ in parts:
+                await cache.cache.delete(part.key)
+    return {one: have[one] for one in wanted if one in have}
+
+
+async def _results(
+    cache: ArtifactVerbs,
+    whole_one: Request,
+    part: Request,
+    batch: Sequence[Any],
+    compute: Callable[[list[Any]], Any],
+    how: Mapping[str, Any],
+    kept: Mapping[str, Any],
+) -> tuple[Mapping[Any, Any], float]:
+    """The results of one batch, found or computed, and what they cost."""
+    if not how["refresh"]:
+        found = await cache._look(part, {}, again=True)
+        if found.hit:
+            return found.value, found.seconds_saved
+        # Another run may have come to its end meanwhile, and its batches are gone.
+        found = await cache._look(whole_one, {}, again=True)
+        if found.hit and isinstance(found.value, Mapping) and all(i in found.value for i in batch):
+            return {one: found.value[one] for one in batch}, 0.0
+    took = 0.0
+
+    def checked(results: Any) -> Any:
+        if not isinstance(results, Mapping):
+            raise TypeError(f"compute must return a mapping, not {type(results).__name__}")
+        for one in results:
+            if one not in batch:
+                raise ValueError(f"compute returned a result for {shown(one)}, which was not asked")
+        return dict(results)
+
+    async def awaited() -> Any:
+        nonlocal took
+        began = time.perf_counter()
+        results = await compute(list(batch))
+        took = time.perf_counter() - began
+        return checked(results)
+
+    def plain() -> Any:
+        nonlocal took
+        began = time.perf_counter()
+        results = compute(list(batch))
+        took = time.perf_counter() - began
+        return checked(results)
+
+    async def this() -> Request:
+        return part
+
+    results = await cache._computed(
+        part.artifact.name,
+        this,
+        {},
+        awaited if _is_async(compute) else plain,
+        should_store=lambda made: len(made) == len(batch),
+        **how,
+        **kept,
+    )
+    return results, took
+
+
+def _part_of(request: Request, batch: list[Any]) -> tuple[Request, list[Any]]:
+    name = request.artifact.name + PART
+    params = {**request.params, "ids": batch}
+    key = Key(request.key.profile, request.source, name, params)
+    artifact = dataclasses.replace(request.artifact, name=name)
+    return dataclasses.replace(request, artifact=artifact, params=params, key=key), batch
+
+
+def _checked_ids(ids: Any) -> list[Any]:
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids must be several ids, not {type(ids).__name__}")
+    listed = list(ids)
+    seen: set[Any] = set()
+    for one in listed:
+        if isinstance(one, bool) or not isinstance(one, int | str):
+            raise TypeError(f"ids: {shown(one)} is neither a text nor a whole number")
+        if one in seen:
+            raise ValueError(f"ids: {shown(one)} is there twice")
+        seen.add(one)
+    return listed
+
+
+def _is_async(compute: Callable[[list[Any]], Any]) -> bool:
+    return inspect.iscoroutinefunction(compute) or inspect.iscoroutinefunction(
+        getattr(compute, "__call__", None)  # noqa: B004
+    )
