@@ -203,3 +203,71 @@ async def test_what_is_put_through_is_there_locally_before_a_silent_store_answer
     s3_proxy.release()
     assert (await putting).tiers == (local.name, remote.name)
     await manager.aclose()
+
+
+async def test_a_disk_that_runs_full_loses_nothing_that_was_acknowledged(
+    tmp_path: Path, s3_place: S3Place, s3_proxy: Proxy
+) -> None:
+    from put_behind_on_a_full_disk import EARLY, value_of
+
+    proxied = dataclasses.asdict(config_at(s3_place))
+    names = ("bucket", "prefix", "access_key", "secret_key", "region", "timeout_seconds")
+    options = {name: proxied[name] for name in names} | {"endpoint_url": s3_proxy.endpoint_url}
+    s3_proxy.set("refuse")
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ISOLATED / "put_behind_on_a_full_disk.py"),
+        str(tmp_path),
+        json.dumps(options),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        limit=1 << 20,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    out, go_on = child.stdout, child.stdin
+
+    async def next_line() -> Any:
+        return json.loads(await out.readline())
+
+    try:
+        first = await next_line()
+        if "not run" in first:
+            pytest.skip(f"not run: {first['not run']}")
+        puts = {put["name"]: put for put in first["puts"]}
+        later = [name for name, put in puts.items() if put["later"]]
+        assert [f"early-{n}" for n in range(EARLY)] == later[:EARLY]
+        # Where the disk does not take all of it, nobody says that it will be sent.
+        without = [put for put in puts.values() if not put["later"]]
+        assert puts["left-0"] in without and puts["left-39"] not in without
+        assert all(put["tiers"] == [] or "S3Backend" not in put["tiers"] for put in without)
+        assert all(put["stored"] == bool(put["tiers"]) for put in puts.values())
+
+        # Killed meanwhile; the store is back, the disk still full: all is sent that was promised.
+        assert await next_line() == {"killed": True}
+        s3_proxy.clear()
+        go_on.write(b"\n")
+        assert await next_line() == {"left": 0}
+        remote = tier_at(s3_place)
+        for name in later:
+            assert await remote.get(name) == value_of(name), name
+
+        # On a full disk a put sends itself, and is read again.
+        go_on.write(b"\n")
+        full = await next_line()
+        assert full["again"] is True
+        assert (full["full"]["tiers"], full["full"]["later"]) == (["S3Backend"], [])
+        assert await tier_at(s3_place).get("full") == value_of("full")
+
+        # And when there is room, it waits in the spool as before.
+        go_on.write(b"\n")
+        room = await next_line()
+        assert room["room"]["later"] == ["S3Backend"]
+        assert room["left"] == 0
+        assert await tier_at(s3_place).get("room") == value_of("room")
+        go_on.write(b"\n")
+        assert await child.wait() == 0
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
