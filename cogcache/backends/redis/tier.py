@@ -42,12 +42,12 @@ from cogcache.backends.redis.scripts import (
     REFRESH,
     REMOVE,
 )
-from cogcache.backends.slots import TAIL_BYTES, refreshed_tail
 from cogcache.backends.redis.tags import CHANGES, MOST_TAGS, Tags, fresh_origin, member
 from cogcache.backends.redis.tags import PAGE as PAGE_OF_TAGS
 from cogcache.backends.redis.writing import SLICES_LONGER_MS, RedisUpload, Writes
 from cogcache.backends.s3.errors import AbsentError, MisconfiguredError, RefusedError, S3Error
 from cogcache.backends.s3.lanes import Call, Lane
+from cogcache.backends.slots import TAIL_BYTES, refreshed_tail
 from cogcache.config import RedisCacheConfig
 from cogcache.exceptions import IncompleteError
 from cogcache.policy import Policy
