@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support.servers import fixtures
 from support.servers.fixtures import (  # noqa: F401 - fixtures of every test
     proxied_place,
@@ -24,7 +24,12 @@ from support.servers.fixtures import (  # noqa: F401 - fixtures of every test
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asserts on times, so hypothesis must not either.
-settings.register_profile("cogcache", deadline=None, print_blob=True)
+settings.register_profile(
+    "cogcache",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("cogcache")
 
 

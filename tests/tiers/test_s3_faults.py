@@ -232,6 +232,19 @@ async def test_a_drip_is_cut_and_asked_for_anew(
     assert tier._reads.resumes == 1
 
 
+async def test_a_body_that_is_there_is_not_given_up_for_being_late(
+    tier: S3Backend, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is this process that was busy, and the store works."""
+    monkeypatch.setattr("cogcache.backends.s3.download.PATIENCE_SECONDS", -1000.0)
+    await tier.set("key", "value")
+    for _ in range(5):
+        assert await tier.get("key") == "value"
+    assert tier._reads.resumes == 0
+    assert sum(failed for _, _, failed in tier._client.small.breaker._window) == 0
+    assert s3_proxy.counts()["connections"] == 0  # that of the fixture is still the one
+
+
 async def test_a_drip_ends_at_the_deadline(hasty: S3Backend, s3_proxy: Proxy) -> None:
     s3_proxy.set("rate", bytes_per_second=100, seconds=0.05, kind="GetObject")
     answer = await asyncio.wait_for(hasty.fetch(key_bytes("slow")), 30)

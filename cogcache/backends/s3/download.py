@@ -376,7 +376,8 @@ class Reads:
                 got += size
                 self.bytes_in += size  # no call in it, so that no other thread comes between
                 took = time.monotonic() - began
-                if took > PATIENCE_SECONDS and got < (took - PATIENCE_SECONDS) * SLOWEST:
+                due = min(len(room), (took - PATIENCE_SECONDS) * SLOWEST)
+                if took > PATIENCE_SECONDS and got < due:
                     break
             else:
                 if not fill(memoryview(bytearray(1))):  # the end, so that the connection is kept
