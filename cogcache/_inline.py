@@ -213,7 +213,14 @@ class _BackgroundLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=loop.run_forever, name="cogcache-sync", daemon=True).start()
+                thread = threading.Thread(
+                    target=loop.run_forever, name="cogcache-sync", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # the system gives none
+                    loop.close()
+                    raise
                 self._loop = loop
             return self._loop
 

@@ -46,7 +46,12 @@ class _Pool:
             if self._waiting <= self._threads or self._threads >= _THREADS:
                 return
             self._threads += 1
-        threading.Thread(target=self._run, name="cogcache-source", daemon=True).start()
+            try:
+                threading.Thread(target=self._run, name="cogcache-source", daemon=True).start()
+            except RuntimeError:  # the system gives none
+                self._threads -= 1
+                if self._threads == 0:
+                    raise
 
     def _run(self) -> None:
         while True:

@@ -193,9 +193,7 @@ class Backlog:
             if again and newer:
                 self._note_replaced(job)
             elif again:
-                self._waiting[job.key] = job
-                if outcome == "retried":
-                    self._waiting.move_to_end(job.key, last=False)
+                self._waiting[job.key] = job  # behind the others: it may be what is wrong
             self._tell()
 
     def next_try(self) -> float | None:
@@ -260,11 +258,11 @@ class Backlog:
         """Whether this very job is on its way."""
         return self._sending.get(job.key) is job
 
-    def pending(self, key: bytes) -> _core.Entry | None:
-        """The entry of a key that waits in memory."""
+    def job_of(self, key: bytes) -> Job | None:
+        """The newest job of a key."""
         with self._lock:
             job = self._waiting.get(key) or self._sending.get(key)
-            return None if job is None or job.withdrawn else job.entry
+            return None if job is None or job.withdrawn else job
 
     def describe(self) -> dict[str, Any]:
         """For ``get_stats``."""

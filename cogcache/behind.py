@@ -134,17 +134,21 @@ class WriteBehind:
     async def _make_job(
         self, image: _core.Image, source: int, kind: int, token: int | None
     ) -> Job | None:
-        """``None``: it must outlive the process, and the disk has not taken it."""
-        if self.spool is not None:
+        """``None``: it must outlive the process, and the disk has not taken it; or there is no
+        room for a copy.
+        """
+        try:
+            if self.spool is None:  # a copy: the image may refer to arrays of the caller
+                entry = _core.Entry.from_bytes(await _bridge.to_bytes(image), image.key)
+                return Job(image.key, len(image), source, kind, entry=entry)
             if token is None:
                 return None
             spooled = await self.spool.keep(image.key, token, source, kind)
-            if isinstance(spooled, str):
-                return None
-            return Job(image.key, spooled.size, source, kind, spooled=spooled)
-        # A copy: the image may refer to arrays of the caller.
-        entry = _core.Entry.from_bytes(await _bridge.to_bytes(image), image.key)
-        return Job(image.key, len(image), source, kind, entry=entry)
+        except (_core.DamagedError, OSError, RuntimeError, MemoryError):
+            return None  # no descriptor, no thread, a disk that is gone: the put sends it itself
+        if isinstance(spooled, str):
+            return None
+        return Job(image.key, spooled.size, source, kind, spooled=spooled)
 
     async def _when_full(self, image: _core.Image, size: int, source: int, kind: int) -> str | None:
         policy = self._policy.behind_when_full
@@ -184,8 +188,14 @@ class WriteBehind:
     # --- reading ----------------------------------------------------------------------------------
 
     def pending(self, key: bytes) -> _core.Entry | None:
-        """The entry of a key that waits in memory: who put it finds it."""
-        return self._jobs.pending(key)
+        """The entry of a key that waits: who put it finds it, and nothing older."""
+        job = self._jobs.job_of(key)
+        if job is None or job.spooled is None or self.spool is None:
+            return None if job is None else job.entry
+        try:
+            return self.spool.entry(job.spooled.name, key)
+        except (_core.DamagedError, _core.ForeignError, _core.UnsupportedError, OSError):
+            return None  # it has just been sent
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -194,8 +204,14 @@ class WriteBehind:
         if self.spool is not None:
             self._in_background(self._scan_soon)
 
-    def _in_background(self, call: Callable[..., object], *args: Any) -> None:
-        self._loop = call_in_background(call, *args)
+    def _in_background(self, call: Callable[..., object], *args: Any) -> bool:
+        """Whether ``call`` will be made: there may be no thread or descriptor for its loop."""
+        try:
+            self._loop = call_in_background(call, *args)
+        except (OSError, RuntimeError) as error:
+            logger.warning("%s: nothing is sent for now: %s", self.tier.name, error)
+            return False
+        return True
 
     def _wake(self) -> None:
         if not self._jobs.waiting:
@@ -204,7 +220,9 @@ class WriteBehind:
             if len(self._senders) + self._starting >= SENDERS:
                 return
             self._starting += 1
-        self._in_background(self._start_sender)
+        if not self._in_background(self._start_sender):
+            with self._lock:
+                self._starting -= 1  # the next put tries again
 
     def _start_sender(self) -> None:
         with self._lock:
@@ -260,6 +278,10 @@ class WriteBehind:
             except FileNotFoundError:
                 await claim.finish()
                 return "absent"
+            if await self.spool.has_newer(entry):
+                # What a process that died has left, and somebody has put the key since.
+                await claim.finish()
+                return "replaced"
             return await self._send_entry(job, entry, claim)
         finally:
             claim.release()
@@ -319,18 +341,24 @@ class WriteBehind:
         for job in await self.spool.jobs(self._jobs.names):  # the oldest first
             older = newest.get(job.key)
             newest[job.key] = job
-            if older is not None:
-                await self._forget_older(older)
+            if older is not None and not await self._forget_older(older):
+                newest[job.key] = older
+                await self._forget_older(job)
         for job in self._jobs.adopt(newest.values()):
             await self._forget_older(job)
 
-    async def _forget_older(self, job: Spooled) -> None:
-        """A newer put of its key waits as well."""
+    async def _forget_older(self, job: Spooled) -> bool:
+        """A newer put of its key waits as well; whether that is true: clocks are set back, and two
+        puts may be of one moment, so what the directory has of the key decides.
+        """
         assert self.spool is not None
+        if await self.spool.is_current(job):
+            return False
         claim = self.spool.claim(job.name)
         if isinstance(claim, Claim):
             await claim.finish()
             claim.release()
+        return True
 
     # --- waiting and ending -----------------------------------------------------------------------
 
@@ -339,11 +367,13 @@ class WriteBehind:
         """Entries that have not been sent."""
         return self._jobs.left
 
-    async def withdraw(self, meant: Callable[[bytes], bool]) -> None:
-        """Do not send what waits for these keys, whoever put it, and wait for what is on its
-        way.
+    async def withdraw(self, meant: Callable[[bytes], bool], *, replaced: bool = False) -> None:
+        """Do not send what waits for these keys, whoever put it, and wait for what is on its way.
+        ``replaced``: the directory has newer values of all of them, so that what others have put is
+        not sent anyway.
         """
-        await self._look_for_others(0.0)
+        if not replaced:
+            await self._look_for_others(0.0)
         await self._withdraw(meant)
 
     async def _withdraw(self, meant: Callable[[bytes], bool]) -> None:
@@ -374,8 +404,10 @@ class WriteBehind:
         """
         if self._jobs.closed:
             return
-        await self._flush(seconds)
-        senders = self._end()
+        try:
+            await self._flush(seconds)
+        finally:
+            senders = self.end()
         until = time.monotonic() + CANCEL_SECONDS
         while any(not task.done() for task in senders) and time.monotonic() < until:
             if is_inline():
@@ -383,7 +415,10 @@ class WriteBehind:
             else:
                 await asyncio.sleep(0.01)
 
-    def _end(self) -> list[asyncio.Task[None]]:
+    def end(self) -> list[asyncio.Task[None]]:
+        """Send nothing more; those who send, which end soon. May be called twice."""
+        if self._jobs.closed:
+            return []
         lost, kept = self._jobs.close()
         with self._lock:
             senders = list(self._senders)
@@ -407,7 +442,7 @@ class WriteBehind:
                 return
             wait_for_futures([future], max(0.0, until - time.monotonic()))
         if self.left:
-            self._end()
+            self.end()
 
     def describe(self) -> dict[str, Any]:
         """For ``get_stats``."""

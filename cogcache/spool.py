@@ -19,18 +19,21 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cogcache import _bridge, _core
 from cogcache._fork import renew_after_fork
+from cogcache._inline import is_inline
+from cogcache._offload import NoAnswerError, offload
 from cogcache.backends.base import CacheBackend
 
 __all__ = ["Claim", "Spool", "Spooled", "destination_of"]
 
 ORPHAN_SECONDS: Final = 600.0  # a link without a record is a put that was killed in between
+LOOK_SECONDS: Final = 30.0  # without getting further, and a look is given up
 _PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
 _PLACES: Final = ("endpoint_url", "bucket", "expanded_path")
 
@@ -76,14 +79,7 @@ class Claim:
             _core.DamagedError: It is not whole.
             OSError: It cannot be read.
         """
-        fd = os.open(self._spool.path(f"{self._name}.entry"), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if os.fstat(fd).st_size == 0:
-                raise _core.DamagedError("an empty file")
-            data = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-        finally:
-            os.close(fd)
-        return _core.Entry.from_bytes(data)
+        return self._spool.entry(self._name)
 
     def stands(self) -> bool:
         """Whether nobody has withdrawn the job since."""
@@ -118,6 +114,38 @@ class Spool:
     def path(self, name: str) -> str:
         """Where a file of the spool is."""
         return os.path.join(self._store.root, "spool", name)
+
+    def entry(self, name: str, key: bytes | None = None) -> _core.Entry:
+        """The entry of a job, mapped.
+
+        Raises:
+            _core.DamagedError: It is not whole.
+            _core.ForeignError: It is not of that key.
+            OSError: It cannot be read.
+        """
+        fd = os.open(self.path(f"{name}.entry"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size == 0:
+                raise _core.DamagedError("an empty file")
+            data = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        return _core.Entry.from_bytes(data) if key is None else _core.Entry.from_bytes(data, key)
+
+    async def is_current(self, job: Spooled) -> bool:
+        """Whether the store has this very generation of the key now."""
+        found = await _bridge.run(self._store, "fetch", job.key, _PEEK)
+        if isinstance(found, str):
+            return False
+        return job.name == f"{found.digest.hex()}-{found.token:016x}{self._ending}"
+
+    async def has_newer(self, entry: _core.Entry) -> bool:
+        """Whether somebody has put another value of the key into the store since this one."""
+        found = await _bridge.run(self._store, "fetch", entry.key, _PEEK)
+        if isinstance(found, str) or found.token == entry.token:
+            return False
+        newer: bool = found.created_ms >= entry.created_ms
+        return newer
 
     async def keep(self, key: bytes, token: int, source: int, kind: int) -> Spooled | str:
         """Keep the generation ``token`` of a key for sending, durably; or one word for why it
@@ -179,25 +207,45 @@ class Spool:
         """What waits for this destination, whoever put it, the oldest first, without the ``known``
         names. Links that a killed put left without a record are removed.
         """
+        if is_inline():
+            found, orphans = self._look(known)
+        else:
+            try:
+                found, orphans = await offload(
+                    lambda beat: self._look(known, beat), timeout_seconds=LOOK_SECONDS
+                )
+            except (NoAnswerError, RuntimeError):
+                return []  # a disk that hangs, or no thread: the next look will find them
+        for name in orphans:
+            await _bridge.run(self._store, "spool_remove", name)
+        return found
+
+    def _look(
+        self, known: frozenset[str], beat: Callable[[], None] | None = None
+    ) -> tuple[list[Spooled], list[str]]:
+        """Jobs, and names of old links that have no record."""
         found: dict[str, Spooled] = {}
         links: list[os.DirEntry[str]] = []
         for item in self._files():
             name, ending = os.path.splitext(item.name)
             if not name.endswith(self._ending) or name in known:
                 continue
+            if beat is not None:
+                beat()
             if ending == ".job":
                 job = self._read(name)
                 if job is not None:
                     found[name] = job
             elif ending == ".entry":
                 links.append(item)
+        orphans: list[str] = []
         for item in links:
             name = item.name.removesuffix(".entry")
             if name not in found and not os.path.exists(self.path(f"{name}.job")):
                 with contextlib.suppress(OSError):
                     if time.time() - item.stat().st_ctime > ORPHAN_SECONDS:
-                        await _bridge.run(self._store, "spool_remove", item.name)
-        return sorted(found.values(), key=lambda job: job.made_ms)
+                        orphans.append(item.name)
+        return sorted(found.values(), key=lambda job: job.made_ms), orphans
 
     def _files(self) -> Iterator[os.DirEntry[str]]:
         try:

@@ -238,6 +238,8 @@ class Tiers:
                 await queue.aclose(max(0.0, until - time.monotonic()))
         finally:
             self._closed = True
+            for queue in self.queues.values():
+                queue.end()  # nothing after its aclose; but that may have been cancelled
             await self.each("close", lambda tier: tier.aclose())
 
     def failed(self, tier: CacheBackend, what: str, error: Exception) -> None:

@@ -129,7 +129,7 @@ class Writing:
             if word is None:
                 word = await queue.put(image, source=source, kind=kind, token=token)
             else:
-                await queue.withdraw(image.key.__eq__)
+                await queue.withdraw(image.key.__eq__, replaced=token is not None)
                 await self.drop_older(tier, image.key)
             words[number] = word
         return words

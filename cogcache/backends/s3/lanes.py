@@ -163,7 +163,11 @@ class Lane:
             finally:
                 _here.call = None
 
-        self._start(job)
+        try:
+            self._start(job)
+        except UnavailableError:
+            future.cancel()  # it stays in the queue, for a later thread to drop
+            raise
         return future
 
     def slow_down(self, sent_at: float) -> None:
@@ -196,7 +200,13 @@ class Lane:
 
     def _add_thread(self) -> None:
         self._threads += 1
-        threading.Thread(target=self._run, name=f"cogcache-s3-{self.name}", daemon=True).start()
+        name = f"cogcache-s3-{self.name}"
+        try:
+            threading.Thread(target=self._run, name=name, daemon=True).start()
+        except RuntimeError as error:  # the system gives none
+            self._threads -= 1
+            if self._threads == 0:
+                raise UnavailableError(f"not asked: {error}") from error
 
     def _run(self) -> None:
         while True:
