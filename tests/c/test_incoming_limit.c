@@ -14,13 +14,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "core/alloc.h"
@@ -29,6 +26,7 @@
 #include "check.h"
 #include "index_kit.h"
 #include "store_kit.h"
+#include "workers_kit.h"
 
 enum { WORKERS = 4, HANDS = 2, KEYS = 200 };
 static const uint64_t limit = UINT64_C(40) << 20;
@@ -44,15 +42,9 @@ struct proof {
     struct cog_store *watch;
     struct cog_index *index;
     bool until_caught; /* a twin: stop at the first violation */
-    pid_t workers[WORKERS];
-    uint64_t samples, kills, over, under, most;
+    struct workers workers;
+    uint64_t samples, over, under, most;
 };
-
-static uint64_t next_random(uint64_t *seed)
-{
-    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *seed >> 24;
-}
 
 static struct cog_store_options proof_options(const struct kit *kit)
 {
@@ -73,7 +65,7 @@ struct task {
 
 static size_t random_size(uint64_t *seed)
 {
-    uint64_t kind = next_random(seed) % 8, random = next_random(seed);
+    uint64_t kind = workers_random(seed) % 8, random = workers_random(seed);
     return kind < 3   ? 200 + (size_t)(random % 30000)
            : kind < 6 ? (size_t)(random % 600000)
                       : (size_t)(random % (limit / 16));
@@ -112,9 +104,9 @@ static enum cog_status write_pieces(struct cog_incoming *incoming, const unsigne
     size_t front = 0, back = length;
     enum cog_status status = COG_OK;
     while (front < back && status == COG_OK) {
-        size_t piece = 1 + (size_t)(next_random(seed) % 300000);
+        size_t piece = 1 + (size_t)(workers_random(seed) % 300000);
         piece = piece < back - front ? piece : back - front;
-        if (next_random(seed) % 2) {
+        if (workers_random(seed) % 2) {
             status = cog_incoming_write(incoming, front, image + front, piece, NULL);
             front += piece;
         } else {
@@ -130,15 +122,15 @@ static void bring_one(const struct task *task, uint64_t *seed, const char *key,
                       const unsigned char *image, size_t length)
 {
     struct cog_incoming *incoming;
-    uint64_t announced = next_random(seed) % 2 ? length : COG_LENGTH_UNKNOWN;
+    uint64_t announced = workers_random(seed) % 2 ? length : COG_LENGTH_UNKNOWN;
     enum cog_status status = cog_store_incoming(task->store, key, strlen(key), announced, &incoming,
                                                 NULL);
     if (status == COG_OK) {
         status = write_pieces(incoming, image, length, seed);
-        if (status == COG_OK && next_random(seed) % 4 == 0) {
+        if (status == COG_OK && workers_random(seed) % 4 == 0) {
             atomic_fetch_add(&counters->aborted, 1);
         } else if (status == COG_OK) {
-            status = cog_incoming_commit(incoming, next_random(seed) % 2, NULL, NULL);
+            status = cog_incoming_commit(incoming, workers_random(seed) % 2, NULL, NULL);
             atomic_fetch_add(&counters->committed, status == COG_OK);
             atomic_fetch_add(&counters->damaged, status == COG_ERR_DAMAGED);
         }
@@ -204,9 +196,9 @@ static void *use_hand(void *context)
     kit_fill(value, (size_t)limit / 8, 1, seed);
     for (;;) {
         char key[32];
-        snprintf(key, sizeof key, "%u", (unsigned)(next_random(&seed) % KEYS));
+        snprintf(key, sizeof key, "%u", (unsigned)(workers_random(&seed) % KEYS));
         size_t size = random_size(&seed), length = 0;
-        uint64_t what = next_random(&seed) % 10;
+        uint64_t what = workers_random(&seed) % 10;
         atomic_fetch_add(&counters->steps, 1);
         if (what == 0) {
             (void)cog_store_delete(task->store, key, strlen(key), NULL);
@@ -227,8 +219,9 @@ static void *use_hand(void *context)
     return NULL;
 }
 
-static _Noreturn void work(const struct proof *proof, unsigned worker, uint64_t seed)
+static _Noreturn void work(const void *context, unsigned worker, uint64_t seed)
 {
+    const struct proof *proof = context;
     struct cog_store_options options = proof_options(&proof->kit);
     struct task tasks[HANDS];
     pthread_t thread;
@@ -247,37 +240,6 @@ static _Noreturn void work(const struct proof *proof, unsigned worker, uint64_t 
 }
 
 /* --- sampling ------------------------------------------------------------------------------ */
-
-static void start(struct proof *proof, unsigned i, uint64_t seed)
-{
-    pid_t parent = getpid();
-    fflush(NULL);
-    pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-        if (getppid() != parent) {
-            _exit(0);
-        }
-        work(proof, i, seed * 977 + i);
-    }
-    proof->workers[i] = child;
-}
-
-static void kill_and_wait(struct proof *proof, unsigned i)
-{
-    int status;
-    REQUIRE(kill(proof->workers[i], SIGKILL) == 0);
-    REQUIRE(waitpid(proof->workers[i], &status, 0) == proof->workers[i]);
-    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* nothing else has ended it */
-}
-
-static void stop(pid_t worker)
-{
-    int status;
-    REQUIRE(kill(worker, SIGSTOP) == 0);
-    REQUIRE(waitpid(worker, &status, WUNTRACED) == worker);
-    REQUIRE(WIFSTOPPED(status));
-}
 
 /* What the totals say of tables and not of files; a shard that somebody is in the middle of is not
  * asked. */
@@ -316,18 +278,11 @@ static void sample_stopped(struct proof *proof)
     }
 }
 
-static uint64_t now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
 /* So many pieces and puts, however long that takes on this machine. */
 static void let_them_work(uint64_t steps)
 {
-    uint64_t until = atomic_load(&counters->steps) + steps, end_us = now_us() + 1000000;
-    while (atomic_load(&counters->steps) < until && now_us() < end_us) {
+    uint64_t until = atomic_load(&counters->steps) + steps, end_us = workers_clock_us() + 1000000;
+    while (atomic_load(&counters->steps) < until && workers_clock_us() < end_us) {
         usleep(200);
     }
 }
@@ -341,37 +296,26 @@ static bool goes_on(const struct proof *proof, uint64_t end_us)
     }
     bool played = proof->most > limit / 2 && atomic_load(&counters->committed) >= 20 &&
                   !proof->until_caught;
-    return now_us() < end_us || (!played && now_us() < end_us + patience_us);
+    return workers_clock_us() < end_us || (!played && workers_clock_us() < end_us + patience_us);
 }
 
 static void run(struct proof *proof, uint64_t seconds)
 {
     uint64_t seed = 4711;
-    for (unsigned i = 0; i < WORKERS; i++) {
-        start(proof, i, next_random(&seed));
-    }
-    uint64_t end_us = now_us() + seconds * 1000000;
+    proof->workers = (struct workers){.count = WORKERS, .work = work, .context = proof};
+    workers_begin(&proof->workers, &seed);
+    uint64_t end_us = workers_clock_us() + seconds * 1000000;
     while (goes_on(proof, end_us)) {
-        let_them_work(1 + next_random(&seed) % 12);
-        for (unsigned i = 0; i < WORKERS; i++) {
-            stop(proof->workers[i]);
-        }
+        let_them_work(1 + workers_random(&seed) % 12);
+        workers_stop(&proof->workers);
         sample_stopped(proof);
-        if (next_random(&seed) % 3 == 0) {
-            unsigned i = (unsigned)(next_random(&seed) % WORKERS);
-            kill_and_wait(proof, i);
-            start(proof, i, next_random(&seed));
-            stop(proof->workers[i]);
-            proof->kills++;
+        if (workers_random(&seed) % 3 == 0) {
+            workers_replace_one(&proof->workers, &seed);
             sample_stopped(proof); /* the dead hold what they held */
         }
-        for (unsigned i = 0; i < WORKERS; i++) {
-            REQUIRE(kill(proof->workers[i], SIGCONT) == 0);
-        }
+        workers_go_on(&proof->workers);
     }
-    for (unsigned i = 0; i < WORKERS; i++) {
-        kill_and_wait(proof, i);
-    }
+    workers_kill(&proof->workers);
 }
 
 /* Every file that has a name is whole. */
@@ -431,7 +375,7 @@ static void prove(struct kit *kit)
            kit->mode, (unsigned long long)counters->committed,
            (unsigned long long)counters->aborted, (unsigned long long)counters->puts,
            (unsigned long long)counters->spooled, (unsigned long long)counters->refused,
-           (unsigned long long)proof.kills, (unsigned long long)proof.samples,
+           (unsigned long long)proof.workers.kills, (unsigned long long)proof.samples,
            100.0 * (double)proof.most / (double)limit);
     CHECK_EQ(proof.over, 0);
     CHECK_EQ(proof.under, 0);
@@ -452,23 +396,6 @@ static void let_twin_run(struct kit *kit)
     close_proof(&proof);
 }
 
-static void expect_caught(const char *self, const char *bug)
-{
-    char twin[600];
-    int status;
-    snprintf(twin, sizeof twin, "%s.%s", self, bug);
-    check_running = bug;
-    fflush(NULL);
-    pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-        execl(twin, twin, "until-caught", (char *)NULL);
-        _exit(127);
-    }
-    REQUIRE(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
 int main(int count, char **arguments)
 {
     counters = mmap(NULL, sizeof *counters, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
@@ -479,6 +406,6 @@ int main(int count, char **arguments)
         return was_caught ? 0 : 1;
     }
     KIT_RUN_INDEXED(prove);
-    expect_caught(arguments[0], "GROW_UNCOUNTED");
+    workers_expect_caught(arguments[0], "GROW_UNCOUNTED");
     return check_done();
 }

@@ -19,7 +19,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,11 +26,10 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "workers_kit.h"
 
 enum { WORKERS = 8, KEYS = 1500, PATIENCE_SECONDS = 120 };
 static const uint64_t limit = UINT64_C(32) << 20;
@@ -48,8 +46,8 @@ struct proof {
     bool posix, no_map;
     uint64_t seconds;  /* at least */
     bool until_caught; /* a twin: stop at the first violation */
-    pid_t workers[WORKERS];
-    uint64_t samples, kills, quick_samples;
+    struct workers workers;
+    uint64_t samples, quick_samples;
     uint64_t over, under; /* violations of I2 and I5 */
     uint64_t most;        /* truth seen, in bytes */
 };
@@ -63,15 +61,9 @@ static struct cog_index_options proof_options(const struct proof *proof)
 
 /* --- a worker --- */
 
-static uint64_t next_random(uint64_t *seed)
-{
-    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *seed >> 24;
-}
-
 static size_t random_size(uint64_t *seed)
 {
-    uint64_t kind = next_random(seed) % 10, random = next_random(seed);
+    uint64_t kind = workers_random(seed) % 10, random = workers_random(seed);
     if (kind < 6) {
         return (size_t)(random % 30000);
     }
@@ -96,8 +88,10 @@ static void sleep_until_sampled(uint32_t microseconds)
     }
 }
 
-static _Noreturn void work(const struct proof *proof, uint64_t seed)
+static _Noreturn void work(const void *context, unsigned number, uint64_t seed)
 {
+    const struct proof *proof = context;
+    (void)number;
     struct cog_index_options options = proof_options(proof);
     struct cog_index *index;
     struct cog_fs waiting = *options.fs;
@@ -109,7 +103,7 @@ static _Noreturn void work(const struct proof *proof, uint64_t seed)
         _exit(3);
     }
     for (;;) {
-        uint64_t key = next_random(&seed) % KEYS, what = next_random(&seed) % 20;
+        uint64_t key = workers_random(&seed) % KEYS, what = workers_random(&seed) % 20;
         struct cog_digest digest;
         enum cog_status status;
         key_digest(key, &digest);
@@ -132,41 +126,11 @@ static _Noreturn void work(const struct proof *proof, uint64_t seed)
     }
 }
 
-static void start(struct proof *proof, unsigned i, uint64_t seed)
-{
-    pid_t parent = getpid();
-    fflush(NULL);
-    pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-        if (getppid() != parent) {
-            _exit(0);
-        }
-        work(proof, seed * 977 + i);
-    }
-    proof->workers[i] = child;
-}
-
-static void kill_and_wait(struct proof *proof, unsigned i)
-{
-    int status;
-    REQUIRE(kill(proof->workers[i], SIGKILL) == 0);
-    REQUIRE(waitpid(proof->workers[i], &status, 0) == proof->workers[i]);
-    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* nothing else has ended it */
-}
-
 /* --- sampling --- */
-
-static uint64_t now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
 
 static void watch_usage(struct proof *proof, uint64_t until_us)
 {
-    while (now_us() < until_us) {
+    while (workers_clock_us() < until_us) {
         struct statvfs got;
         if (!proof->own_mount) {
             usleep(200);
@@ -178,18 +142,6 @@ static void watch_usage(struct proof *proof, uint64_t until_us)
         proof->over += used > limit;
         proof->most = used > proof->most ? used : proof->most;
         sched_yield();
-    }
-}
-
-static void stop_all(struct proof *proof)
-{
-    int status;
-    for (unsigned i = 0; i < WORKERS; i++) {
-        REQUIRE(kill(proof->workers[i], SIGSTOP) == 0);
-    }
-    for (unsigned i = 0; i < WORKERS; i++) {
-        REQUIRE(waitpid(proof->workers[i], &status, WUNTRACED) == proof->workers[i]);
-        REQUIRE(WIFSTOPPED(status));
     }
 }
 
@@ -229,14 +181,14 @@ static void sample_stopped(struct proof *proof, struct cog_index *index)
 /* The limit was in play, and often enough, however slow the machine. */
 static bool enough(const struct proof *proof)
 {
-    return counters->puts > 50 && proof->kills > 10 && proof->samples > 20 &&
+    return counters->puts > 50 && proof->workers.kills > 10 && proof->samples > 20 &&
            proof->most > limit / 2;
 }
 
 /* A twin runs until it is caught; the product for its time, and until that was enough. */
 static bool goes_on(const struct proof *proof, uint64_t started_us)
 {
-    uint64_t ran_us = now_us() - started_us;
+    uint64_t ran_us = workers_clock_us() - started_us;
     if (proof->until_caught ? proof->over + proof->under > 0
                             : ran_us >= proof->seconds * 1000000 && enough(proof)) {
         return false;
@@ -252,35 +204,23 @@ static void run(struct proof *proof)
     while (cog_index_warm_up(index, COG_SHARDS, NULL) == COG_ERR_BUSY) {
         continue;
     }
-    for (unsigned i = 0; i < WORKERS; i++) {
-        start(proof, i, next_random(&seed));
-    }
-    uint64_t started_us = now_us();
+    proof->workers = (struct workers){.count = WORKERS, .work = work, .context = proof};
+    workers_begin(&proof->workers, &seed);
+    uint64_t started_us = workers_clock_us();
     while (goes_on(proof, started_us)) {
-        watch_usage(proof, now_us() + next_random(&seed) % 6000);
-        stop_all(proof);
+        watch_usage(proof, workers_clock_us() + workers_random(&seed) % 6000);
+        workers_stop(&proof->workers);
         sample_stopped(proof, index);
-        unsigned victims = (unsigned)(next_random(&seed) % 4);
-        for (unsigned v = 0; v < victims; v++) { /* where the stop has caught them */
-            unsigned i = (unsigned)(next_random(&seed) % WORKERS);
-            kill_and_wait(proof, i);
-            start(proof, i, next_random(&seed));
-            REQUIRE(kill(proof->workers[i], SIGSTOP) == 0);
-            int status;
-            REQUIRE(waitpid(proof->workers[i], &status, WUNTRACED) == proof->workers[i]);
-            proof->kills++;
+        for (uint64_t victims = workers_random(&seed) % 4; victims > 0; victims--) {
+            workers_replace_one(&proof->workers, &seed);
         }
         /* the dead have left odd stamps and held bytes: still nothing may be missing */
         if (round++ % 8 == 0) {
             sample_stopped(proof, index);
         }
-        for (unsigned i = 0; i < WORKERS; i++) {
-            REQUIRE(kill(proof->workers[i], SIGCONT) == 0);
-        }
+        workers_go_on(&proof->workers);
     }
-    for (unsigned i = 0; i < WORKERS; i++) {
-        kill_and_wait(proof, i);
-    }
+    workers_kill(&proof->workers);
     const char *wrong = root_audit(&proof->root, index);
     if (!proof->until_caught && !CHECK(wrong == NULL)) {
         fprintf(stderr, "    at the end: %s\n", wrong);
@@ -359,7 +299,7 @@ static int prove(bool posix, bool no_map, uint64_t seconds, bool until_caught)
            "the usage%s, at most %.1f %% of the limit\n",
            check_running, (unsigned long long)counters->puts, (unsigned long long)counters->streams,
            (unsigned long long)counters->deletes, (unsigned long long)counters->refused,
-           (unsigned long long)proof.kills, (unsigned long long)proof.samples,
+           (unsigned long long)proof.workers.kills, (unsigned long long)proof.samples,
            (unsigned long long)proof.quick_samples,
            proof.own_mount ? "" : " (no file system of our own can be mounted here: not run)",
            100.0 * (double)proof.most / (double)limit);
@@ -381,24 +321,6 @@ static int prove_in_child(void *context)
     return prove(given->posix, given->no_map, given->seconds, given->until_caught);
 }
 
-/* A seeded bug: the twin ends as soon as it is caught, or admits after a while that it was not. */
-static void expect_caught(const char *self, const char *bug)
-{
-    char twin[600];
-    int status;
-    snprintf(twin, sizeof twin, "%s.%s", self, bug);
-    check_running = bug;
-    fflush(NULL);
-    pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {
-        execl(twin, twin, "until-caught", (char *)NULL);
-        _exit(127);
-    }
-    REQUIRE(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
 int main(int count, char **arguments)
 {
     const char *wish = getenv("COG_LIMIT_SECONDS");
@@ -416,7 +338,7 @@ int main(int count, char **arguments)
     static const char *const bugs[] = {"SUM_THEN_ADD", "TOTALS_FIRST", "TOTAL_LATE",
                                        "REAP_KEEP_TMP", "SUB_FIRST"};
     for (unsigned i = 0; i < sizeof bugs / sizeof *bugs; i++) {
-        expect_caught(arguments[0], bugs[i]);
+        workers_expect_caught(arguments[0], bugs[i]);
     }
     return check_done();
 }

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +29,10 @@ from typing import Any, Self
 HOST = "127.0.0.1"
 BUCKET = "artifacts"
 START_SECONDS = 60.0
-SERVERS = ("s3", "master", "volume", "filer", "admin")  # each with a port for gRPC beside its own
+# Ports of SeaweedFS: each of its servers has one for gRPC beside its own.
+PORT_NAMES = tuple(
+    name + grpc for name in ("s3", "master", "volume", "filer", "admin") for grpc in ("", ".grpc")
+)
 
 
 class StoreError(Exception):
@@ -131,14 +135,13 @@ class Store:
         return guard
 
     def _choose_ports(self) -> None:
-        names = [name + grpc for name in SERVERS for grpc in ("", ".grpc")]
         chosen: set[int] = set()
-        while len(chosen) < len(names):
+        while len(chosen) < len(PORT_NAMES):
             port = random.randrange(10_000, 32_000)  # below those that clients get
             with contextlib.suppress(OSError), socket.socket() as probe:
                 probe.bind((HOST, port))
                 chosen.add(port)
-        self._ports = dict(zip(names, chosen, strict=True))
+        self._ports = dict(zip(PORT_NAMES, chosen, strict=True))
 
     def _command(self) -> list[str]:
         identity = {
@@ -155,25 +158,7 @@ class Store:
         path.touch(mode=0o600)
         path.write_text(json.dumps({"identities": [identity]}))
         (self.folder / "data").mkdir(exist_ok=True)
-        flags = {
-            "dir": str(self.folder / "data"),
-            "ip": HOST,
-            "ip.bind": HOST,
-            "master.telemetry": "false",
-            "volume.max": "0",
-            "s3.config": "s3.json",
-            "s3.autoCreateBucket": "false",
-            "s3.port.iceberg": "0",
-            "s3.port.lance": "0",
-            "webdav": "false",
-            "admin.ui": "false",
-            "filer.localSocket": "filer.sock",
-            "s3.localSocket": "s3.sock",
-        }
-        for name, port in self._ports.items():
-            server, _, grpc = name.partition(".")
-            flags[f"{server}.port{'.grpc' if grpc else ''}"] = str(port)
-        return [self._program, "mini", *(f"-{name}={value}" for name, value in flags.items())]
+        return command_of(self._program, self._ports)
 
     def _answers(self) -> bool:
         """Whether it gives an object back: it lists buckets before it knows where its data is."""
@@ -215,6 +200,35 @@ class Store:
     def _said(self) -> str:
         lines = (self.folder / "log").read_text(errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-12:]) or "    (it said nothing)"
+
+
+def command_of(program: str, ports: Mapping[str, int]) -> list[str]:
+    """SeaweedFS in one process: its data and sockets are in the working directory, and so is
+    ``s3.json``, which says who may use it. The tests start it so, too.
+
+    Args:
+        program: Where it is.
+        ports: By the names of ``PORT_NAMES``.
+    """
+    flags = {
+        "dir": "data",
+        "ip": HOST,
+        "ip.bind": HOST,
+        "master.telemetry": "false",
+        "volume.max": "0",
+        "s3.config": "s3.json",
+        "s3.autoCreateBucket": "false",
+        "s3.port.iceberg": "0",
+        "s3.port.lance": "0",
+        "webdav": "false",
+        "admin.ui": "false",
+        "filer.localSocket": "filer.sock",
+        "s3.localSocket": "s3.sock",
+    }
+    for name, port in ports.items():
+        server, _, grpc = name.partition(".")
+        flags[f"{server}.port{'.grpc' if grpc else ''}"] = str(port)
+    return [program, "mini", *(f"-{name}={value}" for name, value in flags.items())]
 
 
 def program() -> str:

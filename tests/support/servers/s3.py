@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import runpy
 import secrets
 import shutil
 import socket
@@ -15,6 +16,8 @@ from typing import Any, Self
 from .process import HOST, MissingServer, Server
 
 SHARED_BUCKET = "cogcache-tests"
+# The example of a fleet starts SeaweedFS as the tests do.
+EXAMPLE = runpy.run_path(str(Path(__file__).parents[3] / "docs/examples/pods/store.py"))
 
 
 @dataclass
@@ -159,11 +162,7 @@ class SeaweedServer(S3Server):
     """SeaweedFS, all in one process: the default."""
 
     name = "weed"
-    port_names = tuple(
-        name + grpc
-        for name in ("s3", "master", "volume", "filer", "admin")
-        for grpc in ("", ".grpc")
-    )
+    port_names = EXAMPLE["PORT_NAMES"]
     grace_seconds = 2.0  # it can take 15 s; what was acknowledged is kept over a kill too
 
     def commands_exist(self) -> None:
@@ -179,25 +178,7 @@ class SeaweedServer(S3Server):
         Path(self.folder, "data").mkdir(exist_ok=True)
 
     def commands(self) -> list[dict[str, Any]]:
-        flags = {
-            "dir": "data",
-            "ip": HOST,
-            "ip.bind": HOST,
-            "master.telemetry": "false",
-            "volume.max": "0",
-            "s3.config": "s3.json",
-            "s3.autoCreateBucket": "false",
-            "s3.port.iceberg": "0",
-            "s3.port.lance": "0",
-            "webdav": "false",
-            "admin.ui": "false",
-            "filer.localSocket": "filer.sock",
-            "s3.localSocket": "s3.sock",
-        }
-        for name, port in self.ports.items():
-            server, _, grpc = name.partition(".")
-            flags[f"{server}.port{'.grpc' if grpc else ''}"] = str(port)
-        return [{"argv": [beside_python("weed"), "mini", *(f"-{k}={v}" for k, v in flags.items())]}]
+        return [{"argv": EXAMPLE["command_of"](beside_python("weed"), self.ports)}]
 
     def litter(self) -> list[str]:
         # It puts sockets into /tmp whatever TMPDIR says.
