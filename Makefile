@@ -33,6 +33,8 @@ test: .venv/built ## build and run every test (COGCACHE_TEST_WITHOUT=redis,swift
 
 torture: .venv/built ## run the long forms of the campaigns: kills, faults, forks, sizes (hours)
 	@.ci/setup --servers
+	@for form in index entry_forged store_faults store_processes; do COGCACHE_TORTURE=1 \
+		$(MAKE) --no-print-directory -s -C tests/c check ONLY=$$form || exit 1; done
 	@COGCACHE_TORTURE=1 $(BIN)/python -m pytest -q -n 2 --dist load -m torture
 
 lint: .venv/built ## check style, types, stubs, layout and warnings

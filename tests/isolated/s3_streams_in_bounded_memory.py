@@ -1,5 +1,6 @@
-"""Stream MEGABYTES through a manager into the S3 tier whose configuration is given as JSON, and out
-again; print, as JSON, by how many kilobytes the process has grown at most on the way up and down.
+"""Stream MEGABYTES through a manager into the tiers whose configurations are given as a JSON list,
+and out again; print, as JSON, by how many kilobytes the process has grown at most on the way up and
+down.
 """
 
 import asyncio
@@ -22,8 +23,8 @@ async def size_and_digest(pieces: AsyncIterator[bytes]) -> tuple[int, bytes]:
     return size, digest.digest()
 
 
-async def main(config: dict[str, object], size: int) -> None:
-    manager = CacheManager({"backends": [{"backend_type": "s3", **config}]})
+async def main(tiers: list[dict[str, object]], size: int) -> None:
+    manager = CacheManager({"backends": tiers})
     await manager.put_stream("warm", source(40 << 20, hashlib.blake2b()))
     await size_and_digest(manager.get_stream("warm"))
     grown = []
@@ -33,7 +34,7 @@ async def main(config: dict[str, object], size: int) -> None:
         before = peak_kb()
         if way == "up":
             result = await manager.put_stream("key", source(size, given))
-            assert result.stored and result.size == size, result
+            assert len(result.tiers) == len(tiers) and result.size == size, result
         else:
             got = await size_and_digest(manager.get_stream("key"))
             assert got == (size, given.digest())

@@ -158,7 +158,7 @@ class Store:
         path.touch(mode=0o600)
         path.write_text(json.dumps({"identities": [identity]}))
         (self.folder / "data").mkdir(exist_ok=True)
-        return command_of(self._program, self._ports)
+        return command_of(self._program, self._ports, self.folder / "data")
 
     def _answers(self) -> bool:
         """Whether it gives an object back: it lists buckets before it knows where its data is."""
@@ -202,16 +202,17 @@ class Store:
         return "\n".join(f"    {line}" for line in lines[-12:]) or "    (it said nothing)"
 
 
-def command_of(program: str, ports: Mapping[str, int]) -> list[str]:
-    """SeaweedFS in one process: its data and sockets are in the working directory, and so is
-    ``s3.json``, which says who may use it. The tests start it so, too.
+def command_of(program: str, ports: Mapping[str, int], data: Path) -> list[str]:
+    """SeaweedFS in one process: its sockets are in the working directory, and so is ``s3.json``,
+    which says who may use it. The tests start it so, too.
 
     Args:
         program: Where it is.
         ports: By the names of ``PORT_NAMES``.
+        data: A folder for what it keeps.
     """
     flags = {
-        "dir": "data",
+        "dir": str(data),
         "ip": HOST,
         "ip.bind": HOST,
         "master.telemetry": "false",

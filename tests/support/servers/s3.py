@@ -178,7 +178,7 @@ class SeaweedServer(S3Server):
         Path(self.folder, "data").mkdir(exist_ok=True)
 
     def commands(self) -> list[dict[str, Any]]:
-        return [{"argv": EXAMPLE["command_of"](beside_python("weed"), self.ports)}]
+        return [{"argv": EXAMPLE["command_of"](beside_python("weed"), self.ports, Path("data"))}]
 
     def litter(self) -> list[str]:
         # It puts sockets into /tmp whatever TMPDIR says.
