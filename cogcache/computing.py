@@ -21,7 +21,7 @@ from cogcache._inline import in_calling_thread, is_inline, is_sync, without_stop
 from cogcache._types import Lookup, StoreResult
 from cogcache.codecs import stored_form
 from cogcache.exceptions import warn
-from cogcache.freshness import Flights
+from cogcache.freshness import Flights, is_forgotten
 
 Gate = AbstractAsyncContextManager[Any] | AbstractContextManager[Any]
 
@@ -116,9 +116,12 @@ def check_gate(gate: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a flight brought: a value that was found (in the leader's form) or computed."""
+    """What a flight brought: a value that was found (in the leader's form) or computed, and when
+    that began (microseconds).
+    """
 
     value: Any
+    began: int
     found: bool = False
     kept: bool = False
 
@@ -135,10 +138,18 @@ class Computations:
         self.flights: Flights[_Outcome] = Flights()
         self.counters = counters
 
-    async def once(self, key: bytes, recipe: Recipe) -> Any:
-        """The value of ``key`` by ``recipe``, or by that of whoever began to compute it before."""
+    async def once(self, key: bytes, recipe: Recipe, *, began: int = 0, valid_from: int = 0) -> Any:
+        """The value of ``key`` by ``recipe``, or by that of whoever began to compute it before.
+
+        Args:
+            key: Canonical encoding.
+            recipe: Of this caller.
+            began: When this caller missed it, in microseconds.
+            valid_from: What others began to compute before then is not valid for this caller: one
+                of its tags was invalidated before it asked.
+        """
         while True:
-            outcome, led = await self.flights.run(key, lambda: self._fly(recipe))
+            outcome, led = await self.flights.run(key, lambda: self._fly(recipe, began))
             if led:
                 return outcome.value if outcome.found else recipe.hand_out(outcome.value)
             if outcome.found and recipe.refresh:
@@ -149,33 +160,37 @@ class Computations:
                     return own.value
                 if outcome.found:
                     continue  # found, and gone again
+            if outcome.began < valid_from:
+                continue
             return recipe.hand_out(recipe.share(outcome.value))
 
-    async def _fly(self, recipe: Recipe) -> _Outcome:
+    async def _fly(self, recipe: Recipe, began: int) -> _Outcome:
         async with _entered(recipe.gate):
             # Between this caller's miss and its lead, or at the gate, another may have brought it.
             if not recipe.refresh:
                 found = await recipe.look_again()
                 if found.hit:
-                    return _Outcome(found.value, found=True)
-            began = time.perf_counter()
+                    return _Outcome(found.value, began, found=True)
+            start = time.perf_counter()
             value = await call_compute(recipe.compute, recipe.executor)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start
         self.counters["computed"] += 1
         doing = "should_store"
         try:
             if not await in_calling_thread(recipe.should_store, value):
-                return _Outcome(value)
+                return _Outcome(value, began)
             doing = "value"
             if recipe.finish is not None:
                 value = await recipe.finish(value)
-            return _Outcome(value, kept=(await recipe.keep(value, seconds)).stored)
+            if is_forgotten():
+                return _Outcome(value, began)
+            return _Outcome(value, began, kept=(await recipe.keep(value, seconds)).stored)
         except Exception as error:
             self.counters["unstorable"] += 1
             if recipe.strict:
                 raise
             warn(f"computed, but not kept: {doing}: {type(error).__name__}: {error}")
-            return _Outcome(value)
+            return _Outcome(value, began)
 
 
 @contextlib.asynccontextmanager

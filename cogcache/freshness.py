@@ -9,7 +9,7 @@ import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from cogcache._fork import renew_after_fork
 from cogcache._inline import is_inline, waiting_loop
@@ -18,13 +18,26 @@ from cogcache.exceptions import RecursiveComputeError
 _T = TypeVar("_T")
 
 
+class _Mark:
+    """What a computation is known by to the code that is part of it: connections and tasks that
+    it begins keep their context, and must not keep its outcome with it.
+    """
+
+    __slots__ = ("ended", "forgotten", "waits_for")
+
+    def __init__(self) -> None:
+        self.waits_for: list[_Mark] = []
+        self.ended = False
+        self.forgotten = False
+
+
 class _Flight(Generic[_T]):
     """One computation under way: who waits for it, and where its outcome will be."""
 
     def __init__(self) -> None:
         self.outcome: concurrent.futures.Future[_T] = concurrent.futures.Future()
         self.waiters = 0
-        self.waits_for: list[_Flight[Any]] = []
+        self.mark = _Mark()
         self.task: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -40,8 +53,14 @@ class _Flight(Generic[_T]):
 
 
 # The computations that the running code is part of, the outermost first.
-_computing: ContextVar[tuple[_Flight[Any], ...]] = ContextVar("cogcache_computing", default=())
+_computing: ContextVar[tuple[_Mark, ...]] = ContextVar("cogcache_computing", default=())
 _graph = threading.Lock()  # of waits_for, over all Flights
+
+
+def is_forgotten() -> bool:
+    """Whether the key of the running computation was forgotten since that began."""
+    computing = _computing.get()
+    return bool(computing) and computing[-1].forgotten
 
 
 class Flights(Generic[_T]):
@@ -79,7 +98,7 @@ class Flights(Generic[_T]):
         while True:
             flight, leads = self._join(key)
             try:
-                with _waiting(flight):
+                with _waiting(flight.mark):
                     if not leads and flight.loop is not None and flight.loop is waiting_loop():
                         return await work(), True  # blocking this thread would block the leader
                     if is_inline():
@@ -99,11 +118,24 @@ class Flights(Generic[_T]):
                 # Only the computation ended: this follower takes the lead, or follows another.
             finally:
                 self._leave(key, flight, leads)
+                del flight  # an error's traceback has this frame, and must not have the error
+
+    def forget(self, meant: Callable[[bytes], bool]) -> None:
+        """Keys are forgotten: whoever asks for them from now on begins anew, and what is being
+        computed for those who asked before is not to be kept. The computation that this call is
+        part of may go on: it forgets what was there before it.
+        """
+        mine = _computing.get()
+        with self._lock:
+            for key in [key for key in self._flights if meant(key)]:
+                if self._flights[key].mark not in mine:
+                    self._flights.pop(key).mark.forgotten = True
 
     def _join(self, key: bytes) -> tuple[_Flight[_T], bool]:
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None and flight.is_lost:
+                flight.mark.ended = True
                 flight.outcome.cancel()
                 flight = None
             leads = flight is None
@@ -139,7 +171,7 @@ class Flights(Generic[_T]):
     async def _drive(
         self, key: bytes, flight: _Flight[_T], work: Callable[[], Awaitable[_T]]
     ) -> None:
-        _computing.set((*_computing.get(), flight))
+        _computing.set((*_computing.get(), flight.mark))
         try:
             result = await work()
         except asyncio.CancelledError:
@@ -148,6 +180,7 @@ class Flights(Generic[_T]):
             outcome = self._land(key, flight)
             if not outcome.done():
                 outcome.set_exception(error)
+            del outcome, flight  # as in ``run``: what failed may hold much memory
         except BaseException:
             # KeyboardInterrupt and SystemExit are for this thread alone, as they would be without
             # us: a follower elsewhere begins anew.
@@ -163,49 +196,50 @@ class Flights(Generic[_T]):
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]
+        flight.mark.ended = True
         return flight.outcome
 
 
 class _waiting:  # noqa: N801  used like a function
-    """While the running computation waits for ``flight``; refuses what would wait for itself."""
+    """While the running computation waits for another; refuses what would wait for itself."""
 
-    def __init__(self, flight: _Flight[Any]) -> None:
-        self._flight = flight
+    def __init__(self, mark: _Mark) -> None:
+        self._mark = mark
         self._by = _computing.get()
 
     def __enter__(self) -> None:
         if not self._by:
             return
         with _graph:
-            if self._flight in self._by:
+            if self._mark in self._by:
                 raise RecursiveComputeError(
                     "a computation asked get_or_compute for the very key that it computes; "
                     "it would wait for itself"
                 )
-            if _reaches([self._flight], self._by):
+            if _reaches([self._mark], self._by):
                 raise RecursiveComputeError(
                     "two computations asked get_or_compute for each other's keys; "
                     "both would wait for ever"
                 )
-            self._by[-1].waits_for.append(self._flight)
+            self._by[-1].waits_for.append(self._mark)
 
     def __exit__(self, *_: object) -> None:
         if self._by:
             with _graph:
-                self._by[-1].waits_for.remove(self._flight)
+                self._by[-1].waits_for.remove(self._mark)
 
 
-def _reaches(starts: Iterable[_Flight[Any]], goals: tuple[_Flight[Any], ...]) -> bool:
+def _reaches(starts: Iterable[_Mark], goals: tuple[_Mark, ...]) -> bool:
     seen: set[int] = set()
     ahead = list(starts)
     while ahead:
-        flight = ahead.pop()
-        if id(flight) in seen or flight.outcome.done():
+        mark = ahead.pop()
+        if id(mark) in seen or mark.ended:
             continue
-        seen.add(id(flight))
-        if flight in goals:
+        seen.add(id(mark))
+        if mark in goals:
             return True
-        ahead += flight.waits_for
+        ahead += mark.waits_for
     return False
 
 

@@ -161,6 +161,7 @@ class CacheManager:
                 config.chunking if isinstance(config.chunking, ChunkingConfig) else ChunkingConfig()
             ),
             again=self._same_elsewhere,
+            runs_inline=self._runs_inline,
         )
         self.sync: Any = SyncFacade(self, self._runs_inline)
         self._use(make_tiers(config))
@@ -330,6 +331,7 @@ class CacheManager:
         encoded = self._encoded(key)
         if encoded is None:
             return False
+        self._computations.flights.forget(encoded.__eq__)
         async with self._writing.forgetting(encoded.__eq__, [encoded]):
             forgot = await self._tiers.each(
                 "delete", lambda tier: tier.discard(encoded), failed=False, bounded=True
@@ -437,9 +439,10 @@ class CacheManager:
                 if len(batch) >= BATCH_ITEMS or weight >= BATCH_BYTES:
                     full, batch, weight = batch, {}, 0
                     results.update(await self._write_batch(full))
-        finally:
-            if batch:
-                results.update(await self._write_batch(batch))
+        except Exception:  # of a value; what was cancelled begins nothing more
+            await self._write_batch(batch)
+            raise
+        results.update(await self._write_batch(batch))
         return results
 
     @overload
@@ -543,11 +546,18 @@ class CacheManager:
             if found.hit:
                 return found.value
         stored_tags = tuple((tag, self.capture_stamp([tag])) for tag in names)
-        return await self.compute_once(str(key).encode() if encoded is None else encoded, recipe)
+        return await self.compute_once(
+            str(key).encode() if encoded is None else encoded, recipe, names
+        )
 
-    async def compute_once(self, encoded: bytes, recipe: Recipe) -> Any:
-        """The value of a key by ``recipe``, or by that of whoever began to compute it before."""
-        return await self._computations.once(encoded, recipe)
+    async def compute_once(self, encoded: bytes, recipe: Recipe, tags: Iterable[str] = ()) -> Any:
+        """The value of a key by ``recipe``, or by that of whoever began to compute it before, if
+        none of ``tags`` was invalidated since.
+        """
+        versions = [tier.tag_version(tag) for tag in tags for tier in self.backends]
+        valid_from = max(versions, default=0)
+        began = max(self.capture_stamp(), valid_from)
+        return await self._computations.once(encoded, recipe, began=began, valid_from=valid_from)
 
     # --- streams and parts ------------------------------------------------------------------------
 
@@ -791,8 +801,12 @@ class CacheManager:
             return 0
 
         def is_meant(encoded: bytes) -> bool:
-            return matcher.matches(str(Key.from_encoded(encoded)))
+            try:
+                return matcher.matches(str(Key.from_encoded(encoded)))
+            except ValueError:  # of a bad key that is being computed
+                return False
 
+        self._computations.flights.forget(is_meant)
         async with self._writing.forgetting(is_meant):
             return sum(await self._tiers.each("clear", lambda tier: tier.clear(pattern)))
 
@@ -1101,6 +1115,8 @@ class CacheManager:
         return what
 
     async def _write_batch(self, batch: Mapping[str | Key, Drafts]) -> dict[str | Key, bool]:
+        if not batch:
+            return {}
         results = await self._writing.write_batch(list(batch.values()))
         kept = {key: result.stored for key, result in zip(batch, results, strict=True)}
         self._count("sets", sum(kept.values()))

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import quote
 
 from cogcache import _core
 from cogcache._inline import SyncFacade, is_inline
@@ -43,12 +44,15 @@ class Reading:
         counters: Of the manager.
         again: Finds the same generation in a tier that is not in the list.
         runs: What is read ahead of ranges that are asked for by key.
+        runs_inline: Whether ``sync`` may do without an event loop, whatever tier is read from in
+            the end.
     """
 
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
     counters: dict[str, int] = field(default_factory=dict)
     again: Callable[[_core.Entry, list[CacheBackend]], Awaitable[Found | None]] | None = None
     runs: Runs = field(default_factory=Runs)
+    runs_inline: Callable[[], bool] = bool
 
     def count(self, name: str, more: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + more
@@ -104,10 +108,10 @@ class Reader:
         self._reading = reading
         self._run: Run | None = None
         self.unreadable: list[CacheBackend] = []
-        self.sync: Any = SyncFacade(self, lambda: self._tier.runs_inline)
+        self.sync: Any = SyncFacade(self, reading.runs_inline)
         self.part = "doc" if part is None else _part_name(part)
         self.size = len(inline) if part is None else part.raw_size
-        self.etag = f'"{entry.token:016x}-{self.part}"'
+        self.etag = f'"{entry.token:016x}-{quote(self.part)}"'
         self.created = entry.created_ms / 1000
         stored = entry.meta.get(4)
         self.content_type = stored if isinstance(stored, str) else "application/octet-stream"

@@ -434,7 +434,6 @@ async def settle_async(
 async def _away(work: Callable[[Beat], T], timeout_seconds: float) -> T:
     try:
         return await offload(work, timeout_seconds=timeout_seconds)
-    except NoAnswerError:
-        raise SourceUnavailableError(
-            errno.ETIMEDOUT, f"the file system of the source gave no answer for {timeout_seconds} s"
-        ) from None
+    except NoAnswerError as error:
+        why = f"{error}" or f"the file system of the source gave no answer for {timeout_seconds} s"
+        raise SourceUnavailableError(errno.ETIMEDOUT, why) from None

@@ -409,6 +409,7 @@ class ArtifactVerbs:
         check_kept(ttl, cost_seconds)
         tags = checked_tags(tags)
         stamp: int | None = None
+        stamps: list[tuple[str, int]] = []
 
         async def keep(value: Any, seconds: float) -> StoreResult:
             why_not = await self._why_not_filed(request)
@@ -416,7 +417,7 @@ class ArtifactVerbs:
                 return self._refused(artifact, why_not)
             seconds = seconds if cost_seconds is None else cost_seconds
             return await self._keep(
-                request, value, ttl=ttl, cost_seconds=seconds, tags=tags, stamp=stamp
+                request, value, ttl=ttl, cost_seconds=seconds, stamp=stamp, stamps=stamps
             )
 
         def worth_keeping(value: Any) -> bool:
@@ -447,7 +448,9 @@ class ArtifactVerbs:
             if found.hit:
                 return found.value
         stamp = self._stamp(request)
-        return await self.cache.compute_once(request.key.encoded, recipe)
+        stamps += [(tag, self.cache.capture_stamp([tag])) for tag in tags]
+        known_by = [self._uri_tag(request.source), *tags]
+        return await self.cache.compute_once(request.key.encoded, recipe, known_by)
 
     async def explain(self, artifact: str, video_path: Source, /, **named: Any) -> Explanation:
         """Why an artifact is or is not there: each tier's answer, and what the nearest entries
@@ -627,7 +630,19 @@ class ArtifactVerbs:
         cost_seconds: float | None = None,
         tags: Iterable[str] = (),
         stamp: int | None = None,
+        stamps: Iterable[tuple[str, int]] = (),
     ) -> StoreResult:
+        """Store a value.
+
+        Args:
+            request: What it is.
+            value: As it is stored.
+            ttl: Of this value.
+            cost_seconds: What it took.
+            tags: From now on.
+            stamp: When it began to be computed; its last miss if not given.
+            stamps: Tags, and when it began to be computed as far as they know.
+        """
         source = request.source
         try:
             settled = source.settle() if is_inline() else await settle_async(source)
@@ -636,8 +651,8 @@ class ArtifactVerbs:
         if not settled:
             return self._refused(request.artifact.name, "source-changed")
         stamp = self._stamp(request) if stamp is None else stamp
-        tag = self._uri_tag(source)
-        if stamp < max(tier.tag_version(tag) for tier in self.cache.backends):
+        stamped = ((self._uri_tag(source), stamp), *stamps)
+        if any(at < tier.tag_version(tag) for tag, at in stamped for tier in self.cache.backends):
             return self._refused(request.artifact.name, "tag-invalidated")  # since the miss
         meta: dict[int | str, Any] = {META_SOURCE: list(source.identity)}
         if source.uri not in meta[META_SOURCE]:
@@ -654,7 +669,7 @@ class ArtifactVerbs:
             cost_seconds=cost_seconds,
             context=Context(
                 artifact=name,
-                tags=((tag, stamp),),
+                tags=stamped,
                 meta=meta,
                 source=request.source.uri_hash,
                 kind=_core.hash64(f"{self.profile or ''}\0{name}".encode("utf-8", "surrogatepass"))

@@ -29,7 +29,9 @@ from cogcache import (
 from cogcache.backends.base import META_CONTENT_DIGEST, CacheBackend
 from cogcache.backends.filesystem import FilesystemCacheBackend
 from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.frames import make_bundle
 from cogcache.keys import Key, key_bytes
+from cogcache.ranges import http_answer
 
 CHUNK = 5_242_880
 MIB = 1 << 20
@@ -682,3 +684,48 @@ async def test_a_key_object_is_compared_in_full(tmp_path: Path) -> None:
     entry = await manager.backends[0].fetch(key_bytes(key))
     assert not isinstance(entry, str)
     assert META_CONTENT_DIGEST in entry.meta
+
+
+class WaitingTier(DictTier):
+    """A tier that cannot answer without an event loop."""
+
+    async def read(self, key: bytes) -> _core.Entry | None:
+        await asyncio.sleep(0)
+        return await super().read(key)
+
+
+async def test_a_blocking_reader_goes_on_in_a_tier_that_has_to_wait(tmp_path: Path) -> None:
+    data = blob(3 * MIB)
+    local, other = files(tmp_path), WaitingTier()
+    local.enable_compression = other.enable_compression = False
+    async with manager_over(local, other) as manager:
+        await manager.set("key", data)
+
+        def read() -> bytes:
+            with manager.sync.open("key") as reader:
+                (path,) = (p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_ino == ino)
+                with path.open("r+b") as file:
+                    file.seek(MIB)
+                    file.write(bytes(64))
+                return bytes(reader.read(0, 2 * MIB))
+
+        ino = max(
+            (p.stat() for p in tmp_path.rglob("*/objects/*/*") if p.is_file()),
+            key=lambda found: found.st_size,
+        ).st_ino
+        assert await asyncio.to_thread(read) == data[: 2 * MIB]
+
+
+async def test_the_etag_of_a_frame_of_any_name_is_fit_for_a_header(tmp_path: Path) -> None:
+    name = 'a"b\r\nX-Other: \u00e9'
+    bundle = make_bundle([{"frame_id": name}, {"frame_id": 1}], {name: b"one", 1: b"two"})
+    async with manager_over(files(tmp_path)) as manager:
+        await manager.set("bundle", bundle)
+        async with manager.open("bundle", f"frame/{name}") as reader:
+            assert reader is not None
+            assert reader.etag.isascii() and reader.etag.isprintable()
+            assert reader.etag.count('"') == 2 and " " not in reader.etag
+            answer = http_answer({"If-None-Match": f'"other", {reader.etag}'}, reader)
+            assert answer.status == 304
+        async with manager.open("bundle", "frame/1") as reader:
+            assert reader is not None and reader.etag.endswith('-frame/1"')

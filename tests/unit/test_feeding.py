@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogcache import CacheManager, MemoryCacheConfig
+from cogcache import CacheManager, MemoryCacheConfig, _offload
 from cogcache._inline import run_inline
 from cogcache.config import CacheConfig
 from cogcache.feeding import PIECE_BYTES, known_length, pieces_of
+from cogcache.sources import capture_async
 
 DATA = random.Random(7).randbytes(2 * PIECE_BYTES + 12_345)
 EVEN = [PIECE_BYTES, PIECE_BYTES, 12_345]
@@ -165,3 +166,28 @@ async def test_a_generator_is_closed_when_nobody_wants_the_rest() -> None:
         await anext(pieces)
         await pieces.aclose()
     assert closed == ["plain", "asynchronous"]
+
+
+async def test_quiet_streams_hold_up_neither_each_other_nor_the_look_at_a_source(
+    tmp_path: Path,
+) -> None:
+    """Those that were cancelled still have a thread each, which waits for bytes."""
+    video = tmp_path / "video.mp4"
+    video.write_bytes(DATA)
+    manager = CacheManager(CacheConfig([MemoryCacheConfig()]))
+    pairs = [socket.socketpair() for _ in range(3 * _offload._THREADS)]
+    quiet = [asyncio.create_task(manager.put_stream("key", here)) for here, _ in pairs]
+    while _offload._streams._waiting < len(pairs):
+        await asyncio.sleep(0.001)
+    for task in quiet[::2]:
+        task.cancel()
+    await asyncio.wait(quiet[::2])
+    assert (await capture_async(video, "content", timeout_seconds=60)).digest is not None
+    assert await manager.put_stream("file", io.BytesIO(DATA))
+    assert await manager.get("file") == DATA
+    for _, there in pairs:
+        there.close()
+    assert all(await asyncio.gather(*quiet[1::2]))
+    for here, _ in pairs:
+        here.close()
+    await manager.aclose()

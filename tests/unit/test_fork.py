@@ -36,7 +36,7 @@ def locks_of_the_package() -> Iterator[tuple[str, Any]]:
                 if isinstance(value, LOCK):
                     yield f"{name}.{attribute}", value
     for thing in gc.get_objects():
-        if isinstance(thing, _offload._Pool) and thing is not _offload._pool:
+        if isinstance(thing, _offload._Pool) and thing not in (_offload._pool, _offload._streams):
             continue  # after a fork: the parent's, in frames of threads that are not there
         kind = type(thing)
         module = str(kind.__module__)  # a property in the classes of some packages

@@ -262,6 +262,41 @@ def test_captures_from_several_loops(video):
     assert len(set(refs)) == 1
 
 
+@pytest.mark.parametrize("identity", ["content", "stat"])
+async def test_no_thread_is_a_source_that_cannot_be_looked_at_now(video, identity, monkeypatch):
+    system = FakeSystem()
+    system.remote = True
+
+    def refuses(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_offload, "_pool", _offload._Pool())
+    with monkeypatch.context() as none:
+        none.setattr(threading.Thread, "start", refuses)
+        with pytest.raises(SourceUnavailableError, match="can't start new thread"):
+            await capture_async(video, identity, system=system)
+    refs = [capture_async(video, identity, system=system) for _ in range(_offload._THREADS + 1)]
+    assert len(set(await asyncio.gather(*refs))) == 1
+    assert 1 <= _offload._pool._threads <= _offload._THREADS
+
+
+async def test_who_stops_waiting_at_the_last_moment_costs_no_thread(monkeypatch):
+    """The result is there, and is no longer wanted when it is to be handed over."""
+
+    class Given(_offload.Future):
+        def set_result(self, result):
+            self.cancel()
+            super().set_result(result)
+
+    monkeypatch.setattr(_offload, "_pool", _offload._Pool())
+    monkeypatch.setattr(_offload, "Future", Given)
+    for _ in range(3 * _offload._THREADS):
+        with pytest.raises(asyncio.CancelledError):
+            await _offload.offload(lambda beat: 1, timeout_seconds=None)
+    monkeypatch.undo()
+    assert await _offload.offload(lambda beat: 2, timeout_seconds=None) == 2
+
+
 PROGRAM_HUNG = """
 import asyncio, sys, threading
 from support.fakesystem import FakeSystem
