@@ -308,6 +308,8 @@ def test_one_that_the_server_ended_while_it_was_idle_is_replaced(
     accepted, _ = server.accept()
     accepted.sendall(said)
     accepted.close()
+    while first.is_open():  # until the news is here
+        pass
     kept.give_back(first)
     again = kept.take(call, 60)
     assert again is not first
