@@ -12,18 +12,15 @@ from typing import Any, Final, TypeVar
 from cogcache import _core
 from cogcache._inline import is_inline
 from cogcache.backends.base import CacheBackend
+from cogcache.backends.faults import NotAskedError
 from cogcache.breaker import Breaker
 
-__all__ = ["ROUTED", "Guard", "NotAskedError", "Policy"]
+__all__ = ["ROUTED", "Guard", "Policy"]
 
 T = TypeVar("T")
 
 # Words for a value that is none of a tier's business: no fault, and nothing was tried.
 ROUTED: Final = frozenset(("too-small", "too-large-for-tier", "off"))
-
-
-class NotAskedError(OSError):
-    """The tier failed so often that it is left alone for a while."""
 
 
 class LateError(OSError):

@@ -12,9 +12,10 @@ from cogcache import _bridge, _core
 from cogcache._inline import is_inline
 from cogcache._types import StoreResult
 from cogcache.backends.base import META_CONTENT_DIGEST, CacheBackend
+from cogcache.backends.faults import NotAskedError
 from cogcache.backends.receiving import Receiver, Unfinished, seal
 from cogcache.exceptions import IncompleteError
-from cogcache.policy import ROUTED, NotAskedError, Policy
+from cogcache.policy import ROUTED, Policy
 from cogcache.tiering import Tiers, together
 from cogcache.writing import Writing
 

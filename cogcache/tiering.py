@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from cogcache import _core
 from cogcache._inline import is_inline
 from cogcache.backends.base import META_TAGS, SLOW, CacheBackend, CacheBackendRegistry
+from cogcache.backends.faults import NotAskedError
 from cogcache.behind import WriteBehind
 from cogcache.config import CacheConfig
 from cogcache.exceptions import ClosedError, ConfigError
-from cogcache.policy import Guard, NotAskedError
+from cogcache.policy import Guard
 from cogcache.promotion import Promotions
 
 _T = TypeVar("_T")

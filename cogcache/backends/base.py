@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from cogcache import _bridge, _core
 from cogcache._types import Duration, Fault, duration_ms
+from cogcache.backends.faults import NotAskedError
 from cogcache.backends.receiving import BufferedReceiver, Receiver, Unfinished
 from cogcache.config import BackendConfig, Compression, known_options, nearest
 from cogcache.exceptions import ConfigError
@@ -472,7 +473,9 @@ class CacheBackend(ABC):
         return {**self.counters, **await self.usage()}
 
     def note_fault(self, what: str, error: Exception) -> None:
-        """Count a fault, and say so when the tier goes down, not at every call."""
+        """Count a fault, and say so when the tier goes down, not at every call. That it was not
+        asked at all follows from what was told before.
+        """
         self.counters["errors"] += 1
         if self._fault is None:
             self._fault = what
@@ -484,6 +487,8 @@ class CacheBackend(ABC):
                 type(error).__name__,
                 error,
             )
+        elif isinstance(error, NotAskedError):
+            return
         self._tell_fault(what, error)
 
     def _tell_fault(self, what: str, error: Exception | None) -> None:

@@ -19,7 +19,7 @@ from support.servers.s3 import S3Place
 from support_s3 import entry_of, names_in, object_of, tier_at
 
 from cogcache import _core
-from cogcache.backends.s3 import lanes
+from cogcache.backends import lanes
 from cogcache.backends.s3 import tier as module
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.exceptions import IncompleteError
@@ -89,6 +89,28 @@ async def test_an_outage_opens_the_breaker_and_costs_no_requests_then(
     downs = [r for r in caplog.records if "going on without it" in r.getMessage()]
     assert 1 <= len(downs) <= 2
     assert not hasty._gone._kept, "an outage is no absence"
+
+
+async def test_the_last_fault_is_the_cause_and_not_that_nobody_asked(
+    hasty: S3Backend, s3_proxy: Proxy
+) -> None:
+    told: list[str] = []
+    hasty.fault_hooks.append(lambda fault: told.append(fault.error))
+    hasty._client.small.breaker._clock = lambda: 1000.0
+    s3_proxy.set("refuse")
+    s3_proxy.drop()
+    while hasty._client.small.breaker.state == "closed":
+        assert await hasty.fetch(key_bytes("key")) == "unavailable"
+    cause, count = hasty.last_fault, len(told)
+    assert cause is not None
+    errors = hasty.counters["errors"]
+    for number in range(10):
+        assert await hasty.fetch(key_bytes(f"later{number}")) == "unavailable"
+        await hasty.get_stats()
+    assert hasty.last_fault is cause
+    assert not any("not asked" in error for error in told)
+    assert len(told) == count
+    assert hasty.counters["errors"] >= errors + 10
 
 
 async def test_it_is_back_with_the_first_probe_after_an_outage(

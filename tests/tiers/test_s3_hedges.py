@@ -10,10 +10,10 @@ from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
 from support_s3 import entry_of, tier_at
 
+from cogcache.backends.faults import AbsentError, UnavailableError
+from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.s3 import hedges
-from cogcache.backends.s3.errors import AbsentError, UnavailableError
 from cogcache.backends.s3.hedges import Hedges, delay_after
-from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.frames import make_bundle
 

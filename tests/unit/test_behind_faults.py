@@ -15,8 +15,8 @@ from test_spool import begun, files_of, kill_while_it_waits, local_at, over
 
 from cogcache import CacheManager, _core
 from cogcache._offload import offload
-from cogcache.backends.s3.errors import UnavailableError
-from cogcache.backends.s3.lanes import Lane
+from cogcache.backends.faults import UnavailableError
+from cogcache.backends.lanes import Lane
 from cogcache.behind import WriteBehind
 from cogcache.keys import key_bytes
 from cogcache.spool import Spool

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from cogcache.backends.faults import UnavailableError
+from cogcache.backends.lanes import Call
 from cogcache.backends.s3 import http1
-from cogcache.backends.s3.errors import UnavailableError
 from cogcache.backends.s3.http1 import Body, Connection, Connections, Head, head_of
-from cogcache.backends.s3.lanes import Call
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 

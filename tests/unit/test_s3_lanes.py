@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cogcache.backends.s3.lanes import WIDEN_SECONDS, Call, Lane
+from cogcache.backends.lanes import WIDEN_SECONDS, Call, Lane
 
 PATIENCE = 60.0  # seconds until what hangs is called so
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cogcache._fork import renew_after_fork
 from cogcache._installed import is_installed
-from cogcache.backends.redis.scripts import Script
-from cogcache.backends.s3.errors import (
+from cogcache.backends.faults import (
     MisconfiguredError,
     NotAskedError,
     RefusedError,
-    S3Error,
+    RemoteError,
     UnavailableError,
 )
+from cogcache.backends.redis.scripts import Script
 from cogcache.breaker import Attempt, Breaker
 from cogcache.exceptions import ConfigError
 
@@ -54,7 +54,7 @@ class ReadOnlyServerError(RefusedError):
     """The server is a replica."""
 
 
-class WrongKindError(S3Error):
+class WrongKindError(RemoteError):
     """A key of that name holds something that is not ours."""
 
 
@@ -115,7 +115,7 @@ class RedisClient:
         closed, never used again: its answer may still come.
 
         Raises:
-            S3Error: See there; the tier's errors are the same for every server.
+            RemoteError: See there; the tier's errors are the same for every server.
         """
         if self.breaker.refuses():
             raise self._not_asked()
@@ -286,9 +286,9 @@ _TRANSIENT: Final = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN",
                      "MISCONF", "UNKILLABLE")  # fmt: skip
 
 
-def error_of(error: Exception) -> S3Error:
+def error_of(error: Exception) -> RemoteError:
     """The fault that an exception of redis-py, or of the network below it, stands for."""
-    if isinstance(error, S3Error):
+    if isinstance(error, RemoteError):
         return error
     from redis import exceptions as r
 
@@ -326,7 +326,7 @@ def error_of(error: Exception) -> S3Error:
     return UnavailableError(f"{type(error).__name__}: {text[:200]}", unreachable=True)
 
 
-def _report(attempt: Attempt, fault: S3Error) -> None:
+def _report(attempt: Attempt, fault: RemoteError) -> None:
     if isinstance(fault, MisconfiguredError):
         attempt.succeeded() if fault.denied else attempt.misconfigured()
     elif isinstance(fault, UnavailableError):

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cogcache import _core
+from cogcache.backends.faults import AbsentError
+from cogcache.backends.lanes import current_call
 from cogcache.backends.redis.client import BULK_FACTOR, RedisClient
 from cogcache.backends.redis.layout import FIXED_BYTES, HEAD_BYTES, Manifest, Names, Place
-from cogcache.backends.s3.errors import AbsentError
-from cogcache.backends.s3.lanes import current_call
 
 __all__ = ["RemoteBytes", "here"]
 
@@ -48,7 +48,7 @@ class RemoteBytes:
 
         Raises:
             AbsentError: This generation is no longer there.
-            S3Error: See there.
+            RemoteError: See there.
         """
         known = self.manifest
         if offset >= known.tail_start:

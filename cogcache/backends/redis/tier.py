@@ -20,6 +20,8 @@ from cogcache.backends.base import (
     ContainerSink,
     missing_ranges,
 )
+from cogcache.backends.faults import AbsentError, MisconfiguredError, RefusedError, RemoteError
+from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.receiving import Receiver
 from cogcache.backends.redis.client import (
     BULK_FACTOR,
@@ -45,8 +47,6 @@ from cogcache.backends.redis.scripts import (
 from cogcache.backends.redis.tags import CHANGES, MOST_TAGS, Tags, fresh_origin, member
 from cogcache.backends.redis.tags import PAGE as PAGE_OF_TAGS
 from cogcache.backends.redis.writing import SLICES_LONGER_MS, RedisUpload, Writes
-from cogcache.backends.s3.errors import AbsentError, MisconfiguredError, RefusedError, S3Error
-from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.backends.slots import TAIL_BYTES, refreshed_tail
 from cogcache.config import RedisCacheConfig
 from cogcache.exceptions import IncompleteError
@@ -118,7 +118,7 @@ class RedisBackend(CacheBackend):
             return "damaged"
         except (_core.ForeignError, WrongKindError):
             return "absent"
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("read", error)
             return "unavailable"
         self.note_works("read")
@@ -193,7 +193,7 @@ class RedisBackend(CacheBackend):
             return await self._in_lane(lambda call: entry.value(**options))
         except (_core.DamagedError, AbsentError):
             pass
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("read", error)
             raise
         # Replaced since it was opened, or spoilt on the way: once more from the beginning.
@@ -214,7 +214,7 @@ class RedisBackend(CacheBackend):
             raise IncompleteError(
                 "the entry was replaced or removed since it was opened"
             ) from error
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("read", error)
             raise
 
@@ -238,7 +238,7 @@ class RedisBackend(CacheBackend):
                     return word
         except AbsentError:
             return "changed"
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("read", error)
             return "unavailable"
         return None
@@ -263,7 +263,7 @@ class RedisBackend(CacheBackend):
         self.counters["healed"] += 1
         base = self._names.of_key(entry.key)
         logger.warning("%s: removed a damaged entry: %s: %s", self.name, base.decode(), error)
-        with contextlib.suppress(S3Error):
+        with contextlib.suppress(RemoteError):
             await self._remove(base, f"{entry.token:016x}")
         return "damaged"
 
@@ -438,10 +438,10 @@ class RedisBackend(CacheBackend):
         container = memoryview(await _bridge.run(image, "tobytes"))
         try:
             return await self._write(image.key, container)
-        except S3Error as error:
+        except RemoteError as error:
             return self._write_failed(error)
 
-    def _write_failed(self, error: S3Error) -> str:
+    def _write_failed(self, error: RemoteError) -> str:
         """Count a fault; the word for it."""
         self.note_fault("write", error)
         if isinstance(error, FullError):
@@ -492,7 +492,7 @@ class RedisBackend(CacheBackend):
             return "unavailable"
         try:
             await self.prepare()
-        except S3Error as error:
+        except RemoteError as error:
             return self._write_failed(error)
         return RedisUpload(
             self._client,
@@ -545,7 +545,7 @@ class RedisBackend(CacheBackend):
             )
         except (_core.DamagedError, _core.ForeignError, AbsentError, WrongKindError):
             return False
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("write", error)
             return False
         return bool(done)
@@ -693,7 +693,7 @@ class RedisBackend(CacheBackend):
                 if looked >= COUNTED_NAMES:
                     complete = False
                     break
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("list", error)
             complete = False
         else:
@@ -725,7 +725,7 @@ class RedisBackend(CacheBackend):
         return type(self), (self.config,)
 
 
-def _is_refusal(error: S3Error) -> bool:
+def _is_refusal(error: RemoteError) -> bool:
     """Whether the server works and only refuses to be changed: full, a replica, no right to."""
     return not isinstance(error, MisconfiguredError) or error.denied
 

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from cogcache import _core
+from cogcache.backends.faults import RemoteError
 from cogcache.backends.redis.client import BULK_FACTOR, RedisClient, forget_outcome
 from cogcache.backends.redis.layout import HEAD_BYTES, Manifest, Names, cut_of
 from cogcache.backends.redis.reading import BATCH_BYTES, RemoteBytes
 from cogcache.backends.redis.scripts import COMMIT
-from cogcache.backends.s3.errors import S3Error
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -126,7 +126,7 @@ class Writes:
             await self.stage(names, slices)
         except BaseException:
             # Nobody sees them, and they would go by themselves in a while.
-            with contextlib.suppress(S3Error):
+            with contextlib.suppress(RemoteError):
                 await self.unlink(names)
             raise
         return await self.commit(base, manifest, life)
@@ -183,7 +183,7 @@ class RedisUpload:
         largest: int | None,
         *,
         admit: Callable[[_core.Entry], Awaitable[int | str | None]],
-        failed: Callable[[S3Error], str],
+        failed: Callable[[RemoteError], str],
         finished: Callable[[], None],
     ) -> None:
         self._client = client
@@ -220,7 +220,7 @@ class RedisUpload:
         if not self._over:
             self._over = True
             self._buffer = bytearray()
-            with contextlib.suppress(S3Error):
+            with contextlib.suppress(RemoteError):
                 await self._writes.unlink(self._names())
 
     async def _guarded(self, step: Callable[..., Awaitable[str | None]], *args: Any) -> str | None:
@@ -228,7 +228,7 @@ class RedisUpload:
             return "aborted"
         try:
             word = await step(*args)
-        except S3Error as error:
+        except RemoteError as error:
             await self.abort()
             return self._failed(error)
         except BaseException:

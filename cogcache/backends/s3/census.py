@@ -79,7 +79,7 @@ class Census:
         changed something.
 
         Raises:
-            S3Error: The store does not answer, or does not let us list; ``known`` stays.
+            RemoteError: The store does not answer, or does not let us list; ``known`` stays.
         """
         walk = self._walk
         if walk is None:

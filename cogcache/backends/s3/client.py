@@ -19,16 +19,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from cogcache._fork import renew_after_fork
-from cogcache.backends.s3.direct import OPERATIONS, Direct, Patience
-from cogcache.backends.s3.errors import (
+from cogcache.backends.faults import (
     MisconfiguredError,
     NotAskedError,
-    S3Error,
+    RemoteError,
     UnavailableError,
-    error_of,
-    is_expired_token,
 )
-from cogcache.backends.s3.lanes import Call, Lane, current_call
+from cogcache.backends.lanes import Call, Lane, current_call
+from cogcache.backends.s3.direct import OPERATIONS, Direct, Patience
+from cogcache.backends.s3.errors import error_of, is_expired_token
 from cogcache.breaker import Attempt
 from cogcache.exceptions import ConfigError
 
@@ -121,7 +120,7 @@ class S3Client:
         reported.
 
         Raises:
-            S3Error: See there.
+            RemoteError: See there.
         """
         for again in (True, False):
             call.check()
@@ -385,7 +384,7 @@ class S3Client:
             client.close()
 
 
-def _report(attempt: Attempt, fault: S3Error, operation: str) -> None:
+def _report(attempt: Attempt, fault: RemoteError, operation: str) -> None:
     if isinstance(fault, MisconfiguredError):
         # Who may not write or list can still read.
         if fault.denied and operation != "get_object":

@@ -22,9 +22,10 @@ from random import SystemRandom
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from cogcache.backends.s3.errors import S3Error, error_of_answer
+from cogcache.backends.faults import RemoteError
+from cogcache.backends.lanes import Call
+from cogcache.backends.s3.errors import error_of_answer
 from cogcache.backends.s3.http1 import Body, Connection, Connections, Head
-from cogcache.backends.s3.lanes import Call
 from cogcache.backends.s3.sigv4 import EMPTY, UNSIGNED, Credentials, Signer, path_of, query_of
 
 __all__ = ["OPERATIONS", "Direct", "Patience"]
@@ -199,7 +200,7 @@ class Direct:
         has to ask.
 
         Raises:
-            S3Error: There is no such object, or a condition does not hold; or nobody waits any
+            RemoteError: There is no such object, or a condition does not hold; or nobody waits any
                 more.
         """
         way = self._way
@@ -218,7 +219,7 @@ class Direct:
             connection = kept.take(call, patience.connect)
             connection.send(call, patience.read, head, view)
             answer = connection.read_head(call, patience.read)
-        except S3Error:
+        except RemoteError:
             if connection is not None:
                 connection.close()
             raise
@@ -327,7 +328,7 @@ def _as_boto3(head: Head) -> dict[str, Any]:
     return answer
 
 
-def _error_of(head: Head, said: bytes, operation: str) -> S3Error:
+def _error_of(head: Head, said: bytes, operation: str) -> RemoteError:
     code, message = _CODE.search(said), _MESSAGE.search(said)
     return error_of_answer(
         {
@@ -352,7 +353,7 @@ def _short(body: Body, length: int) -> bytes:
                 return b""
             at += count
     except OSError as error:
-        if isinstance(error, S3Error):
+        if isinstance(error, RemoteError):
             raise
         return b""
     finally:

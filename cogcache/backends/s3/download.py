@@ -16,21 +16,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from cogcache.backends.faults import (
+    MisconfiguredError,
+    MismatchError,
+    RefusedError,
+    RemoteError,
+    UnavailableError,
+)
+from cogcache.backends.lanes import Call, Lane, current_call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.errors import (
     ChangedError,
-    MisconfiguredError,
-    MismatchError,
     NotModifiedError,
     NotSupportedError,
     OutOfRangeError,
-    RefusedError,
-    S3Error,
-    UnavailableError,
     error_of,
 )
 from cogcache.backends.s3.http1 import Body
-from cogcache.backends.s3.lanes import Call, Lane, current_call
 from cogcache.backends.slots import slot_of_text, take_slot
 
 __all__ = [
@@ -151,7 +153,7 @@ class Reads:
 
         Raises:
             AbsentError: There is no such object.
-            S3Error: See there.
+            RemoteError: See there.
         """
         return self._until_whole(lambda: self._tail(call, name, want, known))
 
@@ -162,7 +164,7 @@ class Reads:
         Raises:
             AbsentError: There is no such object.
             RefusedError: It is larger.
-            S3Error: See there.
+            RemoteError: See there.
         """
         return self._until_whole(lambda: self._whole(call, name))
 
@@ -235,7 +237,7 @@ class Reads:
     ) -> Tail:
         try:
             call.ask_for(size)
-        except S3Error:
+        except RemoteError:
             self._drop(call, answer)
             raise
         data = bytearray(size)
@@ -257,7 +259,7 @@ class Reads:
 
         Raises:
             ChangedError, AbsentError: Another generation is there, or none.
-            S3Error: See there.
+            RemoteError: See there.
         """
         room = Room(stop - start)
         self.range_into(call, lane, name, start, room.view, total, etag)
@@ -290,7 +292,7 @@ class Reads:
             except (BrokenBodyError, MismatchError) as error:
                 turn += 1
                 if turn > RESUMES:
-                    if isinstance(error, S3Error):
+                    if isinstance(error, RemoteError):
                         raise
                     raise UnavailableError(f"get_object: {error}") from error
                 self.resumes += 1
@@ -382,7 +384,7 @@ class Reads:
             else:
                 if not fill(memoryview(bytearray(1))):  # the end, so that the connection is kept
                     return self._ended(attempt, got)
-        except S3Error:
+        except RemoteError:
             body.close()
             if attempt is not None and call.abandoned:
                 attempt.dropped()
@@ -480,7 +482,7 @@ class RemoteBytes:
         """Exactly these bytes.
 
         Raises:
-            S3Error: See there.
+            RemoteError: See there.
         """
         tail = self.tail
         if offset >= tail.start:

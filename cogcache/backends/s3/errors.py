@@ -1,53 +1,41 @@
-"""What can come of a request instead of an answer, told apart by what is to be done about it.
+"""What an S3 store says instead of an answer, and which fault that is.
+
+Beside those of ``backends.faults`` a store has
 
 ::
 
-    OSError
-    └── S3Error
-        ├── AbsentError              there is no such object: a miss
-        ├── ChangedError             a condition does not hold: another generation is there, or none
-        │   └── NotModifiedError     it is still the one that we know
-        ├── OutOfRangeError          the range lies outside of the object
-        ├── NotSupportedError        the store does not know what was asked for
-        ├── ConflictError            somebody else is at it: try again
-        ├── RefusedError             the store will never do this; says why
-        └── UnavailableError         no usable answer now; ``unreachable``: not a byte of one
-            ├── NotAskedError        the breaker is open: nothing was sent
-            ├── MismatchError        an answer to something else than what was asked
-            └── MisconfiguredError   only a change of the configuration helps; names the remedy
+    RemoteError
+    ├── ChangedError             a condition does not hold: another generation is there, or none
+    │   └── NotModifiedError     it is still the one that we know
+    ├── OutOfRangeError          the range lies outside of the object
+    ├── NotSupportedError        the store does not know what was asked for
+    └── ConflictError            somebody else is at it: try again
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from cogcache.backends.faults import (
+    AbsentError,
+    MisconfiguredError,
+    RefusedError,
+    RemoteError,
+    UnavailableError,
+)
+
 __all__ = [
-    "AbsentError",
     "ChangedError",
     "ConflictError",
-    "MisconfiguredError",
-    "MismatchError",
-    "NotAskedError",
     "NotModifiedError",
     "NotSupportedError",
     "OutOfRangeError",
-    "RefusedError",
-    "S3Error",
-    "UnavailableError",
     "error_of",
     "error_of_answer",
 ]
 
 
-class S3Error(OSError):
-    """A request did not do what was asked."""
-
-
-class AbsentError(S3Error):
-    """There is no such object (or upload)."""
-
-
-class ChangedError(S3Error):
+class ChangedError(RemoteError):
     """A condition of the request does not hold."""
 
 
@@ -55,52 +43,16 @@ class NotModifiedError(ChangedError):
     """The object is still the one that the request asked to be spared of (304)."""
 
 
-class OutOfRangeError(S3Error):
+class OutOfRangeError(RemoteError):
     """The range lies outside of the object."""
 
 
-class NotSupportedError(S3Error):
+class NotSupportedError(RemoteError):
     """The store does not know this kind of request."""
 
 
-class ConflictError(S3Error):
+class ConflictError(RemoteError):
     """Another request is changing the same object now."""
-
-
-class RefusedError(S3Error):
-    """The store refuses this request for good."""
-
-
-class UnavailableError(S3Error):
-    """No usable answer now.
-
-    Attributes:
-        unreachable: Not a byte of an answer came.
-    """
-
-    def __init__(self, message: str, *, unreachable: bool = False) -> None:
-        super().__init__(message)
-        self.unreachable = unreachable
-
-
-class NotAskedError(UnavailableError):
-    """Nothing was sent."""
-
-
-class MismatchError(UnavailableError):
-    """The answer belongs to something else than what was asked for."""
-
-
-class MisconfiguredError(UnavailableError):
-    """Nothing helps but another configuration; the message names the remedy.
-
-    Attributes:
-        denied: The credentials are good, but may not do this.
-    """
-
-    def __init__(self, message: str, *, denied: bool = False) -> None:
-        super().__init__(message)
-        self.denied = denied
 
 
 _ABSENT: Final = frozenset({"NoSuchKey", "NoSuchUpload", "NoSuchVersion"})
@@ -126,11 +78,11 @@ _REMEDIES: Final = {
 _NOT_S3: Final = "does not answer as an S3 store does; correct endpoint_url"
 
 
-def error_of(error: Any, operation: str) -> S3Error:
+def error_of(error: Any, operation: str) -> RemoteError:
     """The fault that an exception of botocore (or of the network below it) stands for. The text of
     credentials never gets into its message.
     """
-    if isinstance(error, S3Error):
+    if isinstance(error, RemoteError):
         return error
     from botocore import exceptions as b
     from botocore.parsers import ResponseParserError
@@ -186,7 +138,7 @@ def _is_unreachable(error: Exception) -> bool:
     return isinstance(error, known)
 
 
-def error_of_answer(response: dict[str, Any], operation: str) -> S3Error:
+def error_of_answer(response: dict[str, Any], operation: str) -> RemoteError:
     """The fault that an answer stands for, in the shape that boto3 gives it."""
     detail = response.get("Error", {})
     code = str(detail.get("Code", ""))
@@ -228,7 +180,7 @@ def error_of_answer(response: dict[str, Any], operation: str) -> S3Error:
     return RefusedError(said)
 
 
-def _absent_or_not_s3(code: str, operation: str, said: str) -> S3Error:
+def _absent_or_not_s3(code: str, operation: str, said: str) -> RemoteError:
     if code == "NoSuchBucket":
         return MisconfiguredError(f"{said}: {_REMEDIES['NoSuchBucket']}")
     # An answer to HEAD has no body to name a code, and to delete what is absent may be a 404.

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from cogcache._fork import renew_after_fork
-from cogcache.backends.s3.errors import AbsentError, UnavailableError
-from cogcache.backends.s3.lanes import Call, Lane
+from cogcache.backends.faults import AbsentError, UnavailableError
+from cogcache.backends.lanes import Call, Lane
 
 __all__ = ["HEDGED_BYTES", "Hedges"]
 

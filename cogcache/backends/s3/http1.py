@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cogcache.backends.s3.lanes import Call
+from cogcache.backends.lanes import Call
 
 __all__ = ["Body", "Connection", "Connections", "Head"]
 
@@ -138,7 +138,7 @@ class Connection:
 
         Raises:
             OSError: It could not be sent.
-            S3Error: Nobody waits any more.
+            RemoteError: Nobody waits any more.
         """
         pieces = [memoryview(head)] if body is None else [memoryview(head), body]
         since = time.monotonic()
@@ -163,7 +163,7 @@ class Connection:
 
         Raises:
             OSError, ValueError: There is none that can be used.
-            S3Error: Nobody waits any more.
+            RemoteError: Nobody waits any more.
         """
         self._at = self._end = 0
         while True:
@@ -242,7 +242,7 @@ class Body:
 
         Raises:
             OSError: The connection broke.
-            S3Error: Nobody waits any more.
+            RemoteError: Nobody waits any more.
         """
         if not self._open or not room:
             return 0

@@ -12,13 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from cogcache.backends.faults import AbsentError, RefusedError
+from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
-from cogcache.backends.s3.errors import (
-    AbsentError,
-    NotSupportedError,
-    RefusedError,
-)
-from cogcache.backends.s3.lanes import Call
+from cogcache.backends.s3.errors import NotSupportedError
 
 __all__ = ["Listed", "Listing", "ensure_lifecycle", "in_parallel", "lifecycle_rules"]
 
@@ -74,7 +71,7 @@ class Listing:
         """Delete objects by name; how many the store says are gone.
 
         Raises:
-            S3Error: The store refuses; some may be gone.
+            RemoteError: The store refuses; some may be gone.
         """
         gone = 0
         for start in range(0, len(names), PAGE):
@@ -206,7 +203,7 @@ def ensure_lifecycle(client: S3Client, call: Call, prefix: str, days: int) -> No
     of abandoned uploads after one. Blocks.
 
     Raises:
-        S3Error: The store has no lifecycle rules, or does not let us change them.
+        RemoteError: The store has no lifecycle rules, or does not let us change them.
     """
     existing: list[dict[str, Any]] = []
     try:

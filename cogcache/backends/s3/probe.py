@@ -13,17 +13,11 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from cogcache.backends.faults import AbsentError, MisconfiguredError, RefusedError, RemoteError
+from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import TOKEN
-from cogcache.backends.s3.errors import (
-    AbsentError,
-    ChangedError,
-    MisconfiguredError,
-    NotSupportedError,
-    RefusedError,
-    S3Error,
-)
-from cogcache.backends.s3.lanes import Call
+from cogcache.backends.s3.errors import ChangedError, NotSupportedError
 
 __all__ = ["Abilities", "copies_of", "crc32", "probe"]
 
@@ -59,7 +53,7 @@ def probe(client: S3Client, call: Call, prefix: str) -> Abilities:
     """Ask the store; six small requests. Blocks.
 
     Raises:
-        S3Error: It does not work at all, or does not let us write.
+        RemoteError: It does not work at all, or does not let us write.
     """
     name = f"{prefix}{secrets.token_hex(16)}"
     token = secrets.token_hex(8)
@@ -89,7 +83,7 @@ def probe(client: S3Client, call: Call, prefix: str) -> Abilities:
             match_delete=_refuses_to_delete(client, call, name),
         )
     finally:
-        with contextlib.suppress(S3Error):
+        with contextlib.suppress(RemoteError):
             client.send(call, client.small, "delete_object", Key=name)
 
 
@@ -98,7 +92,7 @@ def copies_of(client: S3Client, call: Call, prefix: str) -> Literal["guarded", "
     another generation; three or four small requests. Blocks.
 
     Raises:
-        S3Error: It does not work at all, or does not let us write.
+        RemoteError: It does not work at all, or does not let us write.
     """
     name = f"{prefix}{secrets.token_hex(16)}"
     itself = {"Bucket": client.bucket, "Key": name}
@@ -116,7 +110,7 @@ def copies_of(client: S3Client, call: Call, prefix: str) -> Literal["guarded", "
             return "plain"
         return "none"
     finally:
-        with contextlib.suppress(S3Error):
+        with contextlib.suppress(RemoteError):
             client.send(call, client.small, "delete_object", Key=name)
 
 

@@ -14,10 +14,11 @@ from typing import Any, Final, Literal
 
 from cogcache import _core
 from cogcache._fork import renew_after_fork
+from cogcache.backends.faults import RefusedError
+from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import FRESH, TOKEN, Tail, token_of
-from cogcache.backends.s3.errors import ChangedError, NotSupportedError, RefusedError
-from cogcache.backends.s3.lanes import Call
+from cogcache.backends.s3.errors import ChangedError, NotSupportedError
 from cogcache.backends.s3.probe import copies_of
 from cogcache.backends.slots import TAIL_BYTES, current_slot, refreshed_tail, slot_as_text
 
@@ -79,7 +80,7 @@ class Refreshes:
                 only copied where the store sees to it that no newer object is lost.
 
         Raises:
-            S3Error: The store does not answer, or does not let us.
+            RemoteError: The store does not answer, or does not let us.
         """
         if self._copies is None:
             self._copies = copies_of(self._client, call, self._probes)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cogcache._offload import offload
 from cogcache.backends.base import ContainerSink, missing_ranges
+from cogcache.backends.faults import NotAskedError, RemoteError, UnavailableError
+from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import PARALLEL, RANGE_BYTES, Reads, Tail, wait_for
-from cogcache.backends.s3.errors import NotAskedError, S3Error, UnavailableError
-from cogcache.backends.s3.lanes import Call
 from cogcache.backends.s3.probe import Abilities
 from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
 
@@ -172,7 +172,7 @@ class S3Upload:
             if upload is not None:
                 self._client.work.submit(lambda call: clear(upload), Call(_ABORT_SECONDS))
 
-    async def _break_off(self, error: S3Error) -> None:
+    async def _break_off(self, error: RemoteError) -> None:
         upload = self._upload
         if upload is not None and upload.record is not None and upload.can_be_left(error):
             upload.record.leave()  # now, so that whoever tries again at once waits for it
@@ -183,7 +183,7 @@ class S3Upload:
             return "aborted"
         try:
             await step()
-        except S3Error as error:
+        except RemoteError as error:
             await self._break_off(error)
             return self._failed(error)
         except BaseException:

@@ -22,6 +22,15 @@ from cogcache.backends.base import (
     KeyPattern,
     describe_entry,
 )
+from cogcache.backends.faults import (
+    AbsentError,
+    MisconfiguredError,
+    NotAskedError,
+    RefusedError,
+    RemoteError,
+    UnavailableError,
+)
+from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.receiving import Receiver
 from cogcache.backends.s3.census import Census
 from cogcache.backends.s3.client import SMALL_BYTES, S3Client
@@ -36,18 +45,8 @@ from cogcache.backends.s3.download import (
     fetch_parallel,
     token_of,
 )
-from cogcache.backends.s3.errors import (
-    AbsentError,
-    ChangedError,
-    MisconfiguredError,
-    NotAskedError,
-    NotSupportedError,
-    RefusedError,
-    S3Error,
-    UnavailableError,
-)
+from cogcache.backends.s3.errors import ChangedError, NotSupportedError
 from cogcache.backends.s3.hedges import Hedges
-from cogcache.backends.s3.lanes import Call, Lane
 from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_parallel
 from cogcache.backends.s3.memory import Remembered
 from cogcache.backends.s3.names import Names, judge
@@ -156,7 +155,7 @@ class S3Backend(CacheBackend):
             return self._set_aside(name, error)
         except _core.ForeignError:
             return "absent"
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("read", error)
             return "unavailable"
         self.note_works("read")
@@ -287,7 +286,7 @@ class S3Backend(CacheBackend):
             return await self._read_in(lane, _value, entry, options)
         except (_core.DamagedError, ChangedError, AbsentError):
             self._indexes.forget(name)
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("read", error)
             raise
         # Replaced since it was opened, or spoilt on the way: once more from the beginning, and if
@@ -324,7 +323,7 @@ class S3Backend(CacheBackend):
             return await self._in(lane, lambda call: entry.read(part, start, stop))
         except (ChangedError, AbsentError) as error:
             return await self._read_part_again(entry, part, start, stop, lane, error)
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("read", error)
             raise
 
@@ -375,7 +374,7 @@ class S3Backend(CacheBackend):
         except (AbsentError, ChangedError):
             self._indexes.forget(name)
             return "changed"
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("read", error)
             return "unavailable"
 
@@ -408,7 +407,7 @@ class S3Backend(CacheBackend):
             await self.prepare()
             await self._mark(image.key, source)
             ours = await self._write(name, image)
-        except S3Error as error:
+        except RemoteError as error:
             return self._write_failed(error)
         self._wrote(name, ours)
         return None
@@ -431,7 +430,7 @@ class S3Backend(CacheBackend):
                 return "read-only"
             can = await self.prepare()
             await self._mark(key, source)
-        except S3Error as error:
+        except RemoteError as error:
             return self._write_failed(error)
         return S3Upload(
             self._client,
@@ -474,7 +473,7 @@ class S3Backend(CacheBackend):
             await asyncio.wait({asyncio.wrap_future(leaving)}, timeout=LEAVING_SECONDS)
         try:
             return await self._in(self._client.small, self._take_up, records, key)
-        except S3Error:
+        except RemoteError:
             return None
 
     def _take_up(self, call: Call, records: Records, key: bytes) -> Unfinished | None:
@@ -488,7 +487,7 @@ class S3Backend(CacheBackend):
             except UnavailableError:
                 record.release()
                 raise
-            except S3Error:
+            except RemoteError:
                 pass  # it cannot list parts
         if found is None:
             self._writes.give_up(call, record.object, record.upload)
@@ -606,7 +605,7 @@ class S3Backend(CacheBackend):
                 if days is not None:
                     try:
                         ensure_lifecycle(self._client, call, self._names.root, days)
-                    except S3Error as error:
+                    except RemoteError as error:
                         logger.warning(
                             "%s: the bucket took no lifecycle rule, so nothing will expire by "
                             "itself: %s",
@@ -631,7 +630,7 @@ class S3Backend(CacheBackend):
             return await self._in(self._client.small, self._renew, key, name, ttl_ms)
         except (AbsentError, _core.DamagedError, _core.ForeignError):
             return False
-        except S3Error as error:
+        except RemoteError as error:
             self._write_failed(error)
             return False
 
@@ -839,7 +838,7 @@ class S3Backend(CacheBackend):
         """
         try:
             counted = await self._census.look()
-        except S3Error as error:
+        except RemoteError as error:
             self.note_fault("list", error)
             counted = replace(self._census.known, complete=False)
         hedges = self._hedges

@@ -14,17 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final
 
+from cogcache.backends.faults import AbsentError, NotAskedError, RemoteError, UnavailableError
+from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import TOKEN, Reads
-from cogcache.backends.s3.errors import (
-    AbsentError,
-    ChangedError,
-    ConflictError,
-    NotAskedError,
-    S3Error,
-    UnavailableError,
-)
-from cogcache.backends.s3.lanes import Call, Lane
+from cogcache.backends.s3.errors import ChangedError, ConflictError
 from cogcache.backends.s3.probe import Abilities, crc32
 from cogcache.backends.s3.resume import Part, Record, Unfinished, parts_in
 
@@ -88,7 +82,7 @@ class Writes:
 
         Raises:
             UnavailableError: Nobody knows whether it was written; see ``confirm``.
-            S3Error: It was not.
+            RemoteError: It was not.
         """
         params: dict[str, Any] = {"Key": name, "Body": body, "Metadata": {TOKEN: token}}
         if can.checksums:
@@ -122,7 +116,7 @@ class Writes:
             marked: The token is in the metadata too, unless the store loses those.
 
         Raises:
-            S3Error: The store does not say.
+            RemoteError: The store does not say.
         """
         try:
             answer = self._client.send(call, self._client.small, "head_object", Key=name)
@@ -208,7 +202,7 @@ class Writes:
         """The parts that the store has of an upload that broke off; ``None`` if it has it no more.
 
         Raises:
-            S3Error: It does not say.
+            RemoteError: It does not say.
         """
         token = record.token
         record.spend()
@@ -227,7 +221,7 @@ class Writes:
 
     def give_up(self, call: Call, name: str, upload: str) -> None:
         """Have the store forget an upload, as far as it can be reached; never raises."""
-        with contextlib.suppress(S3Error):
+        with contextlib.suppress(RemoteError):
             self._client.send(
                 call, self._client.small, "abort_multipart_upload", Key=name, UploadId=upload
             )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from cogcache import _fork
-from cogcache.backends.s3.lanes import Lane
+from cogcache.backends.lanes import Lane
 
 from .certs import certificate
 from .process import MissingServer, Server

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from cogcache._fork import renew_after_fork
-from cogcache.backends.s3.errors import NotAskedError, UnavailableError
+from cogcache.backends.faults import NotAskedError, UnavailableError
 from cogcache.breaker import Attempt, Breaker
 
 __all__ = ["Call", "Lane", "current_call"]
