@@ -165,7 +165,7 @@ def test_a_body_is_read_into_memory_and_its_connection_kept(
     serving.start()
     kept: list[Connection] = []
     for turn in range(2):
-        connection.send(call, PATIENCE, b"question", None)
+        connection.send(call, PATIENCE, b"question", [])
         body = body_of(connection, call, head(connection, call), kept)
         assert all_of(body, size) == sent
         assert body.readinto(memoryview(bytearray(1))) == 0
@@ -225,7 +225,7 @@ def test_a_request_is_sent_whole(
 
     taker = threading.Thread(target=take)
     taker.start()
-    connection.send(call, PATIENCE, b"head", memoryview(sent))
+    connection.send(call, PATIENCE, b"head", [memoryview(sent)])
     taker.join()
     assert taken == b"head" + sent
 
@@ -241,7 +241,7 @@ def test_who_is_abandoned_ends_at_the_next_look(
     with pytest.raises(UnavailableError):
         head(connection, call)
     with pytest.raises(UnavailableError):
-        connection.send(call, PATIENCE, b"head", memoryview(bytes(64 << 20)))
+        connection.send(call, PATIENCE, b"head", [memoryview(bytes(64 << 20))])
 
 
 def test_a_deadline_holds_while_a_body_is_awaited(pair: tuple[Connection, socket.socket]) -> None:
@@ -262,7 +262,7 @@ def test_patience_ends_where_nothing_moves(
     connection, _ = pair
     with pytest.raises(TimeoutError):
         if sending:
-            connection.send(call, TICK, b"head", memoryview(bytes(64 << 20)))
+            connection.send(call, TICK, b"head", [memoryview(bytes(64 << 20))])
         else:
             head(connection, call, TICK)
     assert not call.heard
@@ -291,7 +291,7 @@ def test_a_connection_is_used_again(
     assert first is not second
     kept.give_back(first)
     assert kept.take(call, 60) is first
-    first.send(call, PATIENCE, b"still there", None)
+    first.send(call, PATIENCE, b"still there", [])
     accepted, _ = server.accept()
     assert accepted.recv(11) == b"still there"
     for each in (first, second, accepted):
@@ -338,7 +338,7 @@ def test_a_forked_child_connects_anew(server: socket.socket, call: Call) -> None
         status = 1
         try:
             own = kept.take(call, 60)
-            own.send(call, PATIENCE, b"from the child", None)
+            own.send(call, PATIENCE, b"from the child", [])
             status = 0 if own is not first else 2
         finally:
             os._exit(status)
@@ -346,7 +346,7 @@ def test_a_forked_child_connects_anew(server: socket.socket, call: Call) -> None
     assert child.recv(100) == b"from the child"
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert kept.take(call, 60) is first
-    first.send(call, PATIENCE, b"from the parent", None)
+    first.send(call, PATIENCE, b"from the parent", [])
     assert parent.recv(100) == b"from the parent"
     for each in (first, parent, child):
         each.close()

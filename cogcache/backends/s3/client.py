@@ -4,9 +4,8 @@ under the breaker, every exception an error of ours.
 
 Settings are those that measurement and the habits of real stores asked for: two attempts at most
 for small requests (the default of boto3 waits minutes for a dead server), checksums only where we
-give them (the default makes chunked uploads that older stores refuse), ``bytearray`` bodies
-(``bytes`` wait for a ``100 Continue``), and never the C transfer engine, which ignores
-``endpoint_url``.
+give them (the default makes chunked uploads that older stores refuse), and never the C transfer
+engine, which ignores ``endpoint_url``.
 """
 
 from __future__ import annotations
@@ -212,6 +211,8 @@ class S3Client:
             refused = answer == "refused"
             client = self._second(lane)
         self._asked.name = params.get("Key", "")
+        if "Body" in params:
+            params = {**params, "Body": params["Body"].joined()}
         given: dict[str, Any] = getattr(client, operation)(Bucket=self._config.bucket, **params)
         if refused and direct is not None:
             direct.was_wrong()

@@ -12,7 +12,6 @@ more, which is the second try, so redirects, retries and the words of errors are
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import ssl
 import time
@@ -26,6 +25,7 @@ from cogcache.backends.faults import RemoteError
 from cogcache.backends.lanes import Call
 from cogcache.backends.s3.errors import error_of_answer
 from cogcache.backends.s3.http1 import Body, Connection, Connections, Head
+from cogcache.backends.s3.payload import Payload
 from cogcache.backends.s3.sigv4 import EMPTY, UNSIGNED, Credentials, Signer, path_of, query_of
 
 __all__ = ["OPERATIONS", "Direct", "Patience"]
@@ -208,16 +208,15 @@ class Direct:
             return "failed"
         where, signer, kept = way
         patience = self._patience[lane]
-        body = params.get("Body")
-        view = None if body is None else memoryview(body)
-        head = self._head_of(where, signer, operation, params, view)
+        body: Payload | None = params.get("Body")
+        head = self._head_of(where, signer, operation, params, body)
         if head is None:
             return "refused"
         connection: Connection | None = None
         try:
-            self._count(operation, 0 if view is None else len(view))
+            self._count(operation, 0 if body is None else len(body))
             connection = kept.take(call, patience.connect)
-            connection.send(call, patience.read, head, view)
+            connection.send(call, patience.read, head, [] if body is None else body.pieces)
             answer = connection.read_head(call, patience.read)
         except RemoteError:
             if connection is not None:
@@ -255,7 +254,7 @@ class Direct:
         signer: Signer,
         operation: str,
         params: Mapping[str, Any],
-        body: memoryview | None,
+        body: Payload | None,
     ) -> bytes | None:
         method = OPERATIONS[operation]
         headers = {_HEADERS[name]: value for name, value in params.items() if name in _HEADERS}
@@ -270,7 +269,7 @@ class Direct:
             )
         payload = EMPTY
         if body is not None:
-            payload = hashlib.sha256(body).hexdigest() if self._sign_payloads else UNSIGNED
+            payload = body.sha256() if self._sign_payloads else UNSIGNED
         signed = signer.sign(
             method, path, query, headers, payload, self._credentials(), time.time()
         )

@@ -17,7 +17,7 @@ import struct
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +28,7 @@ __all__ = ["Body", "Connection", "Connections", "Head"]
 HEAD_BYTES: Final = 64 << 10  # that a head may have; a small body comes in the same read
 KEPT: Final = 16  # idle connections; more than there are threads for small and for large requests
 LOOK_SECONDS: Final = 0.2  # idle for longer than this, a connection is looked at before its use
+_PIECES: Final = 1000  # that the kernel takes in one call
 _TLS_PIECE: Final = 256 << 10
 _WAITED: Final = (BlockingIOError, TimeoutError)
 
@@ -127,27 +128,27 @@ class Connection:
                 self._sock.settimeout(timeout)
         return False
 
-    def send(self, call: Call, patience: float, head: bytes, body: memoryview | None) -> None:
+    def send(self, call: Call, patience: float, head: bytes, body: Sequence[memoryview]) -> None:
         """Send a request.
 
         Args:
             call: Whose request it is.
             patience: Seconds without progress after which it is given up.
             head: Up to the empty line, with it.
-            body: Bytes, or ``None``.
+            body: In pieces.
 
         Raises:
             OSError: It could not be sent.
             RemoteError: Nobody waits any more.
         """
-        pieces = [memoryview(head)] if body is None else [memoryview(head), body]
+        pieces = [memoryview(head), *body]
         since = time.monotonic()
         while pieces:
             try:
                 if self._tls:
                     count = self._sock.send(pieces[0][:_TLS_PIECE])
                 else:
-                    count = self._sock.sendmsg(pieces)
+                    count = self._sock.sendmsg(pieces[:_PIECES])
             except _WAITED:
                 _look(call, since, patience)
                 continue

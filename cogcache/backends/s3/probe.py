@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import secrets
-import zlib
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,6 +17,7 @@ from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import TOKEN
 from cogcache.backends.s3.errors import ChangedError, NotSupportedError
+from cogcache.backends.s3.payload import Payload
 
 __all__ = ["Abilities", "copies_of", "crc32", "probe"]
 
@@ -40,9 +40,9 @@ class Abilities:
     match_delete: bool
 
 
-def crc32(data: bytes | bytearray | memoryview) -> str:
+def crc32(body: Payload) -> str:
     """The CRC-32 of a body as its header wants it."""
-    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+    return base64.b64encode(body.crc32().to_bytes(4, "big")).decode()
 
 
 _BODY: Final = b"cogcache"
@@ -57,8 +57,12 @@ def probe(client: S3Client, call: Call, prefix: str) -> Abilities:
     """
     name = f"{prefix}{secrets.token_hex(16)}"
     token = secrets.token_hex(8)
-    plain: dict[str, Any] = {"Key": name, "Body": bytearray(_BODY), "Metadata": {TOKEN: token}}
-    checksum = {"ChecksumCRC32": crc32(_BODY)} if client.knows("PutObject", "ChecksumCRC32") else {}
+    plain: dict[str, Any] = {"Key": name, "Body": Payload([_BODY]), "Metadata": {TOKEN: token}}
+    checksum = (
+        {"ChecksumCRC32": crc32(Payload([_BODY]))}
+        if client.knows("PutObject", "ChecksumCRC32")
+        else {}
+    )
     once = {"IfNoneMatch": "*"} if client.knows("PutObject", "IfNoneMatch") else {}
     tried: list[dict[str, Any]] = []
     for extra in ({**checksum, **once}, checksum, once, {}):
@@ -98,7 +102,7 @@ def copies_of(client: S3Client, call: Call, prefix: str) -> Literal["guarded", "
     itself = {"Bucket": client.bucket, "Key": name}
     copy: dict[str, Any] = {"CopySource": itself, "MetadataDirective": "REPLACE"}
     guard = {"IfMatch": _NEVER} if client.knows("CopyObject", "IfMatch") else {}
-    _put(client, call, {"Key": name, "Body": bytearray(_BODY)})
+    _put(client, call, {"Key": name, "Body": Payload([_BODY])})
     try:
         for extra in (guard, {}) if guard else ({},):
             try:

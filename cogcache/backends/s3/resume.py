@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import threading
@@ -28,6 +27,7 @@ from typing import Any, Final
 
 from cogcache import _core
 from cogcache._fork import renew_after_fork
+from cogcache.backends.s3.payload import Payload
 
 __all__ = ["RECORDS", "RESUME_SECONDS", "Part", "Record", "Records", "Unfinished"]
 
@@ -44,11 +44,11 @@ class Part:
     size: int
     etag: str
 
-    def is_of(self, body: bytearray) -> bool:
+    def is_of(self, body: Payload) -> bool:
         """Whether these are its bytes. ETags that are no MD5 (some encryptions) say no."""
         if len(body) != self.size:
             return False
-        return self.etag.strip('"') == hashlib.md5(body, usedforsecurity=False).hexdigest()
+        return self.etag.strip('"') == body.md5()
 
 
 class Record:

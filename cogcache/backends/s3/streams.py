@@ -5,6 +5,7 @@ local store without being held in memory.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,6 +15,7 @@ from cogcache.backends.faults import NotAskedError, RemoteError, UnavailableErro
 from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import PARALLEL, RANGE_BYTES, Reads, Tail, wait_for
+from cogcache.backends.s3.payload import Payload
 from cogcache.backends.s3.probe import Abilities
 from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
 
@@ -37,6 +39,7 @@ def copy_parallel(
     word = sink.write_at(tail.start, tail.data)
     ranges = list(missing_ranges(sink.written, tail.size, RANGE_BYTES))
     flying: list[tuple[Call, Future[str | None]]] = []
+    rooms: deque[bytearray] = deque()  # that were used: new memory costs as much as reading into it
     call.extend(client.seconds_for(sum(stop - start for start, stop in ranges)))
     try:
         while word is None and (ranges or flying):
@@ -45,12 +48,16 @@ def copy_parallel(
                 part = Call(client.seconds_for(stop - start))
 
                 def work(part: Call, start: int = start, stop: int = stop) -> str | None:
-                    room = bytearray(stop - start)
-                    reads.range_into(
-                        part, client.bulk, name, start, memoryview(room), tail.size, tail.etag
-                    )
+                    try:
+                        room = rooms.pop()
+                    except IndexError:
+                        room = bytearray(RANGE_BYTES)
+                    view = memoryview(room)[: stop - start]
+                    reads.range_into(part, client.bulk, name, start, view, tail.size, tail.etag)
                     with writing:
-                        return None if part.abandoned else sink.write_at(start, room)
+                        word = None if part.abandoned else sink.write_at(start, view)
+                    rooms.append(room)
+                    return word
 
                 flying.append((part, client.bulk.submit(work, part)))
             wait_for(call, flying[0][1])
@@ -61,36 +68,6 @@ def copy_parallel(
                 part.abandoned = True
                 future.cancel()
     return word
-
-
-class _Body:
-    """Up to 16 MiB that come piece by piece. Its room is taken once: one that grew would be moved,
-    and be in memory twice while it is.
-
-    Attributes:
-        size: Bytes so far.
-    """
-
-    __slots__ = ("_room", "size")
-
-    def __init__(self) -> None:
-        self._room = bytearray()
-        self.size = 0
-
-    def take(self, data: memoryview) -> int:
-        """Append what there is room for; how much that was."""
-        count = min(PART_BYTES - self.size, len(data))
-        if not self._room:
-            self._room = bytearray(PART_BYTES)
-        with memoryview(self._room) as room:
-            room[self.size : self.size + count] = data[:count]
-        self.size += count
-        return count
-
-    def whole(self) -> bytearray:
-        """All of it; nothing may be added afterwards."""
-        del self._room[self.size :]
-        return self._room
 
 
 class S3Upload:
@@ -125,20 +102,22 @@ class S3Upload:
         self._begin = begin
         self._failed = failed
         self._finished = finished
-        self._body = _Body()
+        self._body = Payload()
         self._upload: Upload | None = None
         self._size = 0
         self._over = False
 
     async def feed(self, data: Any) -> str | None:
         """Take the next bytes of the container."""
-        view = memoryview(data).cast("B")
+        # Bytes stay as they are; whatever else it is may be filled anew for the next call.
+        view = memoryview(data if isinstance(data, bytes) else bytes(data))
         at = 0
         while at < len(view):
-            count = self._body.take(view[at:])
+            count = min(PART_BYTES - len(self._body), len(view) - at)
+            self._body.take(view[at : at + count])
             at += count
             self._size += count
-            if self._body.size == PART_BYTES and (at < len(view) or self._upload is not None):
+            if len(self._body) == PART_BYTES and (at < len(view) or self._upload is not None):
                 word = await self._guarded(self._send_part)
                 if word is not None:
                     return word
@@ -168,7 +147,7 @@ class S3Upload:
             await self.seal()
         finally:
             upload, self._upload = self._upload, None
-            self._body = _Body()
+            self._body = Payload()
             if upload is not None:
                 self._client.work.submit(lambda call: clear(upload), Call(_ABORT_SECONDS))
 
@@ -195,7 +174,7 @@ class S3Upload:
         return await self._client.work.run(work, seconds=4 * self._client.seconds_for(size))
 
     async def _send_part(self) -> None:
-        body, self._body = self._body.whole(), _Body()
+        body, self._body = self._body, Payload()
 
         def work(call: Call) -> None:
             upload = self._upload
@@ -212,7 +191,7 @@ class S3Upload:
         if self._upload is None:
             ours = await self._put_whole()
         else:
-            if self._body.size > 0:
+            if len(self._body):
                 await self._send_part()
             upload = self._upload
 
@@ -227,7 +206,7 @@ class S3Upload:
         self._finished(ours)
 
     async def _put_whole(self) -> bool:
-        body, size = self._body.whole(), self._size
+        body, size = self._body, self._size
         lane = self._client.lane_for(size)
 
         def put(call: Call) -> bool:

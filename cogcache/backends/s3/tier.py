@@ -50,6 +50,7 @@ from cogcache.backends.s3.hedges import Hedges
 from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_parallel
 from cogcache.backends.s3.memory import Remembered
 from cogcache.backends.s3.names import Names, judge
+from cogcache.backends.s3.payload import Payload
 from cogcache.backends.s3.probe import Abilities, probe
 from cogcache.backends.s3.refresh import Refreshes, is_due
 from cogcache.backends.s3.resume import RECORDS, RESUME_SECONDS, Records, Unfinished
@@ -553,7 +554,7 @@ class S3Backend(CacheBackend):
         lane = self._client.lane_for(size)
 
         def put(call: Call) -> bool:
-            body = bytearray().join(image.pieces())
+            body = Payload(image.pieces())
             return self._writes.put(call, lane, name, body, token, can, once=once)
 
         try:
@@ -590,7 +591,7 @@ class S3Backend(CacheBackend):
         marker = self._names.of_marker(source, key)
         if marker is None or self._marked.get(marker) is not None:
             return
-        params = {"Key": marker, "Body": bytearray()}
+        params = {"Key": marker, "Body": Payload()}
         await self._in(
             self._client.small,
             lambda call: self._client.send(call, self._client.small, "put_object", **params),

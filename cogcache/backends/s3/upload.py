@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final
 
@@ -19,35 +19,17 @@ from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import TOKEN, Reads
 from cogcache.backends.s3.errors import ChangedError, ConflictError
+from cogcache.backends.s3.payload import Payload, payloads_of
 from cogcache.backends.s3.probe import Abilities, crc32
 from cogcache.backends.s3.resume import Part, Record, Unfinished, parts_in
 
-__all__ = ["PART_BYTES", "Upload", "Writes", "parts_of"]
+__all__ = ["PART_BYTES", "Upload", "Writes"]
 
 PART_BYTES: Final = 16 << 20
 IN_FLIGHT: Final = 3  # parts on their way; one more is being filled
 CONFLICTS: Final = 3  # how often a write that met another one is tried again
 _ABORT_SECONDS: Final = 30.0
 _FOOTER_BYTES: Final = 48  # of a container; begins with the write token, docs/format.md
-
-
-def parts_of(pieces: Sequence[memoryview], size: int = PART_BYTES) -> Iterator[bytearray]:
-    """The bytes of ``pieces`` in bodies of exactly ``size`` bytes, the last one shorter.
-
-    Bodies are ``bytearray``: for ``bytes`` botocore waits for a ``100 Continue``.
-    """
-    body = bytearray()
-    for piece in pieces:
-        at = 0
-        while at < len(piece):
-            take = min(size - len(body), len(piece) - at)
-            body += piece[at : at + take]
-            at += take
-            if len(body) == size:
-                yield body
-                body = bytearray()
-    if body:
-        yield body
 
 
 class Writes:
@@ -69,7 +51,7 @@ class Writes:
         call: Call,
         lane: Lane,
         name: str,
-        body: bytearray,
+        body: Payload,
         token: str,
         can: Abilities,
         *,
@@ -150,15 +132,14 @@ class Writes:
         *,
         once: bool,
     ) -> bool:
-        """Write a large object in parts, which holds at most 64 MiB of copies; in a thread of the
-        work lane. Returns and raises as ``put``; what breaks off is left to be gone on with, or
-        given up.
+        """Write a large object in parts; in a thread of the work lane. Returns and raises as
+        ``put``; what breaks off is left to be gone on with, or given up.
         """
         size = sum(len(piece) for piece in pieces)
         call.extend(self._client.seconds_for(size))
         upload = begin(call)
         try:
-            for body in parts_of(pieces):
+            for body in payloads_of(pieces, PART_BYTES):
                 upload.add(call, body)
             return self.complete(call, upload, token, size, once=once)
         except BaseException as error:
@@ -291,7 +272,7 @@ class Upload:
         self._done: dict[int, str] = {}
         self._count = 0
 
-    def add(self, call: Call, body: bytearray) -> None:
+    def add(self, call: Call, body: Payload) -> None:
         """Send a part, unless the store has it. Returns when there is room for the next: four parts
         at most are under way or being made.
         """
@@ -368,7 +349,7 @@ class Upload:
             future.cancel()
         wait([future for _, _, future in flying], timeout=_ABORT_SECONDS)
 
-    def _send(self, part: Call, number: int, body: bytearray) -> str:
+    def _send(self, part: Call, number: int, body: Payload) -> str:
         params: dict[str, Any] = {"Key": self.name, "UploadId": self.id, "PartNumber": number}
         answer = self._client.send(part, self._client.bulk, "upload_part", Body=body, **params)
         return str(answer["ETag"])
