@@ -55,19 +55,21 @@ Work = Callable[[int], Awaitable[None]]
 # Why a goal is missed, for whom the table is not enough. Keyed by the first words of its row.
 CAUSES = {
     "download of": (
-        "both spend most of their time in botocore, urllib3 and the server; ours also checks every "
-        "chunk before the file has its name"
+        "the server takes its share of the processors, as *bare sockets* shows, and ours also "
+        "checks every chunk before the file has its name"
     ),
     "4 KiB ranges": (
-        "each read is one request of boto3's client, as that of the peer is, and its signing and "
-        "parsing is most of the time; a thinner way of signing and sending is not there yet"
+        "the server itself takes most of the time: *bare sockets* are the same requests, signed "
+        "beforehand and sent by threads that do nothing else, and no client is quicker than that"
     ),
     "upload of": (
-        "over http the SHA-256 of the payload is part of the signature, for the peer too; over "
-        "https it is not, and `sign_payloads=False` leaves it out over http too. The server's "
-        "share of the time is the same for both"
+        "the server takes most of the time, as *bare sockets* shows, which sends as many bytes and "
+        "does nothing else; and over http the SHA-256 of the payload is part of the signature, "
+        "which alone takes a processor for about a second a GiB, unless `sign_payloads=False`"
     ),
-    "pause of the event loop": "threads of boto3 hold the interpreter while they sign and parse",
+    "pause of the event loop": (
+        "the threads of the readers and the server want the same processors"
+    ),
     "a hit in Redis": (
         "a hit also asks for invalidated tags in the same round trip, checks the entry and makes "
         "the value; the peer takes bytes as they come"

@@ -93,6 +93,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, tick: float) -> None:
         self._sock = sock
+        self._tick = tick
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._buffer = bytearray(HEAD_BYTES)
         self._view = memoryview(self._buffer)
@@ -193,7 +194,14 @@ class Connection:
             room[:count] = self._view[self._at : self._at + count]
             self._at += count
             return count
-        return self._receive(room, call, patience, 0 if self._tls else socket.MSG_WAITALL)
+        if not self._tls:
+            return self._receive(room, call, patience, socket.MSG_WAITALL)
+        got = count = self._receive(room, call, patience)  # one record of TLS
+        until = time.monotonic() + self._tick
+        while count and got < len(room) and time.monotonic() < until:
+            count = self._receive(room[got:], call, patience)
+            got += count
+        return got
 
     @property
     def is_read(self) -> bool:
