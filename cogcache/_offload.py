@@ -59,7 +59,9 @@ class _Pool:
                 threading.Thread(target=self._run, name="cogcache-source", daemon=True).start()
             except RuntimeError as error:  # the system gives none
                 self._threads -= 1
-                if self._threads == 0:
+                if self._threads == 0:  # so nobody else has taken it, and nobody would
+                    self._work.get_nowait()
+                    self._waiting -= 1
                     raise NoAnswerError(str(error)) from error
 
     def _run(self) -> None:
@@ -105,7 +107,8 @@ async def offload(
         own_thread: it never waits for a thread, however many wait; see the module.
 
     Raises:
-        NoAnswerError: no progress for that long. Cancelling leaves the thread to end by itself.
+        NoAnswerError: no progress for that long, or no thread. Cancelling leaves the thread to end
+            by itself.
     """
     future: Future[T] = Future()
     beats = 0
