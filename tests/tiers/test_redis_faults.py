@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import multiprocessing
 import os
 import pickle
 import random
+import re
 import select
 import time
 import types
@@ -15,12 +17,22 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 from support.servers.proxy import Proxy
 from support.servers.redis import RedisServer
 from support_redis import PATIENT, base_of, redis_config, redis_entry, redis_tier, slices_of
 
 from cogcache import CacheConfig, CacheManager, IncompleteError, RedisCacheConfig, _core
 from cogcache.backends.base import META_TAGS
+from cogcache.backends.faults import MisconfiguredError, UnavailableError
+from cogcache.backends.redis.client import (
+    _REMEDIES,
+    CONNECTIONS,
+    FullError,
+    ReadOnlyServerError,
+    WrongKindError,
+    error_of,
+)
 from cogcache.backends.redis.tier import RedisBackend
 from cogcache.keys import key_bytes
 
@@ -723,3 +735,115 @@ async def test_a_server_without_versions_that_takes_none_hands_out_no_tagged_ent
     assert tier._client.breaker.state == "closed"
     await tier.aclose()
     await other.aclose()
+
+
+async def test_closing_while_calls_wait_for_a_connection_leaves_none_open(
+    redis_proxy: Proxy,
+) -> None:
+    tier = redis_tier(redis_proxy)
+    assert await tier.set("key", 1)
+    (here,) = tier._client._loops.values()
+    redis_proxy.set("hold", kind="GET", where="after")
+    calls = [asyncio.create_task(tier.fetch(key_bytes("key"))) for _ in range(CONNECTIONS + 5)]
+    await asyncio.to_thread(redis_proxy.wait_held, CONNECTIONS)
+    await tier.aclose()
+    redis_proxy.release()
+    assert await asyncio.gather(*calls) == ["unavailable"] * len(calls)
+    pool = here.client.connection_pool
+    connections = [*pool._available_connections, *pool._in_use_connections]
+    assert not any(one.is_connected for one in connections)
+    assert tier._client._loops == {}
+
+
+# --- rights ---------------------------------------------------------------------------------------
+
+
+def user_of(server: RedisServer, *rights: str) -> RedisBackend:
+    """A tier whose user has some rights and no others."""
+    who = ("ACL", "SETUSER", "pipeline", "reset", "on", ">secret", "~cc:*")
+    server.client().execute_command(*who, *rights)
+    return redis_tier(server, username="pipeline", password="secret", max_value_size=None)
+
+
+async def test_the_rights_that_a_refusal_names_are_enough(start_redis: StartRedis) -> None:
+    named = re.findall(r"\b[A-Z]{3,}\b", _REMEDIES["NOPERM"])
+    sets = ["+zadd", "+zrange", "+zrevrange", "+zcard", "+zremrangebyscore"]
+    tier = user_of(start_redis(), *(f"+{name.lower()}" for name in named), *sets)
+    large = blob(MIB)
+    assert await tier.write(tier.draft(key_bytes("large"), large, ttl_ms=None)) is None
+    assert await tier.get("large") == large
+    tier.set_clock_offset(1000)
+    tagged: dict[int | str, Any] = {META_TAGS: [["tag", tier.now_ms() * 1000]]}
+    assert await tier.write(tier.draft(key_bytes("small"), 1, ttl_ms=90_000, meta=tagged)) is None
+    assert await tier.refresh(key_bytes("small"), 900_000)
+    assert [key for key, _ in await tier.list_keys()] == ["large", "small"]
+    tier.set_clock_offset(2000)
+    await tier.invalidate_tags(["tag"])
+    assert await tier.get("small") is None
+    assert await tier.cleanup_expired() == 1
+    assert await tier.gc() == 0
+    assert (await tier.get_stats())["total_files"] == 1
+    assert await tier.discard(key_bytes("large"))
+    assert tier.counters["errors"] == 0
+    await tier.aclose()
+
+
+async def test_who_may_only_read_reads_on_after_a_put_was_refused(start_redis: StartRedis) -> None:
+    server = start_redis()
+    writer, reader = redis_tier(server), user_of(server, "+@read", "+eval", "+evalsha", "+info")
+    assert await writer.set("key", 1)
+    assert await reader.write(reader.draft(key_bytes("other"), 2, ttl_ms=None)) == "read-only"
+    assert reader.last_fault is not None and "grant the user" in reader.last_fault.error
+    assert reader._client.breaker.state == "closed"
+    assert await reader.get("key") == 1
+    await writer.aclose()
+    await reader.aclose()
+
+
+async def test_a_listing_that_is_refused_is_not_an_empty_one(start_redis: StartRedis) -> None:
+    server = start_redis()
+    tier = user_of(server, "+@all", "-getrange")
+    assert await tier.set("key", 1)
+    with pytest.raises(OSError, match="GETRANGE"):
+        await tier.clear()
+    assert (await tier.get_stats())["complete"] is False
+    await tier.aclose()
+
+
+@pytest.mark.parametrize(
+    ("inside", "kind"),
+    [
+        ("-OOM command not allowed when used memory > 'maxmemory'.", FullError),
+        ("-READONLY You can't write against a read only replica.", ReadOnlyServerError),
+        ("-WRONGTYPE Operation against a key holding the wrong kind of value", WrongKindError),
+        ("-MISCONF Redis is configured to save RDB snapshots, but", UnavailableError),
+        ("The user executing the script can't run this command or subcommand", MisconfiguredError),
+    ],
+)
+def test_what_a_script_met_is_told_apart_in_the_words_of_redis_6(
+    inside: str, kind: type[Exception]
+) -> None:
+    text = f"Error running script (call to f_0): @user_script:20: @user_script: 20: {inside}"
+    fault = error_of(ResponseError(text))
+    assert type(fault) is kind
+    if isinstance(fault, MisconfiguredError):
+        assert fault.denied
+
+
+async def test_an_answer_that_comes_at_the_last_moment_is_taken(
+    tier: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait of a thread for the loop is over, and then the bytes are there."""
+    value = blob(MIB)
+    assert await tier.set("key", value)
+    entry = await redis_entry(tier, "key", index_only=True)
+    whole = concurrent.futures.Future.result
+
+    def late(future: concurrent.futures.Future[Any], timeout: float | None = None) -> Any:
+        if timeout is None:
+            return whole(future)
+        concurrent.futures.wait([future])
+        raise TimeoutError
+
+    monkeypatch.setattr(concurrent.futures.Future, "result", late)
+    assert await tier.load(entry) == value

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import threading
 import time
 import warnings
@@ -75,6 +76,7 @@ class _Loop:
         self.client = client
         self.slots = asyncio.Semaphore(CONNECTIONS)
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.closed = False
 
 
 class RedisClient:
@@ -121,6 +123,8 @@ class RedisClient:
             raise self._not_asked()
         here = self._here()
         async with here.slots:
+            if here.closed:  # what would be connected now nobody would close
+                raise UnavailableError("the call was ended while it waited for a connection")
             attempt = self.breaker.enter()
             if attempt is None:
                 raise self._not_asked()
@@ -183,6 +187,7 @@ class RedisClient:
             here = self._loops.pop(id(asyncio.get_running_loop()), None)
             self._let_closed_go()
         if here is not None:
+            here.closed = True
             for task in here.tasks:
                 task.cancel()
             if here.tasks:
@@ -275,8 +280,9 @@ def forget_outcome(task: asyncio.Future[Any]) -> None:
 _REMEDIES: Final = {
     "NOAUTH": "give a password",
     "WRONGPASS": "correct username and password",
-    "NOPERM": "grant the user GET, GETRANGE, SET, SETRANGE, UNLINK, PEXPIRE, PERSIST, SCAN, "
-    "EVALSHA, EVAL, INFO and the sorted set commands on the prefix",
+    "NOPERM": "grant the user GET, GETRANGE, STRLEN, EXISTS, TYPE, PTTL, SET, SETRANGE, UNLINK, "
+    "PEXPIRE, PERSIST and the sorted set commands on the prefix, and PING, SCAN, DBSIZE, EVALSHA, "
+    "EVAL and INFO",
     "DENIED": "the server is in protected mode: set a password there, or bind it to this network",
     "MOVED": "this is a node of a cluster, which the tier does not speak with: give the address of "
     "a single server or of a proxy before the cluster",
@@ -286,6 +292,12 @@ _TRANSIENT: Final = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN",
                      "MISCONF", "UNKILLABLE")  # fmt: skip
 
 
+# What a script met, in the words of Redis 6.2 (newer ones answer with the error itself), and what
+# all say of a command in a script that the user may not use.
+_IN_SCRIPT: Final = re.compile(r"Error running script .*?-([A-Z]+) ", re.DOTALL)
+_FORBIDDEN: Final = "The user executing the script can't "
+
+
 def error_of(error: Exception) -> RemoteError:
     """The fault that an exception of redis-py, or of the network below it, stands for."""
     if isinstance(error, RemoteError):
@@ -293,7 +305,8 @@ def error_of(error: Exception) -> RemoteError:
     from redis import exceptions as r
 
     text = str(error)
-    word = text.partition(" ")[0]
+    inside = _IN_SCRIPT.search(text)
+    word = text.partition(" ")[0] if inside is None else inside.group(1)
     if isinstance(error, r.OutOfMemoryError) or word == "OOM":
         return FullError("the server's memory is full (maxmemory)")
     if isinstance(error, r.ReadOnlyError) or word == "READONLY":
@@ -304,7 +317,7 @@ def error_of(error: Exception) -> RemoteError:
         return UnavailableError(f"the server answers: {text[:200]}")
     if isinstance(error, r.AuthenticationError | r.AuthenticationWrongNumberOfArgsError):
         return MisconfiguredError(f"{text[:200]}: correct username and password")
-    if isinstance(error, r.NoPermissionError):
+    if isinstance(error, r.NoPermissionError) or word == "NOPERM" or _FORBIDDEN in text:
         return MisconfiguredError(f"{text[:200]}: {_REMEDIES['NOPERM']}", denied=True)
     if isinstance(error, r.MovedError | r.AskError | r.ClusterCrossSlotError):
         return MisconfiguredError(_REMEDIES["MOVED"])

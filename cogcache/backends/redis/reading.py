@@ -74,8 +74,8 @@ class RemoteBytes:
                 try:
                     return waiting.result(0.05)
                 except TimeoutError:
-                    if waiting.done():
-                        raise
+                    if waiting.done():  # it may have come just now
+                        return waiting.result()
         finally:
             waiting.cancel()
 

@@ -29,6 +29,7 @@ from cogcache.backends.redis.client import (
     ReadOnlyServerError,
     RedisClient,
     WrongKindError,
+    error_of,
 )
 from cogcache.backends.redis.layout import (
     FIXED_BYTES,
@@ -606,8 +607,7 @@ class RedisBackend(CacheBackend):
                 pipe.getrange(name, 0, FIXED_BYTES - 1)
                 pipe.getrange(name, -SCAN_TAIL_BYTES, -1)
                 pipe.strlen(name)
-            answers: list[Any] = await pipe.execute(raise_on_error=False)
-            return answers
+            return _told(await pipe.execute(raise_on_error=False))
 
         answers = await self._client.run(work, factor=BULK_FACTOR)
         entries = []
@@ -650,8 +650,7 @@ class RedisBackend(CacheBackend):
                 for name, (manifest, _) in ours:
                     pipe.pttl(name)
                     pipe.getrange(manifest, FIXED_BYTES - 24, FIXED_BYTES - 17)
-                answers: list[Any] = await pipe.execute(raise_on_error=False)
-                return answers
+                return _told(await pipe.execute(raise_on_error=False))
 
             answers = await self._client.run(work, factor=BULK_FACTOR) if ours else []
             lost = [
@@ -682,8 +681,7 @@ class RedisBackend(CacheBackend):
                     for name in names:
                         pipe.getrange(name, 0, 7)
                         pipe.strlen(name)
-                    answers: list[Any] = await pipe.execute(raise_on_error=False)
-                    return answers
+                    return _told(await pipe.execute(raise_on_error=False))
 
                 answers = await self._client.run(work, factor=BULK_FACTOR) if names else []
                 for cut, length in zip(answers[::2], answers[1::2], strict=True):
@@ -728,6 +726,16 @@ class RedisBackend(CacheBackend):
 def _is_refusal(error: RemoteError) -> bool:
     """Whether the server works and only refuses to be changed: full, a replica, no right to."""
     return not isinstance(error, MisconfiguredError) or error.denied
+
+
+def _told(answers: list[Any]) -> list[Any]:
+    """Answers to questions about many keys, some of which may hold something that is not ours; any
+    other refusal is a fault, not a key that is not there.
+    """
+    for answer in answers:
+        if isinstance(answer, Exception) and not isinstance(error_of(answer), WrongKindError):
+            raise answer
+    return answers
 
 
 def _token_of(manifest: bytes) -> str:
