@@ -689,10 +689,10 @@ class ChunkingConfig:
             unknown length is refused beyond it.
         parallel_fetches: Chunks of one stream that are read at once.
         log_chunk_operations: Whether each is logged, at DEBUG.
-        use_edge_cache: Whether a value that was streamed from a remote tier is copied into the
-            local ones, which are what an edge cache was.
-        edge_cache_ttl: Accepted, without effect: such a copy lives as long as what it is a copy of,
-            and is withdrawn with it by its tags.
+        use_edge_cache: Whether what was read of a remote tier is kept nearer: a value that was
+            streamed to its end in the local tiers, for as long as it lives, and chunks of which a
+            part was read in memory, at most 16 MiB of a manager.
+        edge_cache_ttl: Seconds for which those chunks are kept; 0 keeps none.
         read_ahead: Whether the range after two that followed each other is fetched from a remote
             tier before it is asked for: at most 8 MiB of a reader, and of each of four values that
             are read by key.
@@ -736,11 +736,6 @@ class ChunkingConfig:
                 raise ConfigError(f"{name} must be a whole number from {least} to {most}")
             whole(value, name, least=least, most=most)
         number(self.edge_cache_ttl, "edge_cache_ttl", most=31_536_000)
-        if self.edge_cache_ttl != 3600:
-            warn(
-                "edge_cache_ttl has no effect: a copy in a local tier lives as long as its entry; "
-                "give entries a ttl"
-            )
         if self.enabled and self.size_threshold != 20_971_520:
             warn(
                 "size_threshold has no effect unless enabled=False: values of any size are cut and "

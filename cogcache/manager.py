@@ -966,7 +966,7 @@ class CacheManager:
         """
         seconds = duration_seconds(timeout, "timeout")
         self._closed = True
-        self._reading.runs.close()
+        self._reading.close()
         await self._tiers.aclose(seconds)
 
     async def __aenter__(self) -> CacheManager:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from cogcache import _core
 from cogcache._inline import SyncFacade, is_inline
 from cogcache.config import ChunkingConfig
+from cogcache.edge import Edge
 from cogcache.exceptions import IncompleteError, shown
 from cogcache.images import content_type_of
 from cogcache.keys import Key
@@ -46,6 +47,7 @@ class Reading:
         runs: What is read ahead of ranges that are asked for by key.
         runs_inline: Whether ``sync`` may do without an event loop, whatever tier is read from in
             the end.
+        edge: Chunks of remote tiers that were read in part, if they are to be kept.
     """
 
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
@@ -53,6 +55,17 @@ class Reading:
     again: Callable[[_core.Entry, list[CacheBackend]], Awaitable[Found | None]] | None = None
     runs: Runs = field(default_factory=Runs)
     runs_inline: Callable[[], bool] = bool
+    edge: Edge | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.chunking.use_edge_cache:
+            object.__setattr__(self, "edge", Edge(self.chunking.edge_cache_ttl, self.count))
+
+    def close(self) -> None:
+        """Let go of what is kept for later ranges."""
+        self.runs.close()
+        if self.edge is not None:
+            self.edge.clear()
 
     def count(self, name: str, more: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + more
@@ -333,7 +346,26 @@ class Reader:
     async def _read_from(
         self, tier: CacheBackend, entry: _core.Entry, part: _core.PartInfo, start: int, stop: int
     ) -> bytes:
-        """One try in one tier, within its time."""
+        """One try in one tier; chunks of a remote one, of which only a part is wanted, are kept."""
+
+        async def fetch(at: int, end: int) -> bytes:
+            return await self._fetch_from(tier, entry, part, at, end)
+
+        edge = self._reading.edge
+        if edge is None or not tier.is_remote or entry.in_memory:
+            return await fetch(start, stop)
+        name = (entry.token, _part_name(part))
+        try:
+            return await edge.read(name, part.raw_size, part.chunk_size, start, stop, fetch)
+        except IncompleteError as error:
+            if error.position is not None:
+                error.position = max(error.position, start)
+            raise
+
+    async def _fetch_from(
+        self, tier: CacheBackend, entry: _core.Entry, part: _core.PartInfo, start: int, stop: int
+    ) -> bytes:
+        """One request to one tier, within its time."""
         try:
             if is_inline():
                 return await tier.read_part(entry, part.number, start, stop)

@@ -108,6 +108,26 @@ async def test_the_range_after_three_in_a_row_is_there_without_a_request(
     await manager.aclose()
 
 
+async def test_a_second_range_of_a_chunk_makes_no_request_until_its_tag_is_invalidated(
+    proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_tier, "INDEX_SECONDS", 1e6)
+    manager = manager_over(tier_at(proxied_place))
+    await manager.put_stream("key", sliced(), tags=["t"])
+    assert await manager.read_range("key", 12 * MIB, 12 * MIB + 10) == DATA[12 * MIB :][:10]
+    s3_proxy.zero()
+    for at in (12 * MIB, 11 * MIB, 3 * CHUNK - 10):
+        assert await manager.read_range("key", at, at + 10) == DATA[at : at + 10]
+    async with manager.open("key") as reader:
+        assert reader is not None
+        got = b"".join([piece async for piece in reader.stream(11 * MIB, 13 * MIB)])
+        assert got == DATA[11 * MIB : 13 * MIB]
+    assert s3_proxy.counts()["requests"] == 0
+    await manager.invalidate_tags("t")
+    assert await manager.read_range("key", 12 * MIB, 12 * MIB + 10) is None
+    await manager.aclose()
+
+
 async def whole(manager: CacheManager) -> bytes:
     return b"".join([piece async for piece in manager.get_stream("key")])
 

@@ -39,7 +39,7 @@ class Far(DictTier):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
+        self.now = self.most = self.reads = 0
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -50,6 +50,7 @@ class Far(DictTier):
         return _core.Entry.from_reader(len(data), lambda at, size: data[at : at + size], key)
 
     async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
+        self.reads += 1
         self.now += 1
         self.most = max(self.most, self.now)
         try:
@@ -246,13 +247,24 @@ class InMemory(DictTier):
         self.images = like.images
 
 
-@of("edgeCacheTtl")
-def test_an_option_without_effect_says_so() -> None:
-    with pytest.warns(CogcacheWarning, match="edge_cache_ttl has no effect"):
-        ChunkingConfig(edge_cache_ttl=60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ChunkingConfig(edge_cache_ttl=3600)
+@of("useEdgeCache", "edgeCacheTtl")
+@pytest.mark.parametrize(
+    ("block", "kept"),
+    [({}, True), ({"useEdgeCache": False}, False), ({"edgeCacheTtl": 0}, False)],
+)
+async def test_a_second_range_of_a_chunk_asks_nobody(block: dict[str, Any], kept: bool) -> None:
+    tier = Far()
+    manager = manager_over(tier, chunking=block)
+    data = blob(3 * CHUNK)
+    await manager.put_stream("key", pieces(data))
+    for at in (CHUNK + 5, CHUNK + 1_000_000, 2 * CHUNK - 10):
+        assert await manager.read_range("key", at, at + 10) == data[at : at + 10]
+    assert tier.reads == (1 if kept else 3)
+    await manager.put_stream("key", pieces(data[::-1]))
+    at = CHUNK + 5
+    assert await manager.read_range("key", at, at + 10) == data[::-1][at : at + 10]
+    assert tier.reads == (2 if kept else 4)
+    await manager.aclose()
 
 
 def test_no_option_is_left_out() -> None:

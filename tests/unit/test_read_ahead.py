@@ -94,7 +94,7 @@ async def test_one_range_and_ranges_here_and_there_read_nothing_ahead() -> None:
         assert reader is not None
         await reader.read(3 * CHUNK, 4 * CHUNK)
     assert counted(manager, "prefetches") == 0
-    assert len(tier.reads) == 7
+    assert len(tier.reads) == 6  # the ninth chunk was still there
     await manager.aclose()
 
 
