@@ -16,6 +16,8 @@ from support_s3 import entry_of, names_in, tier_at
 
 from cogcache import _core
 from cogcache.backends.base import META_CREATED, missing_ranges
+from cogcache.backends.s3 import download, lanes, streams
+from cogcache.backends.s3 import upload as uploads
 from cogcache.backends.s3.streams import S3Upload
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.keys import key_bytes
@@ -27,7 +29,7 @@ def blob(size: int, salt: int = 0) -> bytes:
     return random.Random(salt).randbytes(size)
 
 
-async def stream(tier: S3Backend, key: str, value: bytes, step: int) -> str | None:
+async def stream_into(tier: S3Backend, key: str, value: bytes, step: int) -> str | None:
     """Write a value as a stream of pieces; the word of the first step that fails."""
     writer = _core.EntryWriter(
         key_bytes(key), meta={META_CREATED: tier.now_ms()}, refreshed_ms=tier.now_ms(), ttl_ms=None
@@ -48,7 +50,7 @@ async def test_a_stream_becomes_an_entry(s3_place: S3Place, size: int) -> None:
         size = 17 * MIB
     tier = tier_at(s3_place)
     value = blob(size)
-    assert await stream(tier, "key", value, 1 * MIB + 17) is None
+    assert await stream_into(tier, "key", value, 1 * MIB + 17) is None
     assert await tier.get("key") == value
 
 
@@ -57,10 +59,10 @@ async def test_the_requests_of_a_stream(proxied_place: S3Place, s3_proxy: Proxy)
     tier = tier_at(proxied_place)
     await tier.prepare()
     s3_proxy.zero()
-    assert await stream(tier, "small", blob(2 * MIB), MIB) is None
+    assert await stream_into(tier, "small", blob(2 * MIB), MIB) is None
     assert s3_proxy.counts()["kinds"] == {"PutObject": 1}
     s3_proxy.zero()
-    assert await stream(tier, "large", blob(40 * MIB), MIB) is None
+    assert await stream_into(tier, "large", blob(40 * MIB), MIB) is None
     assert s3_proxy.counts()["kinds"] == {
         "CreateMultipartUpload": 1,
         "UploadPart": 3,
@@ -76,7 +78,7 @@ async def test_a_stream_that_fails_leaves_nothing(
     tier = tier_at(proxied_place)
     await tier.prepare()
     s3_proxy.set("status", status=500, code="InternalError", kind=kind)
-    assert await stream(tier, "key", blob(36 * MIB), MIB) == "unavailable"
+    assert await stream_into(tier, "key", blob(36 * MIB), MIB) == "unavailable"
     assert names_in(s3_place) == []
     if kind != "CreateMultipartUpload":
         while "AbortMultipartUpload" not in s3_proxy.counts()["kinds"]:
@@ -113,6 +115,37 @@ async def test_a_large_entry_comes_down_into_a_store(s3_place: S3Place, tmp_path
     assert isinstance(found, _core.Entry) and found.value() == value
     assert found.token == entry.token
     store.close()
+
+
+@pytest.mark.s3("weed")
+async def test_what_shares_the_way_has_the_time_of_all_of_it(
+    s3_place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = tier_at(s3_place)
+    given: dict[str, list[float]] = {}
+    for module in (uploads, streams, download):
+
+        def call(seconds: float, name: str = module.__name__) -> lanes.Call:
+            given.setdefault(name.rpartition(".")[2], []).append(seconds)
+            return lanes.Call(seconds)
+
+        monkeypatch.setattr(module, "Call", call)
+    value = blob(50 * MIB)
+    assert await tier.set("key", value)
+    assert await tier.get("key") == value
+    store = _core.Store(str(tmp_path / "store"))
+    entry = await entry_of(tier, "key", index_only=True)
+    incoming = store.incoming(entry.key, length=entry.length)
+    assert isinstance(incoming, _core.Incoming)
+    assert await tier.copy_to(entry, incoming) is None
+    seconds = tier._client.seconds_for
+    assert given.pop("upload")[:3] == [seconds(uploads.IN_FLIGHT * uploads.PART_BYTES)] * 3
+    for times in given.values():
+        assert times[:4] == [seconds(download.PARALLEL * download.RANGE_BYTES)] * 4
+    assert set(given) == {"streams", "download"}
+    incoming.abort()
+    store.close()
+    await tier.aclose()
 
 
 class Sink:

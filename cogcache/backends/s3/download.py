@@ -530,7 +530,7 @@ def fetch_parallel(
         while waiting or parts:
             while waiting and len(parts) < PARALLEL:
                 at, view = waiting.pop()
-                part = Call(client.seconds_for(len(view)))
+                part = Call(client.seconds_for(PARALLEL * len(view)))  # they share the way
 
                 def work(part: Call, at: int = at, view: memoryview = view) -> None:
                     reads.range_into(

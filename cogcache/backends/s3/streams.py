@@ -45,7 +45,7 @@ def copy_parallel(
         while word is None and (ranges or flying):
             while ranges and len(flying) < PARALLEL:
                 start, stop = ranges.pop(0)
-                part = Call(client.seconds_for(stop - start))
+                part = Call(client.seconds_for(PARALLEL * (stop - start)))  # they share the way
 
                 def work(part: Call, start: int = start, stop: int = stop) -> str | None:
                     try:
