@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cogcache._arguments import checked_tags
 from cogcache.artifacts import PART
 from cogcache.config import whole
 from cogcache.exceptions import shown
@@ -59,6 +60,8 @@ async def compute_in_batches(
         if found.hit and isinstance(found.value, Mapping):
             have, seconds = dict(found.value), found.seconds_saved
     stamp = cache._stamp(request)
+    tags = checked_tags(kept["tags"])
+    stamps = [(tag, cache.cache.capture_stamp([tag])) for tag in tags]
     lacking = [one for one in wanted if one not in have]
     parts = [
         _part_of(request, lacking[at : at + batch_size])
@@ -69,7 +72,8 @@ async def compute_in_batches(
         have.update(results)
         seconds += took
     if parts and all(one in have for one in wanted):
-        options = {**kept, "cost_seconds": seconds, "stamp": stamp}
+        own = {"cost_seconds": seconds, "tags": (), "stamp": stamp, "stamps": stamps}
+        options = {**kept, **own}
         result = await cache._keep_merged(request, have, strict=how["strict"], **options)
         if result.stored:
             for part, _ in parts:

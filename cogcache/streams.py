@@ -65,6 +65,9 @@ class _Branch:
         return self.word is not None and self.word not in ROUTED
 
 
+_leaving: set[asyncio.Task[None]] = set()  # a loop alone does not keep them
+
+
 class _RefusedError(Exception):
     """A tier without which nothing counts does not take it."""
 
@@ -355,6 +358,18 @@ class Inflow:
             self._tiers.failed(branch.tier, "write", error)
 
     async def _abort(self, word: str) -> None:
+        """Give it up everywhere. Who cancels once more meanwhile waits no longer, and it goes on
+        without the caller.
+        """
+        if is_inline():
+            await self._leave_nothing(word)
+            return
+        leaving = asyncio.create_task(self._leave_nothing(word), name="cogcache-stream-abort")
+        _leaving.add(leaving)
+        leaving.add_done_callback(_leaving.discard)
+        await asyncio.shield(leaving)
+
+    async def _leave_nothing(self, word: str) -> None:
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.cancel()

@@ -729,3 +729,52 @@ async def test_the_etag_of_a_frame_of_any_name_is_fit_for_a_header(tmp_path: Pat
             assert answer.status == 304
         async with manager.open("bundle", "frame/1") as reader:
             assert reader is not None and reader.etag.endswith('-frame/1"')
+
+
+class SlowToLeave:
+    """A receiver that takes its time to give up."""
+
+    def __init__(self) -> None:
+        self.fed, self.leaving, self.may_leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.aborted = False
+
+    async def feed(self, data: bytes, /) -> str | None:
+        self.fed.set()
+        await asyncio.Event().wait()
+        return None
+
+    async def finish(self) -> str | None:
+        raise AssertionError("it was never fed")
+
+    async def abort(self) -> None:
+        self.leaving.set()
+        await self.may_leave.wait()
+        self.aborted = True
+
+
+class ReceivingTier(DictTier):
+    """A tier with one receiver for every stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.receiver = SlowToLeave()
+
+    async def receive(self, key: bytes, token: int, *, source: int = 0, kind: int = 0) -> Any:
+        return self.receiver
+
+
+async def test_who_cancels_twice_waits_for_nothing_and_leaves_nothing() -> None:
+    tiers = [ReceivingTier(), ReceivingTier()]
+    manager = manager_over(*tiers)
+    putting = asyncio.create_task(manager.put_stream("key", sliced(blob(20 * MIB))))
+    for tier in tiers:
+        await tier.receiver.fed.wait()
+    putting.cancel()
+    await tiers[0].receiver.leaving.wait()
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    for tier in tiers:
+        tier.receiver.may_leave.set()
+    while not all(tier.receiver.aborted for tier in tiers):
+        await asyncio.sleep(0)

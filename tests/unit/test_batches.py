@@ -23,6 +23,7 @@ from cogcache import (
     PipelineArtifactCache,
     ValueTypeError,
 )
+from cogcache.testing import FakeClock
 
 FRAMES = list(range(0, 100, 4))  # 25
 
@@ -359,3 +360,18 @@ def test_the_blocking_face_computes_in_the_calling_thread(tmp_path: Path, video:
             "embeddings", video, [9], Model().describe_later, model_name="m"
         )
     cache.aclose()
+
+
+async def test_tags_count_from_when_it_was_begun(cache: PipelineArtifactCache, video: Path) -> None:
+    async def compute(ids: list[Any]) -> dict[Any, str]:
+        if ids == [3]:
+            clock.advance(1)
+            await cache.cache.invalidate_tags("model")
+        return dict.fromkeys(ids, "old")
+
+    clock = FakeClock(cache)
+    named: dict[str, Any] = {"model_name": "vlm", "tags": ["model"], "batch_size": 1}
+    old = dict.fromkeys([1, 2, 3], "old")
+    make = cache.get_or_compute_batched
+    assert await make("descriptions", video, [1, 2, 3], compute, **named) == old
+    assert await cache.get_descriptions(video, "vlm") is None
