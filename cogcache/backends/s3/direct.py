@@ -63,6 +63,7 @@ _CODE: Final = re.compile(rb"<Code>([A-Za-z0-9]+)</Code>")
 _MESSAGE: Final = re.compile(rb"<Message>([^<]*)</Message>")
 _ABSENT: Final = frozenset({b"NoSuchKey", b"NoSuchUpload"})
 _BUSY: Final = frozenset({429, 500, 502, 503, 504})
+SLOW_BYTES_A_SECOND: Final = 256 << 10  # of a body that shares the way with three others
 _SHORT: Final = 64 << 10  # bytes of a body that only says what was wrong
 
 
@@ -77,6 +78,10 @@ class Patience:
 
     connect: float
     read: float
+
+    def after(self, body: Payload | None) -> float:
+        """Seconds until an answer begins: what was sent may lie in buffers of the way for long."""
+        return self.read + (len(body) / SLOW_BYTES_A_SECOND if body is not None else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +222,7 @@ class Direct:
             self._count(operation, 0 if body is None else len(body))
             connection = kept.take(call, patience.connect)
             connection.send(call, patience.read, head, [] if body is None else body.pieces)
-            answer = connection.read_head(call, patience.read)
+            answer = connection.read_head(call, patience.after(body))
         except RemoteError:
             if connection is not None:
                 connection.close()
