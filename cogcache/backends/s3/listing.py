@@ -92,7 +92,10 @@ class Listing:
             return await self._delete_batch(names)
         except NotSupportedError:
             return sum([await self.delete_one(name) for name in names])
-        return len(names) - len(answer.get("Errors") or ())
+        # Of thousand some may fail where the store is busy: each is asked for once more, and says
+        # why if it fails again.
+        failed = [str(one["Key"]) for one in answer.get("Errors") or () if one.get("Key")]
+        return len(names) - len(failed) + sum([await self.delete_one(name) for name in failed])
 
     async def delete_one(self, name: str, **condition: Any) -> bool:
         """Delete one object; whether it (or nothing) is gone."""

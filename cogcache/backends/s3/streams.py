@@ -4,10 +4,11 @@ local store without being held in memory.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cogcache._offload import offload
 from cogcache.backends.base import ContainerSink, missing_ranges
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["S3Upload", "copy_parallel"]
 
 T = TypeVar("T")
-_ABORT_SECONDS: Final = 60.0
 
 
 def copy_parallel(
@@ -106,6 +106,9 @@ class S3Upload:
         self._upload: Upload | None = None
         self._size = 0
         self._over = False
+        # Nothing is cleared away while a thread is still at it: a store that is asked to give up an
+        # upload which it is just completing may take the bytes from under the new object.
+        self._turn = threading.Lock()
 
     async def feed(self, data: Any) -> str | None:
         """Take the next bytes of the container."""
@@ -149,7 +152,14 @@ class S3Upload:
             upload, self._upload = self._upload, None
             self._body = Payload()
             if upload is not None:
-                self._client.work.submit(lambda call: clear(upload), Call(_ABORT_SECONDS))
+
+                def work(_: Call) -> None:
+                    with self._turn:
+                        clear(upload)
+
+                # However long other work keeps it waiting: else the parts would stay, and whoever
+                # puts the key next would wait for them in vain.
+                self._client.work.submit(work, Call(math.inf))
 
     async def _break_off(self, error: RemoteError) -> None:
         upload = self._upload
@@ -196,9 +206,9 @@ class S3Upload:
             upload = self._upload
 
             def work(call: Call) -> bool:
-                return self._writes.complete(
-                    call, upload, self._token, self._size, once=self._once and self._can.create_once
-                )
+                once = self._once and self._can.create_once
+                with self._turn:
+                    return self._writes.complete(call, upload, self._token, self._size, once=once)
 
             ours = await self._run(work, 4 * PART_BYTES)
         self._over = True

@@ -47,6 +47,7 @@ from cogcache.backends.s3.download import (
 )
 from cogcache.backends.s3.errors import ChangedError, NotSupportedError
 from cogcache.backends.s3.hedges import Hedges
+from cogcache.backends.s3.late import LateWrites
 from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_parallel
 from cogcache.backends.s3.memory import Remembered
 from cogcache.backends.s3.names import Names, judge
@@ -106,6 +107,7 @@ class S3Backend(CacheBackend):
         self._client = S3Client(config)
         self._reads = Reads(self._client)
         self._writes = Writes(self._client, self._reads)
+        self._late = LateWrites()
         self._hedges = Hedges(self._client.small) if config.hedge_reads else None
         self._listing = Listing(self._client)
         self._names = Names(config.clean_prefix)
@@ -155,6 +157,7 @@ class S3Backend(CacheBackend):
         except _core.DamagedError as error:
             return self._set_aside(name, error)
         except _core.ForeignError:
+            self._missed.forget(name)
             return "absent"
         except RemoteError as error:
             self.note_fault("read", error)
@@ -527,7 +530,8 @@ class S3Backend(CacheBackend):
         if isinstance(error, MisconfiguredError) and error.denied:
             self._denied_until = self._now() + DENIED_SECONDS
             return "read-only"
-        return "unavailable"
+        # Refused for good: this object, and not because of the store's state.
+        return "refused" if isinstance(error, RefusedError | NotSupportedError) else "unavailable"
 
     def _wrote(self, name: str, ours: bool) -> None:
         self.note_works("write")
@@ -543,6 +547,7 @@ class S3Backend(CacheBackend):
         token = f"{image.token:016x}"
         can = await self.prepare()
         size = len(image)
+        await self._late.settled(name, self._client.seconds_for(size))
         if size > PART_BYTES:
             unfinished = await self.unfinished(image.key)
             try:
@@ -555,7 +560,8 @@ class S3Backend(CacheBackend):
 
         def put(call: Call) -> bool:
             body = Payload(image.pieces())
-            return self._writes.put(call, lane, name, body, token, can, once=once)
+            with self._late.of(name, call):
+                return self._writes.put(call, lane, name, body, token, can, once=once)
 
         try:
             return await lane.run(put, seconds=self._client.seconds_for(size))
@@ -578,7 +584,8 @@ class S3Backend(CacheBackend):
             return self._begin_upload(call, image.key, token, unfinished, spent=True)
 
         def put(call: Call) -> bool:
-            return self._writes.put_in_parts(call, begin, pieces, f"{token:016x}", once=once)
+            with self._late.of(self._names.of_key(image.key), call):
+                return self._writes.put_in_parts(call, begin, pieces, f"{token:016x}", once=once)
 
         try:
             return await self._client.work.run(put, seconds=self._client.seconds_for(len(image)))
@@ -665,6 +672,7 @@ class S3Backend(CacheBackend):
 
     async def _discard(self, name: str, token: int | None) -> bool:
         """Delete an object if it is there, and with ``token`` only if it is of that write."""
+        await self._late.settled(name, self._client.seconds_for(0))
         self._forget(name)
         try:
             found = await self._in(self._client.small, self._look, name, token)
@@ -791,8 +799,9 @@ class S3Backend(CacheBackend):
                 self._forget(name)
         if matcher.everything:
             async for marks in self._listing.pages(self._names.sources):
-                ours = [one.name for one in marks if self._names.of_marked(one.name)]
-                await self._listing.delete(ours)
+                # Not those that another host may rely on to be there, see `_mark`.
+                old = [one.name for one in marks if one.age_seconds > 2 * MISSED_SECONDS]
+                await self._listing.delete([name for name in old if self._names.of_marked(name)])
             self._marked.clear()
         self.counters["deletes"] += removed
         return removed
@@ -842,6 +851,8 @@ class S3Backend(CacheBackend):
         except RemoteError as error:
             self.note_fault("list", error)
             counted = replace(self._census.known, complete=False)
+        else:
+            self.note_works("list")
         hedges = self._hedges
         return {
             "hedges": {} if hedges is None else {"sent": hedges.sent, "won": hedges.won},
@@ -903,6 +914,7 @@ class S3Backend(CacheBackend):
         self.counters["damaged"] += 1
         logger.warning("%s: left a damaged entry alone: %s: %s", self.name, name, error)
         self._indexes.forget(name)
+        self._missed.forget(name)  # there is something, which the next write has to replace
         self._gone.keep(name, "damaged", DAMAGED_SECONDS * (0.8 + 0.4 * self._random.random()))
         return "damaged"
 
