@@ -239,8 +239,9 @@ async def test_a_full_server_refuses_puts_and_goes_on_reading(
     await tier.aclose()
 
 
+@pytest.mark.parametrize("size", [100_000, 400_000])  # in one key, in slices
 async def test_a_server_that_may_evict_tags_is_named_once_with_the_remedy(
-    start_redis: StartRedis, caplog: pytest.LogCaptureFixture
+    start_redis: StartRedis, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
     server = start_redis(maxmemory="8mb", policy="allkeys-lru")
     tier = redis_tier(server)
@@ -250,10 +251,12 @@ async def test_a_server_that_may_evict_tags_is_named_once_with_the_remedy(
     assert len(warned) == 1 and "volatile-lru" in warned[0].message
     large = tier.draft(key_bytes("large"), blob(3 * MIB), ttl_ms=None)
     assert await tier.write(large) == "too-large"  # it would push everything out
-    for number in range(200):  # far more than fits
-        await tier.set(f"key:{number}", blob(100_000, number), ttl=60)
-    for number in range(200):
-        assert await tier.get(f"key:{number}") in (None, blob(100_000, number))
+    many = 20_000_000 // size  # far more than fits
+    for number in range(many):
+        await tier.set(f"key:{number}", blob(size, number), ttl=3600)
+    found = [await tier.get(f"key:{number}") for number in range(many)]
+    assert all(value in (None, blob(size, number)) for number, value in enumerate(found))
+    assert None in found and any(found)
     await tier.aclose()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from support.servers.proxy import Proxy
+from support.servers.redis import RedisServer
 from support.servers.s3 import S3Place, S3Server
 from support_s3 import config_at, names_in, tier_at
 
@@ -272,3 +273,28 @@ async def test_a_disk_that_runs_full_loses_nothing_that_was_acknowledged(
         if child.returncode is None:
             child.kill()
             await child.wait()
+
+
+async def test_closing_sends_all_that_waits_and_ends_without_a_warning(
+    tmp_path: Path, s3_place: S3Place, redis_server: RedisServer
+) -> None:
+    config = dataclasses.asdict(config_at(s3_place))
+    names = ("bucket", "prefix", "endpoint_url", "access_key", "secret_key", "region")
+    options = {name: config[name] for name in names} | {"timeout_seconds": 60}
+    strict = ["-X", "dev", "-W", "error::ResourceWarning", "-W", "error::RuntimeWarning"]
+    script = str(ISOLATED / "exit_remote.py")
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, *strict, script, str(tmp_path), json.dumps(options), redis_server.url],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    said = [line for line in ran.stderr.splitlines() if not line.startswith("Executing ")]
+    assert (ran.returncode, said) == (0, [])  # how long a step took is no warning
+    assert json.loads(ran.stdout) == [["S3Backend"]] * 100
+    assert jobs_in(tmp_path) == []
+    remote = tier_at(s3_place)
+    for number in range(100):
+        assert await remote.get(f"k{number}") == f"value {number}" * 5000
