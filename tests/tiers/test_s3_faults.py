@@ -20,6 +20,7 @@ from support_s3 import entry_of, names_in, object_of, tier_at
 
 from cogcache import _core
 from cogcache.backends import lanes
+from cogcache.backends.faults import AbsentError
 from cogcache.backends.s3 import tier as module
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.exceptions import IncompleteError
@@ -339,6 +340,22 @@ async def test_the_entry_of_another_key_is_a_miss(tier: S3Backend, s3_place: S3P
     assert await tier.get("two", "miss") == "miss"
     assert [key for key, _ in await tier.list_keys()] == ["one"]
     assert await tier.clear("on:*") == 0
+
+
+async def test_the_entry_of_another_key_in_place_of_one_that_was_opened_is_an_absence(
+    tier: S3Backend, s3_place: S3Place
+) -> None:
+    for key in ("bundle", "other"):
+        images = {n: blob(20_000, n) for n in range(40)}
+        assert await tier.set(key, make_bundle({"key": key}, images))
+    entry = await entry_of(tier, "bundle", index_only=True)
+    s3_place.client.copy_object(
+        Bucket=s3_place.bucket,
+        Key=object_of(tier, "bundle"),
+        CopySource={"Bucket": s3_place.bucket, "Key": object_of(tier, "other")},
+    )
+    with pytest.raises(AbsentError, match="another key"):
+        await tier.load(entry, frames=[7])
 
 
 async def test_replaced_between_index_and_frame_is_read_anew(

@@ -198,7 +198,10 @@ class RedisBackend(CacheBackend):
             self.note_fault("read", error)
             raise
         # Replaced since it was opened, or spoilt on the way: once more from the beginning.
-        again = await self._fetch(entry.key, self._names.of_key(entry.key), False)
+        try:
+            again = await self._fetch(entry.key, self._names.of_key(entry.key), False)
+        except _core.ForeignError as error:
+            raise AbsentError(str(error)) from error
         if self._why_dead(again) is not None or not _same_meaning(entry, again):
             raise AbsentError("replaced by another entry")
         return await super().load(again, **options)

@@ -303,7 +303,10 @@ class S3Backend(CacheBackend):
     async def _load_again(
         self, entry: _core.Entry, name: str, index_only: bool, options: dict[str, Any]
     ) -> Any:
-        again = await self._fetch(entry.key, name, index_only)
+        try:
+            again = await self._fetch(entry.key, name, index_only)
+        except _core.ForeignError as error:
+            raise AbsentError(f"{name}: {error}") from error
         if self._why_dead(again) is not None or not _same_meaning(entry, again):
             raise AbsentError(f"{name}: replaced by another entry")
         if again.in_memory:
