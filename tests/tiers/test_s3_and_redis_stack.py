@@ -435,7 +435,7 @@ async def test_a_server_that_dies_in_the_middle_costs_no_exception(
     make_host: MakeHost, start_redis: Callable[..., RedisServer]
 ) -> None:
     server = start_redis()
-    manager = make_host(redis={"timeout_seconds": 0.5}, redis_at=server)
+    manager = make_host(redis_at=server)
     for number in range(60):
         if number == 20:
             server.kill()
