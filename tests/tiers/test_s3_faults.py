@@ -86,7 +86,9 @@ async def test_an_outage_opens_the_breaker_and_costs_no_requests_then(
     assert await hasty.fetch(key_bytes("later")) == "unavailable"
     assert await hasty.fetch(key_bytes("latest")) == "unavailable"
     await asyncio.to_thread(wait_for_lanes)
-    assert hasty._client.requests == asked | {"get_object": asked["get_object"] + 2}
+    more = hasty._client.requests.pop("get_object") - asked.pop("get_object")
+    assert 1 <= more <= 2  # a second try, if there is time for it
+    assert hasty._client.requests == asked
     downs = [r for r in caplog.records if "going on without it" in r.getMessage()]
     assert 1 <= len(downs) <= 2
     assert not hasty._gone._kept, "an outage is no absence"

@@ -152,3 +152,5 @@ def test_a_marker_leads_from_a_uri_to_its_objects(key: Key, uri_hash: int) -> No
     assert objects is not None and NAMES.of_key(key.encoded).startswith(objects)
     assert NAMES.of_marker(uri_hash, Key.parse("text").encoded) is None
     assert NAMES.of_marked(marker + "/x") is None and NAMES.of_marked("other") is None
+    uri, _, source = marker.removeprefix(NAMES.sources).split("/")
+    assert NAMES.of_marked(f"{NAMES.sources}{uri}/not ours/{source}") is None

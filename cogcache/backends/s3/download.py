@@ -205,6 +205,9 @@ class Reads:
                 return self._tail_at(call, name, size, _etag(answer), want)
             return self._tail_of(call, answer, 0, size, size)
         total = _total(answer)
+        if total is None:
+            self._drop(call, answer)
+            raise MismatchError("get_object: a partial answer without a Content-Range")
         start = max(0, total - want)
         self._expect(call, answer, start, total, total)
         self.suffixes = True
@@ -333,7 +336,11 @@ class Reads:
     # --- one answer -------------------------------------------------------------------------------
 
     def _get(self, call: Call, lane: Lane, name: str, **params: Any) -> dict[str, Any]:
-        return self._client.send(call, lane, "get_object", Key=name, **params)
+        answer = self._client.send(call, lane, "get_object", Key=name, **params)
+        if "ContentLength" not in answer:
+            self._drop(call, answer)
+            raise MismatchError("get_object: an answer without a length")
+        return answer
 
     def _expect(
         self, call: Call, answer: dict[str, Any], start: int, stop: int, total: int
@@ -443,17 +450,12 @@ def _status(answer: dict[str, Any]) -> int:
 
 
 def _length(answer: dict[str, Any]) -> int:
-    if "ContentLength" not in answer:
-        raise MismatchError("get_object: an answer without a length")
     return int(answer["ContentLength"])
 
 
-def _total(answer: dict[str, Any]) -> int:
+def _total(answer: dict[str, Any]) -> int | None:
     found = _CONTENT_RANGE.fullmatch(str(answer.get("ContentRange", "")))
-    if found is None:
-        answer["Body"].close()
-        raise MismatchError("get_object: a partial answer without a Content-Range")
-    return int(found[3])
+    return None if found is None else int(found[3])
 
 
 def _etag(answer: dict[str, Any]) -> str:

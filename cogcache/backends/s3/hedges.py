@@ -84,7 +84,8 @@ class Hedges:
                 return tasks[1].result()
             return await first
         finally:
-            self._note(self._clock() - began)
+            if any(task.done() for task in tasks):  # else nobody waited for the end
+                self._note(self._clock() - began)
             for task in tasks:
                 task.cancel()
                 task.add_done_callback(_look_at_it)

@@ -98,7 +98,12 @@ class Names:
         none of ours.
         """
         parts = marker.removeprefix(self.sources).split("/")
-        if len(parts) != 3 or not _SEGMENT.match(parts[1]) or not _SOURCE.fullmatch(parts[2]):
+        if len(parts) != 3 or not _SOURCE.fullmatch(parts[2]):
+            return None
+        try:
+            if parts[1] != NO_PROFILE:
+                _text(parts[1])
+        except ValueError:
             return None
         return f"{self.root}{parts[1]}/{parts[2]}/"
 
