@@ -16,12 +16,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from cogcache import _core
 from cogcache._arguments import flag
 from cogcache._inline import in_calling_thread, is_inline, is_sync, without_stop
 from cogcache._types import Lookup, StoreResult
 from cogcache.codecs import stored_form
 from cogcache.exceptions import warn
-from cogcache.freshness import Flights, is_forgotten
+from cogcache.freshness import Flights, is_forgotten, is_nested
+from cogcache.hostlock import HostLocks
 
 Gate = AbstractAsyncContextManager[Any] | AbstractContextManager[Any]
 
@@ -132,11 +134,13 @@ class Computations:
     Attributes:
         flights: What is under way.
         counters: ``computed`` and ``unstorable``.
+        locks: Of the host, where its processes share flights.
     """
 
     def __init__(self, counters: dict[str, int]) -> None:
         self.flights: Flights[_Outcome] = Flights()
         self.counters = counters
+        self.locks: HostLocks | None = None
 
     async def once(self, key: bytes, recipe: Recipe, *, began: int = 0, valid_from: int = 0) -> Any:
         """The value of ``key`` by ``recipe``, or by that of whoever began to compute it before.
@@ -149,7 +153,7 @@ class Computations:
                 of its tags was invalidated before it asked.
         """
         while True:
-            outcome, led = await self.flights.run(key, lambda: self._fly(recipe, began))
+            outcome, led = await self.flights.run(key, lambda: self._fly_alone(key, recipe, began))
             if led:
                 return outcome.value if outcome.found else recipe.hand_out(outcome.value)
             if outcome.found and recipe.refresh:
@@ -163,6 +167,15 @@ class Computations:
             if outcome.began < valid_from:
                 continue
             return recipe.hand_out(recipe.share(outcome.value))
+
+    async def _fly_alone(self, key: bytes, recipe: Recipe, began: int) -> _Outcome:
+        """``_fly``, while no other process of the host does. A computation within another never
+        waits for one: two of two processes might wait for each other.
+        """
+        if self.locks is None:
+            return await self._fly(recipe, began)
+        async with self.locks.held(_core.hash128(key).hex(), wait=not is_nested()):
+            return await self._fly(recipe, began)
 
     async def _fly(self, recipe: Recipe, began: int) -> _Outcome:
         async with _entered(recipe.gate):

@@ -283,7 +283,10 @@ class FilesystemCacheConfig(_WithPolicy):
         max_files: Number of entries, soft by the writes in flight; ``None`` is no limit.
         durability: ``none`` (a crash of the machine may lose entries, never corrupt them), ``data``
             (what is visible is whole on disk) or ``full`` (what was acknowledged is there).
-        single_flight: ``"process"``; computing once per host comes with a later release.
+        single_flight: Who computes a missing value once: ``"process"``, or ``"host"`` for all
+            processes of this host that use the directory. A process that dies while it computes is
+            followed by one that waits. Any file system with locks; over several hosts only where
+            they share it and its locks.
         touch_seconds: How often the use of one entry is recorded; ``None`` is 60, 0 records every
             use.
         enable_ttl: ``False`` ignores lives: nothing expires.
@@ -305,7 +308,7 @@ class FilesystemCacheConfig(_WithPolicy):
     min_free_mb: float | None = field(default=None, kw_only=True)
     max_files: int | None = field(default=None, kw_only=True)
     durability: Literal["none", "data", "full"] = field(default="none", kw_only=True)
-    single_flight: Literal["process"] = field(default="process", kw_only=True)
+    single_flight: Literal["process", "host"] = field(default="process", kw_only=True)
     touch_seconds: int | None = field(default=None, kw_only=True)
     enable_ttl: bool = field(default=True, kw_only=True)
     cleanup_on_startup: bool = field(default=True, kw_only=True)
@@ -338,7 +341,7 @@ class FilesystemCacheConfig(_WithPolicy):
         number(self.min_free_mb, "min_free_mb", none=True)
         whole(self.max_files, "max_files", least=1)
         choice(self.durability, "durability", ("none", "data", "full"))
-        choice(self.single_flight, "single_flight", ("process",))
+        choice(self.single_flight, "single_flight", ("process", "host"))
         whole(self.touch_seconds, "touch_seconds", most=31_536_000)
         _flag(self.enable_ttl, "enable_ttl")
         _flag(self.cleanup_on_startup, "cleanup_on_startup")

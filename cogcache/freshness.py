@@ -63,6 +63,11 @@ def is_forgotten() -> bool:
     return bool(computing) and computing[-1].forgotten
 
 
+def is_nested() -> bool:
+    """Whether the running computation is part of another."""
+    return len(_computing.get()) > 1
+
+
 class Flights(Generic[_T]):
     """Computations under way, by key.
 

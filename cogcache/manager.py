@@ -173,6 +173,8 @@ class CacheManager:
         most = None if chunking.enabled else chunking.size_threshold - 1
         self._tiers = Tiers(tiers, self.counters, most_uncut=most)
         self._writing = Writing(self._tiers)
+        locks = [tier.host_locks for tier in tiers if tier.host_locks is not None]
+        self._computations.locks = locks[0] if locks else None
 
     # --- values -----------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from cogcache.backends.faults import NotAskedError
 from cogcache.backends.receiving import BufferedReceiver, Receiver, Unfinished
 from cogcache.config import BackendConfig, Compression, known_options, nearest
 from cogcache.exceptions import ConfigError
+from cogcache.hostlock import HostLocks
 from cogcache.keys import Key, key_bytes
 
 logger = logging.getLogger("cogcache")
@@ -76,6 +77,7 @@ class CacheBackend(ABC):
             ``CacheConfig``; all entries stay readable.
         compress_arrays: Whether arrays are compressed too.
         beside_remote: Whether this tier or another of its cache is remote; the manager sets it.
+        host_locks: By which the processes of a host compute a missing value once, or ``None``.
     """
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = None
@@ -99,6 +101,7 @@ class CacheBackend(ABC):
         self.enable_compression: Compression = "auto" if wanted is None else wanted
         self.compress_arrays: bool = getattr(config, "compress_arrays", False)
         self.beside_remote: bool = self.is_remote
+        self.host_locks: HostLocks | None = None
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
         self._refusing: str | None = None  # why, when last said to keep nothing

@@ -24,6 +24,7 @@ from cogcache.backends.base import CacheBackend, DraftKind, KeyPattern
 from cogcache.backends.receiving import Receiver
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
 from cogcache.exceptions import ClosedError, ConfigError
+from cogcache.hostlock import HostLocks
 from cogcache.keys import Key
 
 logger = logging.getLogger("cogcache")
@@ -57,6 +58,9 @@ class FilesystemCacheBackend(CacheBackend):
         self._expires = config.enable_ttl
         self._next_sweep = 0.0 if config.cleanup_on_startup else time.monotonic() + SWEEP_SECONDS
         self._unavailable = False
+        if config.single_flight == "host":
+            folder = os.path.join(self._store.root, "locks")
+            self.host_locks = HostLocks(folder, group=config.shared == "group")
         self._adopt(self._store)
 
     @property
