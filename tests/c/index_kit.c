@@ -351,19 +351,44 @@ static uint64_t charge_of(const struct stat *stat)
     return blocks > size ? blocks : size;
 }
 
-/*
- * Names in spool/ are charged in full, and so is an entry beside its link there: what the name of
- * the entry is short of as one of two is added here.
- */
-static uint64_t charge_of_spooled(const struct stat *stat)
+/* The files that have names in spool/, one for each name. */
+static ino_t spooled[4096];
+static unsigned spooled_count;
+
+static void list_spooled(int root)
 {
-    return charge_of(stat) + (stat->st_nlink > 1 ? charge_of(stat) / 2 : 0);
+    int fd = openat(root, COG_SPOOL_DIRECTORY, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *names = fd >= 0 ? fdopendir(fd) : NULL;
+    spooled_count = 0;
+    if (names == NULL) {
+        return; /* there is none */
+    }
+    const struct dirent *one;
+    while ((one = readdir(names)) != NULL) {
+        REQUIRE(spooled_count < sizeof spooled / sizeof *spooled);
+        spooled[spooled_count++] = one->d_ino;
+    }
+    closedir(names);
+}
+
+/*
+ * How many names a file shares its charge with, itself among them. Names in spool/ are charged in
+ * full beside it; but between link and unlink of a publish without renameat2 a file is in tmp/ and
+ * in objects/: half each.
+ */
+static uint64_t names_that_share(const struct stat *stat)
+{
+    uint64_t names = S_ISREG(stat->st_mode) ? (uint64_t)stat->st_nlink : 1;
+    for (unsigned i = 0; i < spooled_count; i++) {
+        names -= names > 1 && spooled[i] == stat->st_ino;
+    }
+    return names ? names : 1;
 }
 
 static void walk(int parent, const char *name, struct truth *out, bool objects, bool temps,
                  bool look_inside)
 {
-    bool spooled = strcmp(name, COG_SPOOL_DIRECTORY) == 0;
+    bool in_spool = strcmp(name, COG_SPOOL_DIRECTORY) == 0;
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *names = fd >= 0 ? fdopendir(fd) : NULL;
     REQUIRE(names != NULL);
@@ -376,12 +401,10 @@ static void walk(int parent, const char *name, struct truth *out, bool objects, 
         if (fstatat(fd, one->d_name, &stat, AT_SYMLINK_NOFOLLOW)) {
             continue;
         }
-        /* between link and unlink of a publish without renameat2 a file has two names: half each */
-        uint64_t names_of_it = S_ISREG(stat.st_mode) ? (uint64_t)stat.st_nlink : 1;
-        names_of_it = names_of_it ? names_of_it : 1;
+        uint64_t names_of_it = S_ISREG(stat.st_mode) && stat.st_nlink ? stat.st_nlink : 1;
         out->all += (uint64_t)stat.st_blocks * 512 / names_of_it;
-        out->moving += spooled            ? charge_of_spooled(&stat)
-                       : objects || temps ? charge_of(&stat) / names_of_it
+        out->moving += in_spool           ? charge_of(&stat)
+                       : objects || temps ? charge_of(&stat) / names_that_share(&stat)
                                           : 0;
         if (S_ISDIR(stat.st_mode)) {
             bool in_objects = objects || strcmp(one->d_name, "objects") == 0;
@@ -398,6 +421,7 @@ static void walk(int parent, const char *name, struct truth *out, bool objects, 
 void root_truth(const struct root *root, struct truth *out, bool look_inside)
 {
     *out = (struct truth){0};
+    list_spooled(root->fd);
     walk(root->fd, ".", out, false, false, look_inside);
 }
 
