@@ -10,9 +10,10 @@ import asyncio
 import dataclasses
 import logging
 import os
+import shlex
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
@@ -143,9 +144,14 @@ class ArtifactVerbs:
         """A cache over the given tiers in this order; a path is a filesystem tier of that
         directory.
 
-        Without any, ``$COGCACHE_DIR`` or ``~/.cache/cogcache`` is used.
+        Without any, those of ``$COGCACHE_TIERS`` are used (directories and URLs, separated by
+        spaces, quoted as in a shell), else the directory ``$COGCACHE_DIR``, else
+        ``~/.cache/cogcache``.
+
+        Raises:
+            ConfigError: A tier that cannot be; for those of the environment the variable is named.
         """
-        chosen = tiers or (os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache",)
+        chosen = tiers or _tiers_of_environment()
         backends = [_tier_config(tier, number) for number, tier in enumerate(chosen)]
         return cls(CacheManager(CacheConfig(backends)), ttl, profile, identity=identity)
 
@@ -843,6 +849,17 @@ def _metadata_of(artifact: str, value: Any) -> Any:
     if artifact in _FRAMED and isinstance(value, tuple) and len(value) == 2:
         return value[0]
     return value
+
+
+def _tiers_of_environment() -> Sequence[str]:
+    listed = os.environ.get("COGCACHE_TIERS", "")
+    try:
+        tiers = shlex.split(listed)
+        for number, tier in enumerate(tiers):
+            _tier_config(tier, number)
+    except ValueError as error:  # a ConfigError, or an open quote
+        raise ConfigError(f"COGCACHE_TIERS: {error}") from None
+    return tiers or [os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache"]
 
 
 def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:

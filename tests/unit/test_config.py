@@ -404,6 +404,39 @@ def test_redis_never_shows_its_password() -> None:
         assert "s3cret" not in str(caught.value)
 
 
+def test_the_tiers_of_a_cache_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tmp_path / "my files"
+    monkeypatch.setenv(
+        "COGCACHE_TIERS", f"'{files}' redis://:s3cret@h:7/1 s3://bucket/prefix?region=eu-west-1"
+    )
+    cache = PipelineArtifactCache.open(identity="content")
+    local, redis, s3 = (tier.config for tier in cache.cache.backends)
+    assert local == FilesystemCacheConfig(str(files), priority=0)
+    assert redis == RedisCacheConfig("redis://:s3cret@h:7/1", priority=1)
+    assert (s3.bucket, s3.clean_prefix, s3.region) == ("bucket", "prefix", "eu-west-1")
+    assert "s3cret" not in repr(cache.cache.config)
+    cache.sync.aclose()
+    given = PipelineArtifactCache.open(tmp_path / "given")
+    assert len(given.cache.backends) == 1  # what is said in the code counts
+    given.sync.aclose()
+    for wrong, words in (
+        ("s3://bucket?reigon=x", "did you mean 'region'"),
+        ("'open", "No closing quotation"),
+        ("gs://bucket", "does not exist yet"),
+    ):
+        monkeypatch.setenv("COGCACHE_TIERS", wrong)
+        with pytest.raises(ConfigError, match="COGCACHE_TIERS: ") as caught:
+            PipelineArtifactCache.open()
+        assert words in str(caught.value)
+    monkeypatch.setenv("COGCACHE_TIERS", " ")
+    monkeypatch.setenv("COGCACHE_DIR", str(tmp_path / "dir"))
+    plain = PipelineArtifactCache.open()
+    assert plain.cache.backends[0].config == FilesystemCacheConfig(str(tmp_path / "dir"))
+    plain.sync.aclose()
+
+
 def test_redis_takes_its_address_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
     with pytest.raises(ConfigError, match="REDIS_URL"):
