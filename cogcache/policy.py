@@ -14,6 +14,7 @@ from cogcache._inline import is_inline
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.faults import NotAskedError
 from cogcache.breaker import Breaker
+from cogcache.latency import Latency
 
 __all__ = ["ROUTED", "Guard", "Policy"]
 
@@ -85,6 +86,7 @@ class Guard:
     Attributes:
         policy: Of the tier.
         breaker: ``None`` where the tier is called as it is.
+        reads: How long it took to find entries, those that were at hand apart.
     """
 
     def __init__(self, tier: CacheBackend, most: int | None = None) -> None:
@@ -95,6 +97,7 @@ class Guard:
         seconds = self.policy.timeout_seconds
         self._seconds = None if tier.keeps_deadlines else seconds
         self.breaker = None if self._seconds is None else Breaker()
+        self.reads = Latency()
 
     async def call(self, work: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
         """``await work()``; ``times`` lengthens the deadline, for a batch of so many entries.
@@ -147,6 +150,7 @@ class Guard:
             "last_fault": None if fault is None else fault.describe(),
             "write_mode": self.policy.write_mode,
             "required": self.policy.required,
+            "reads": self.reads.describe(),
         }
         if self.breaker is not None:
             described["breaker"] = {

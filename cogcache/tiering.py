@@ -83,6 +83,7 @@ class Tiers:
             if waiting is not None and not self.is_dead(waiting):
                 return waiting
         guard = self.guard(tier)
+        began = time.perf_counter()
         try:
             if parts:
                 answer = await guard.call(lambda: tier.fetch_parts(encoded))
@@ -93,6 +94,8 @@ class Tiers:
         except Exception as error:
             self.failed(tier, "read", error)
             return "unavailable"
+        if answer != "unavailable":
+            guard.reads.add(time.perf_counter() - began)
         return self._heard(tier, answer)
 
     async def fetch_many(
