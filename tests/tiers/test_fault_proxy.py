@@ -7,6 +7,7 @@ import pytest
 import redis
 from botocore.exceptions import (
     ClientError,
+    ConnectionClosedError,
     ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
@@ -42,7 +43,8 @@ def test_who_asks_after_the_end_of_its_test_is_not_heard(
     assert got(late, key) == BODY
     s3_proxy.set("status", status=503)
     s3_proxy.begin()
-    with pytest.raises(EndpointConnectionError):
+    # Nobody listens there, or the last who did had not been asked yet when it stopped.
+    with pytest.raises((EndpointConnectionError, ConnectionClosedError)):
         got(late, key)
     assert s3_proxy.requests() == [] and s3_proxy.counts()["connections"] == 0
     with proxied_place.at(endpoint_url=s3_proxy.endpoint_url) as place:

@@ -133,7 +133,9 @@ def test_sixteen_processes_create_one_key_and_one_wins(
     seen = [found for _, _, found in results if found is not None]  # read while others wrote
     assert seen and all(found in written for found in seen)
     kinds = s3_proxy.counts()["kinds"]
-    assert kinds["PutObject"] <= 32  # each its entry and the trace of the video
+    puts = [one["status"] for one in s3_proxy.requests() if one["kind"] == "PutObject"]
+    # Each its entry and the trace of the video; a busy store may have been asked again.
+    assert sum(status in (200, 201, 412) for status in puts) <= 32, puts
     assert kinds.get("HeadObject", 0) <= 15
     if can.create_once:
         assert losers == 15
