@@ -21,6 +21,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Final, TypeVar
 
 from cogcache._inline import in_calling_thread, is_sync
+from cogcache._reading import no_beat
 
 __all__ = ["NoAnswerError", "beside", "offload"]
 
@@ -152,9 +153,5 @@ async def beside(work: Callable[[Callable[[], None]], T]) -> T:
     thread. See ``offload`` for ``beat``.
     """
     if is_sync():
-        return await in_calling_thread(work, _no_beat)
+        return await in_calling_thread(work, no_beat)
     return await offload(work, timeout_seconds=None, own_thread=True)
-
-
-def _no_beat() -> None:
-    pass

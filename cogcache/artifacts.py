@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from cogcache.config import nearest
 from cogcache.exceptions import KeyTypeError, shown
@@ -27,6 +27,10 @@ class _Required:
     def __reduce__(self) -> str:
         return "REQUIRED"
 
+
+Framed = Literal["keyframes", "segment_frames"]
+FRAMED: Final[tuple[Framed, ...]] = ("keyframes", "segment_frames")
+"""Artifacts of metadata and pictures; all others are documents and arrays."""
 
 PART: Final = ".part"
 """What the name of an artifact ends with in the key of a batch of it."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cogcache._arguments import checked_tags
-from cogcache.artifacts import PART
+from cogcache.artifacts import FRAMED, PART
+from cogcache.computing import is_async
 from cogcache.config import whole
 from cogcache.exceptions import shown
 from cogcache.keys import Key
@@ -50,7 +50,7 @@ async def compute_in_batches(
     whole(batch_size, "batch_size", least=1)
     if not callable(compute):
         raise TypeError(f"compute must be a function, not {type(compute).__name__}")
-    if artifact in ("keyframes", "segment_frames"):
+    if artifact in FRAMED:
         raise TypeError(f"{artifact}: batches are for artifacts that map ids to results")
     request = await cache._request(artifact, video_path, named)
     have: dict[Any, Any] = {}
@@ -101,7 +101,9 @@ async def _results(
             return {one: found.value[one] for one in batch}, 0.0
     took = 0.0
 
-    def checked(results: Any) -> Any:
+    def finished(results: Any, began: float) -> Any:
+        nonlocal took
+        took = time.perf_counter() - began
         if not isinstance(results, Mapping):
             raise TypeError(f"compute must return a mapping, not {type(results).__name__}")
         for one in results:
@@ -110,18 +112,12 @@ async def _results(
         return dict(results)
 
     async def awaited() -> Any:
-        nonlocal took
         began = time.perf_counter()
-        results = await compute(list(batch))
-        took = time.perf_counter() - began
-        return checked(results)
+        return finished(await compute(list(batch)), began)
 
     def plain() -> Any:
-        nonlocal took
         began = time.perf_counter()
-        results = compute(list(batch))
-        took = time.perf_counter() - began
-        return checked(results)
+        return finished(compute(list(batch)), began)
 
     async def this() -> Request:
         return part
@@ -130,7 +126,7 @@ async def _results(
         part.artifact.name,
         this,
         {},
-        awaited if _is_async(compute) else plain,
+        awaited if is_async(compute) else plain,
         should_store=lambda made: len(made) == len(batch),
         **how,
         **kept,
@@ -158,9 +154,3 @@ def _checked_ids(ids: Any) -> list[Any]:
             raise ValueError(f"ids: {shown(one)} is there twice")
         seen.add(one)
     return listed
-
-
-def _is_async(compute: Callable[[list[Any]], Any]) -> bool:
-    return inspect.iscoroutinefunction(compute) or inspect.iscoroutinefunction(
-        getattr(compute, "__call__", None)  # noqa: B004
-    )

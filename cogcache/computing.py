@@ -83,7 +83,7 @@ class Recipe:
             raise TypeError("compute must be a function, not a coroutine: leave out the ()")
         if not callable(self.compute):
             raise TypeError(f"compute must be a function, not {type(self.compute).__name__}")
-        if is_sync() and _is_async(self.compute):
+        if is_sync() and is_async(self.compute):
             raise TypeError(
                 "compute must be a plain function under .sync, not a coroutine function; await "
                 "get_or_compute() of the cache itself instead of .sync.get_or_compute()"
@@ -246,7 +246,7 @@ async def _entered(gate: Any) -> AsyncIterator[None]:
         raise error
 
 
-def _is_async(compute: Callable[[], Any]) -> bool:
+def is_async(compute: Callable[..., Any]) -> bool:
     """Whether it is a coroutine function, or an object with an asynchronous ``__call__``."""
     return inspect.iscoroutinefunction(compute) or inspect.iscoroutinefunction(
         getattr(compute, "__call__", None)  # noqa: B004
@@ -270,7 +270,7 @@ async def call_compute(compute: Callable[[], Any], executor: Executor | None) ->
                 result.close()
             raise TypeError("compute must return its value under .sync, not an awaitable")
         return result
-    if _is_async(compute):
+    if is_async(compute):
         return await compute()
     loop = asyncio.get_running_loop()
     if executor is None or isinstance(executor, concurrent.futures.ThreadPoolExecutor):

@@ -16,9 +16,9 @@ from cogcache.artifacts import arguments_of
 from cogcache.backends.base import (
     META_SOURCE,
     META_SOURCE_URI,
-    META_TAGS,
     CacheBackend,
     KeyPattern,
+    tags_of,
 )
 from cogcache.config import whole
 from cogcache.keys import Key
@@ -146,7 +146,7 @@ class Selection:
             return False
         if self._source is not None and not self._is_of(self._source, entry, key):
             return False
-        if self._tags and not self._tags <= set(_tags_of(entry)):
+        if self._tags and not self._tags <= set(tags_of(entry)):
             return False
         if self._params and not self._has_params(key):
             return False
@@ -239,14 +239,10 @@ def _described(
         created_at=entry.created_ms / 1000,
         expires_at=None if entry.expires_ms is None else entry.expires_ms / 1000,
         cost_seconds=entry.cost_ms / 1000,
-        tags=tuple(tag for tag in _tags_of(entry) if not tag.startswith(URI_TAG)),
+        tags=tuple(tag for tag in tags_of(entry) if not tag.startswith(URI_TAG)),
         source_uri=next(iter(_uris_of(entry)), ""),
         tiers=(tier,),
     )
-
-
-def _tags_of(entry: _core.Entry) -> list[str]:
-    return [name for name, _ in entry.meta.get(META_TAGS) or ()]
 
 
 def _uris_of(entry: _core.Entry) -> list[str]:

@@ -28,6 +28,7 @@ from cogcache import _bridge, _core
 from cogcache._fork import renew_after_fork
 from cogcache._inline import is_inline
 from cogcache._offload import NoAnswerError, offload
+from cogcache._reading import no_beat
 from cogcache.backends.base import CacheBackend
 
 __all__ = ["Claim", "Spool", "Spooled", "destination_of"]
@@ -221,7 +222,7 @@ class Spool:
         return found
 
     def _look(
-        self, known: frozenset[str], beat: Callable[[], None] | None = None
+        self, known: frozenset[str], beat: Callable[[], None] = no_beat
     ) -> tuple[list[Spooled], list[str]]:
         """Jobs, and names of old links that have no record."""
         found: dict[str, Spooled] = {}
@@ -230,8 +231,7 @@ class Spool:
             name, ending = os.path.splitext(item.name)
             if not name.endswith(self._ending) or name in known:
                 continue
-            if beat is not None:
-                beat()
+            beat()
             if ending == ".job":
                 job = self._read(name)
                 if job is not None:

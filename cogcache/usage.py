@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from cogcache._identity import URI_TAG
-from cogcache.backends.base import META_TAGS, CacheBackend
+from cogcache.backends.base import CacheBackend, tags_of
 from cogcache.keys import Key
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _add_to_groups(usage: dict[str, Any], entry: _core.Entry) -> None:
     _add(usage, entry)
     _add(usage["profiles"].setdefault(key.profile, _nothing()), entry)
     _add(usage["artifacts"].setdefault(key.artifact, _nothing()), entry)
-    for tag, _ in entry.meta.get(META_TAGS) or ():
+    for tag in tags_of(entry):
         if not tag.startswith(URI_TAG):
             _add(usage["tags"].setdefault(tag, _nothing()), entry)
 

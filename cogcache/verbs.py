@@ -25,8 +25,8 @@ from cogcache._fork import renew_after_fork
 from cogcache._identity import URI_TAG
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
-from cogcache.artifacts import ARTIFACTS, Artifact, artifact_of, new_artifact
-from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI
+from cogcache.artifacts import ARTIFACTS, FRAMED, Artifact, Framed, artifact_of, new_artifact
+from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI, tags_of
 from cogcache.batches import compute_in_batches
 from cogcache.computing import Gate, Recipe, own_copy
 from cogcache.config import (
@@ -66,11 +66,9 @@ Identity = Literal["stat", "content", "sampled", "sha256"]
 IDENTITIES = ("stat", "content", "sampled", "sha256")
 
 # Arguments of the generic verbs that say how to load or store, not what the artifact is.
-Framed = Literal["keyframes", "segment_frames"]
-_FRAMED: tuple[Framed, ...] = ("keyframes", "segment_frames")
 _LOAD_OPTIONS = {
-    "load_images": _FRAMED,
-    "frames": _FRAMED,
+    "load_images": FRAMED,
+    "frames": FRAMED,
     "mode": ("embeddings",),
     "names": ("embeddings",),
 }
@@ -151,8 +149,7 @@ class ArtifactVerbs:
         Raises:
             ConfigError: A tier that cannot be; for those of the environment the variable is named.
         """
-        chosen = tiers or _tiers_of_environment()
-        backends = [_tier_config(tier, number) for number, tier in enumerate(chosen)]
+        backends = _tier_configs(tiers) if tiers else _tiers_of_environment()
         return cls(CacheManager(CacheConfig(backends)), ttl, profile, identity=identity)
 
     def register_artifact(
@@ -208,8 +205,8 @@ class ArtifactVerbs:
         Keyframes and segment frames are given as ``(metadata, images)``, or the metadata alone.
         """
         options = {name: named.pop(name) for name in _STORE_OPTIONS if name in named}
-        if "channels" in options and artifact not in _FRAMED:
-            raise TypeError(f"{artifact}: channels is for {' and '.join(_FRAMED)} only")
+        if "channels" in options and artifact not in FRAMED:
+            raise TypeError(f"{artifact}: channels is for {' and '.join(FRAMED)} only")
         request = await self._request(artifact, video_path, named)
         if not request.is_readable:
             return self._refused(artifact, "source-unreadable")
@@ -408,10 +405,10 @@ class ArtifactVerbs:
         channels: str = "bgr",
     ) -> Any:
         """``get_or_compute`` of a request, which is made once the arguments are checked."""
-        if artifact in _FRAMED:
+        if artifact in FRAMED:
             check_channels(channels)
         elif not isinstance(channels, str) or channels != "bgr":
-            raise TypeError(f"{artifact}: channels is for {' and '.join(_FRAMED)} only")
+            raise TypeError(f"{artifact}: channels is for {' and '.join(FRAMED)} only")
         check_kept(ttl, cost_seconds)
         tags = checked_tags(tags)
         stamp: int | None = None
@@ -480,7 +477,7 @@ class ArtifactVerbs:
         for tier in self.cache.backends:
             try:
                 async for entry in tier.scan(source.uri_hash):
-                    if any(name == tag for name, _ in entry.meta.get(3) or ()):
+                    if tag in tags_of(entry):
                         key = entry.key
                         if await tier.discard_entry(entry):
                             removed.add(key)
@@ -612,7 +609,7 @@ class ArtifactVerbs:
         """Frames in the form in which they are stored; other values as they are. Reads and encodes
         off the loop.
         """
-        if artifact not in _FRAMED:
+        if artifact not in FRAMED:
             return value
         check_metadata(artifact, _metadata_of(artifact, value))
         if not (isinstance(value, tuple) and len(value) == 2):
@@ -800,7 +797,7 @@ def _load_options(
     artifact: str, load: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Callable[[Any], Any]]:
     """What the decoder is told, and how its answer becomes what the method gives."""
-    if artifact in _FRAMED:
+    if artifact in FRAMED:
         if not load.get("load_images", artifact == "segment_frames"):
             return {"frames": False}, _as_it_is
         wanted = load.get("frames")
@@ -832,7 +829,7 @@ def _named(value: Any, names: list[Any] | None) -> Any:
 
 def _handed_out(artifact: str, value: Any, load: Mapping[str, Any]) -> Any:
     """What the computing caller gets: for frames the decoded stored form, as every later caller."""
-    if artifact not in _FRAMED:
+    if artifact not in FRAMED:
         named = _named(value, load.get("names"))
         return value if named is _NOTHING else named
     images = bool(load.get("load_images", artifact == "segment_frames"))
@@ -846,20 +843,21 @@ def _handed_out(artifact: str, value: Any, load: Mapping[str, Any]) -> Any:
 
 
 def _metadata_of(artifact: str, value: Any) -> Any:
-    if artifact in _FRAMED and isinstance(value, tuple) and len(value) == 2:
+    if artifact in FRAMED and isinstance(value, tuple) and len(value) == 2:
         return value[0]
     return value
 
 
-def _tiers_of_environment() -> Sequence[str]:
-    listed = os.environ.get("COGCACHE_TIERS", "")
+def _tiers_of_environment() -> list[BackendConfig | Mapping[str, Any]]:
     try:
-        tiers = shlex.split(listed)
-        for number, tier in enumerate(tiers):
-            _tier_config(tier, number)
+        tiers = _tier_configs(shlex.split(os.environ.get("COGCACHE_TIERS", "")))
     except ValueError as error:  # a ConfigError, or an open quote
         raise ConfigError(f"COGCACHE_TIERS: {error}") from None
-    return tiers or [os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache"]
+    return tiers or _tier_configs([os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache"])
+
+
+def _tier_configs(tiers: Sequence[Any]) -> list[BackendConfig | Mapping[str, Any]]:
+    return [_tier_config(tier, number) for number, tier in enumerate(tiers)]
 
 
 def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
+from cogcache.artifacts import Framed
 from cogcache.batches import compute_in_batches
 from cogcache.computing import Gate
 from cogcache.config import nearest
@@ -22,7 +23,6 @@ from cogcache.sources import SourceRef
 if TYPE_CHECKING:
     from cogcache.explain import Explanation
     from cogcache.pipeline import PipelineArtifactCache
-    from cogcache.verbs import Framed
 
 _T = TypeVar("_T")
 

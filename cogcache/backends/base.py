@@ -639,6 +639,11 @@ class KeyPattern:
         return all(want in ("*", got) for want, got in zip(self._segments, segments, strict=False))
 
 
+def tags_of(entry: _core.Entry) -> list[str]:
+    """The names of the tags of an entry, those of the cache's own among them."""
+    return [name for name, _ in entry.meta.get(META_TAGS) or ()]
+
+
 def describe_entry(entry: _core.Entry) -> dict[str, Any]:
     """What an entry says of itself, as plain data.
 
@@ -656,7 +661,7 @@ def describe_entry(entry: _core.Entry) -> dict[str, Any]:
         "size_bytes": entry.length,
         "raw_bytes": sum(part.raw_size for part in parts),
         "format": "cogcache",
-        "tags": [name for name, _ in meta.get(META_TAGS) or ()],
+        "tags": tags_of(entry),
         "parts": len(parts),
     }
     for number, name in _META_NAMES.items():

@@ -144,7 +144,6 @@ class Direct:
         patience: By the name of the lane.
         count: Told of each request that is sent: its operation, and the bytes it carries.
         heed: Told of the status of each answer.
-        heed: Told of the status of each answer.
 
     Attributes:
         answered: Requests that boto3 was spared.
