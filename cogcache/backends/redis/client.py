@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cogcache._fork import renew_after_fork
@@ -44,6 +45,7 @@ T = TypeVar("T")
 SMALL_SECONDS: Final = 0.25
 BULK_FACTOR: Final = 4  # of the time of a small call, for each batch of slices
 CONNECTIONS: Final = 16
+_broken: ContextVar[list[Exception] | None] = ContextVar("_broken", default=None)
 LATE_LOOP_SECONDS: Final = 0.05  # a timer that comes later than this: the loop was busy, not Redis
 
 
@@ -167,11 +169,20 @@ class RedisClient:
         attempt.succeeded()
         return result
 
-    async def script(self, script: Script, keys: Sequence[bytes], *args: Any) -> Any:
-        """Run a script, which the server learns when it does not know it."""
+    async def script(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        *args: Any,
+        broken: list[Exception] | None = None,
+    ) -> Any:
+        """Run a script, which the server learns when it does not know it. What ended a connection
+        under it, so that it was perhaps sent twice, is added to ``broken``.
+        """
         from redis.exceptions import NoScriptError
 
         async def work(client: Any) -> Any:
+            _broken.set(broken)  # of the task that this runs in
             try:
                 return await client.evalsha(script.sha, len(keys), *keys, *args)
             except NoScriptError:
@@ -224,9 +235,6 @@ class RedisClient:
             SSLConnection,
             UnixDomainSocketConnection,
         )
-        from redis.asyncio.retry import Retry
-        from redis.backoff import ConstantBackoff
-        from redis.exceptions import ConnectionError as LostError
 
         where = self._config.connection
         kind: Any = Connection
@@ -247,10 +255,29 @@ class RedisClient:
             socket_timeout=backstop,
             socket_read_size=256 * 1024,
             health_check_interval=15,
-            retry=Retry(ConstantBackoff(0.01), 1, supported_errors=(LostError,)),
+            retry=_once_more(),
             driver_info=None,
         )
         return redis.asyncio.Redis(connection_pool=pool)
+
+
+def _once_more() -> Any:
+    """Tries what a lost connection has ended once more, and takes note of that."""
+    from redis.asyncio.retry import Retry
+    from redis.backoff import ConstantBackoff
+    from redis.exceptions import ConnectionError as LostError
+
+    class OnceMore(Retry):
+        async def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
+            def failed(error: Exception, *more: Any) -> Any:
+                broken = _broken.get()
+                if broken is not None:
+                    broken.append(error)
+                return fail(error, *more)
+
+            return await super().call_with_retry(do, failed, *args, **options)
+
+    return OnceMore(ConstantBackoff(0.01), 1, supported_errors=(LostError,))
 
 
 def _let_go(gone: _Loop) -> None:

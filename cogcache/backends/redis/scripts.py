@@ -43,13 +43,36 @@ local function forget(base, token, count)
 end
 """
 
-# KEYS: manifest. ARGV: base, manifest, life in ms or '', life of slices or ''.
-# Answers 1; 0 when a slice is gone, and then nothing has changed.
+# Changes of one process are numbered, and none is made after one with a higher number of the same
+# entry that knew of it; see late.py. KEYS[2] has the number up to which they come too late. Answers
+# whether this one may be made, and 1 if those up to `past` may not from now on. (A full server says
+# no to that; what may be done all the same, removing, is not to fail for it.)
+_FENCE: Final = """
+local function pass(number, past, life)
+  local fence = tonumber(redis.call('GET', KEYS[2]) or '0')
+  local fenced = 1
+  if tonumber(past) > fence then
+    local done = redis.pcall('SET', KEYS[2], past, 'PX', life)
+    if done['err'] then fenced = 0 end
+  end
+  return tonumber(number) > fence, fenced
+end
+"""
+
+# KEYS: manifest, fence. ARGV: number, past, life of the fence in ms, base, manifest, life in ms or
+# '', life of slices or ''. Answers 1; 0 when a slice is gone, and then nothing has changed. One
+# that comes too late is done and gone again. The other answer is that of the fence.
 COMMIT: Final = Script(
     _GENERATION
+    + _FENCE
     + """
-local base, life, slices = ARGV[1], ARGV[3], ARGV[4]
-local token, count = generation(ARGV[2])
+local base, life, slices = ARGV[4], ARGV[6], ARGV[7]
+local token, count = generation(ARGV[5])
+local may, fenced = pass(ARGV[1], ARGV[2], ARGV[3])
+if not may then
+  if generation(redis.call('GETRANGE', KEYS[1], 0, 47)) ~= token then forget(base, token, count) end
+  return {1, fenced}
+end
 for i = 0, count - 1 do
   local name = base .. ':c:' .. token .. ':' .. i
   local there
@@ -61,32 +84,35 @@ for i = 0, count - 1 do
   end
   if there == 0 then
     forget(base, token, count)
-    return 0
+    return {0, fenced}
   end
 end
 local kind = redis.call('TYPE', KEYS[1])['ok']
 local old, old_count
 if kind == 'string' then old, old_count = generation(redis.call('GETRANGE', KEYS[1], 0, 47)) end
 if life == '' then
-  redis.call('SET', KEYS[1], ARGV[2])
+  redis.call('SET', KEYS[1], ARGV[5])
 else
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', life)
+  redis.call('SET', KEYS[1], ARGV[5], 'PX', life)
 end
 if old and old ~= token then forget(base, old, old_count) end
-return 1
+return {1, fenced}
 """
 )
 
-# KEYS: manifest. ARGV: base, token or '' for any. Answers 1 when it was there.
+# KEYS: manifest, fence. ARGV: number, past, life of the fence in ms, base, token or '' for any.
+# Answers 1 when it was there, and that of the fence.
 REMOVE: Final = Script(
     _GENERATION
+    + _FENCE
     + """
+local may, fenced = pass(ARGV[1], ARGV[2], ARGV[3])
 local start = redis.call('GETRANGE', KEYS[1], 0, 47)
-if #start == 0 then return 0 end
+if not may or #start == 0 then return {0, fenced} end
 local token, count = generation(start)
-if ARGV[2] ~= '' and token ~= ARGV[2] then return 0 end
-if token then forget(ARGV[1], token, count) end
-return redis.call('UNLINK', KEYS[1])
+if ARGV[5] ~= '' and token ~= ARGV[5] then return {0, fenced} end
+if token then forget(ARGV[4], token, count) end
+return {redis.call('UNLINK', KEYS[1]), fenced}
 """
 )
 

@@ -31,6 +31,7 @@ from cogcache.backends.redis.client import (
     WrongKindError,
     error_of,
 )
+from cogcache.backends.redis.late import LateChanges
 from cogcache.backends.redis.layout import (
     FIXED_BYTES,
     Manifest,
@@ -94,7 +95,8 @@ class RedisBackend(CacheBackend):
         super().__init__(config)
         self._client = RedisClient(config)
         self._lane = Lane("redis", THREADS, self._client.breaker)
-        self._writes = Writes(self._client, config.slice_size)
+        self._late = LateChanges(self._client)
+        self._writes = Writes(self._client, self._late, config.slice_size)
         self._names = Names(config.prefix)
         self._tags = Tags()
         self._clock: Callable[[], float] = time.monotonic
@@ -565,9 +567,13 @@ class RedisBackend(CacheBackend):
     async def _remove(self, base: bytes, token: str) -> bool:
         """Unlink an entry and its slices; with a token only if it is of that write."""
         try:
-            return bool(await self._client.script(REMOVE, [Names.manifest(base)], base, token))
+            return bool(await self._late.change(REMOVE, base, token))
         except WrongKindError:
             return False
+
+    async def clear(self, pattern: str | None = None) -> int:
+        await self._late.settle()
+        return await super().clear(pattern)
 
     # --- listing ----------------------------------------------------------------------------------
 

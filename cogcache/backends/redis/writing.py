@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cogcache import _core
 from cogcache.backends.faults import RemoteError
 from cogcache.backends.redis.client import BULK_FACTOR, RedisClient, forget_outcome
+from cogcache.backends.redis.late import LateChanges
 from cogcache.backends.redis.layout import HEAD_BYTES, Manifest, Names, cut_of
 from cogcache.backends.redis.reading import BATCH_BYTES, RemoteBytes
 from cogcache.backends.redis.scripts import COMMIT
@@ -36,11 +37,13 @@ class Writes:
 
     Args:
         client: Of the tier.
+        late: Of the tier.
         slice_size: Of all slices but the last of an entry.
     """
 
-    def __init__(self, client: RedisClient, slice_size: int) -> None:
+    def __init__(self, client: RedisClient, late: LateChanges, slice_size: int) -> None:
         self._client = client
+        self._late = late
         self.slice_size = slice_size
 
     async def stage(self, names: Sequence[bytes], slices: Sequence[Buffer]) -> None:
@@ -69,17 +72,16 @@ class Writes:
 
     async def commit(self, base: bytes, manifest: Manifest, life: int | None) -> bool:
         """Make an entry visible whose slices are there; ``False`` if one of them is gone. Where
-        this raises, the server may have done it all the same, so that the slices have to stay (and
-        go by themselves if it has not).
+        this raises, the server may have done it all the same, or do it yet, so that the slices have
+        to stay (and go by themselves if it has not).
 
         Args:
             base: What the names of the entry begin with.
             manifest: Of the entry.
             life: Milliseconds; ``None`` is for ever.
         """
-        kept = await self._client.script(
+        kept = await self._late.change(
             COMMIT,
-            [Names.manifest(base)],
             base,
             manifest.pack(),
             "" if life is None else life,
