@@ -44,6 +44,7 @@ from cogcache.pipeline import PipelineArtifactCache
 from cogcache.ranges import RangeAnswer, http_answer, http_headers, parse_range
 from cogcache.reader import Reader
 from cogcache.selection import Plan, SelectedEntry
+from cogcache.settings import Setting, Settings
 from cogcache.sources import SourceRef, file_digest
 from cogcache.streams import StreamResult
 from cogcache.video import VideoArtifacts, VideoCache
@@ -91,6 +92,8 @@ __all__ = [
     "S3CacheBackendConfig",
     "S3CacheConfig",
     "SelectedEntry",
+    "Setting",
+    "Settings",
     "SourceRef",
     "StoreResult",
     "StreamResult",

@@ -483,23 +483,18 @@ class S3CacheConfig(_WithPolicy):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> S3CacheConfig:
-        """Read ``s3://bucket[/prefix][?endpoint_url=...&region=...&profile=...]``.
+        """Read ``s3://bucket[/prefix][?endpoint_url=...&region=...&...]``; ``options`` count more.
 
         Raises:
             ConfigError: Another scheme, an unknown option (the nearest is named), or credentials,
                 which do not belong into a URL.
         """
-        parts = urlsplit(url)
-        if parts.scheme.lower() != "s3" or "@" in parts.netloc:
+        from cogcache.urls import written_tier
+
+        read = written_tier(url)
+        if read.config_class is not cls:
             raise ConfigError("an S3 URL is s3://bucket/prefix?option=value, without credentials")
-        given = dict(parse_qsl(parts.query, keep_blank_values=True))
-        known = {"endpoint_url", "endpoint", "region", "profile"}
-        for name in given:
-            if name not in known:
-                raise ConfigError(f"s3 URL: unknown option {shown(name)}{nearest(name, known)}")
-        if parts.path.strip("/"):
-            options = {"prefix": unquote(parts.path), **options}
-        return cls(**{"bucket": parts.netloc, **given, **options})
+        return cls(**{**read.place, **read.query, **options})
 
     @property
     def clean_prefix(self) -> str:
@@ -816,6 +811,13 @@ class CacheConfig:
         one.
         """
         return cls(**known_options(cls, options))
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str] | None = None, **options: Any) -> CacheConfig:
+        """What a file, the environment and ``options`` say; see ``Settings.load``."""
+        from cogcache.settings import Settings
+
+        return Settings.load(file, **options).cache
 
 
 _format_noted = False

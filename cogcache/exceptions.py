@@ -49,7 +49,14 @@ class CogcacheError(Exception):
 
 
 class ConfigError(CogcacheError, ValueError):
-    """A configuration that cannot work; the message names the field and what it accepts."""
+    """A configuration that cannot work; the message names the field and what it accepts.
+
+    Attributes:
+        origin: Where the wrong thing is said, such as ``cogcache.toml:7``, where that is known; the
+            message begins with it.
+    """
+
+    origin: str | None = None
 
 
 class _PathTypeError(CogcacheError, TypeError):

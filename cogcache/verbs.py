@@ -10,14 +10,12 @@ import asyncio
 import dataclasses
 import logging
 import os
-import shlex
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, overload
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from cogcache import _core
 from cogcache._arguments import check_kept, checked_frame_ids, checked_tags, flag, load_options
@@ -29,14 +27,7 @@ from cogcache.artifacts import ARTIFACTS, FRAMED, Artifact, Framed, artifact_of,
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI, tags_of
 from cogcache.batches import compute_in_batches
 from cogcache.computing import Gate, Recipe, own_copy
-from cogcache.config import (
-    BackendConfig,
-    CacheConfig,
-    FilesystemCacheConfig,
-    RedisCacheConfig,
-    S3CacheConfig,
-    nearest,
-)
+from cogcache.config import BackendConfig, CacheConfig, choice, nearest
 from cogcache.exceptions import ConfigError, shown, warn
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
@@ -56,6 +47,10 @@ from cogcache.sources import (
     settle_async,
     unreadable,
 )
+from cogcache.urls import tier_config
+
+if TYPE_CHECKING:
+    from cogcache.settings import Settings
 
 logger = logging.getLogger("cogcache")
 
@@ -96,16 +91,8 @@ class ArtifactVerbs:
             raise ConfigError(
                 f"cache_manager must be a CacheManager, not {type(cache_manager).__name__}"
             )
-        if not isinstance(identity, str) or identity not in IDENTITIES:
-            raise ConfigError(
-                f"identity must be one of {', '.join(IDENTITIES)}, not {shown(identity)}"
-            )
-        if profile is not None and not isinstance(profile, str):
-            raise ConfigError(f"profile must be a string or None, not {type(profile).__name__}")
-        try:
-            Key(profile, bytes(16), "profile", {})
-        except ValueError as error:
-            raise ConfigError(f"profile cannot be in a key: {error}") from None
+        choice(identity, "identity", IDENTITIES)
+        check_profile(profile)
         if not isinstance(memo, bool):
             raise ConfigError(f"memo must be True or False, not {shown(memo)}")
         _warn_of_unshared_keys(cache_manager, identity)
@@ -136,21 +123,47 @@ class ArtifactVerbs:
         cls,
         *tiers: str | os.PathLike[str] | BackendConfig | Mapping[str, Any],
         profile: str | None = None,
-        identity: Identity = "stat",
-        ttl: Duration | Mapping[str, Duration] = "7d",
+        identity: Identity | None = None,
+        ttl: Duration | Mapping[str, Duration] | None = None,
     ) -> Self:
-        """A cache over the given tiers in this order; a path is a filesystem tier of that
-        directory.
+        """A cache over the given tiers in this order: a path is a filesystem tier of that
+        directory, and a URL any kind of tier with its options (``docs/configuration.md``).
 
-        Without any, those of ``$COGCACHE_TIERS`` are used (directories and URLs, separated by
-        spaces, quoted as in a shell), else the directory ``$COGCACHE_DIR``, else
-        ``~/.cache/cogcache``.
+        Without any tier, the file of settings and the environment say which there are, and what
+        else is not said here: ``from_config``. With tiers neither is looked at, and ``identity`` is
+        ``"stat"`` and ``ttl`` seven days unless said otherwise.
 
         Raises:
-            ConfigError: A tier that cannot be; for those of the environment the variable is named.
+            ConfigError: A tier that cannot be; says where it was said.
         """
-        backends = _tier_configs(tiers) if tiers else _tiers_of_environment()
-        return cls(CacheManager(CacheConfig(backends)), ttl, profile, identity=identity)
+        if not tiers:
+            return cls.from_config(profile=profile, identity=identity, ttl=ttl)
+        backends = [tier_config(tier, number) for number, tier in enumerate(tiers)]
+        lives = "7d" if ttl is None else ttl
+        same: Identity = "stat" if identity is None else identity
+        return cls(CacheManager(CacheConfig(backends)), lives, profile, identity=same)
+
+    @classmethod
+    def from_config(
+        cls, source: str | os.PathLike[str] | Settings | None = None, **options: Any
+    ) -> Self:
+        """A cache as a file, the environment and ``options`` say.
+
+        Args:
+            source: A file of settings, or settings that were loaded; ``None`` finds the file.
+            **options: As of ``Settings.load``; they count most.
+
+        Raises:
+            ConfigError: A setting that cannot be; says where it was said.
+        """
+        from cogcache.settings import Settings
+
+        if not isinstance(source, Settings):
+            source = Settings.load(source, **options)
+        elif options:
+            raise TypeError("settings that were loaded take no further options")
+        manager = CacheManager(source.cache)
+        return cls(manager, source.ttl, source.profile, identity=source.identity, memo=source.memo)
 
     def register_artifact(
         self, name: str, params: Mapping[str, Any], ttl: Duration | None = None
@@ -848,48 +861,14 @@ def _metadata_of(artifact: str, value: Any) -> Any:
     return value
 
 
-def _tiers_of_environment() -> list[BackendConfig | Mapping[str, Any]]:
+def check_profile(profile: Any) -> None:
+    """Raise ``ConfigError`` unless ``profile`` can be the namespace of keys."""
+    if profile is not None and not isinstance(profile, str):
+        raise ConfigError(f"profile must be a string or None, not {type(profile).__name__}")
     try:
-        tiers = _tier_configs(shlex.split(os.environ.get("COGCACHE_TIERS", "")))
-    except ValueError as error:  # a ConfigError, or an open quote
-        raise ConfigError(f"COGCACHE_TIERS: {error}") from None
-    return tiers or _tier_configs([os.environ.get("COGCACHE_DIR") or "~/.cache/cogcache"])
-
-
-def _tier_configs(tiers: Sequence[Any]) -> list[BackendConfig | Mapping[str, Any]]:
-    return [_tier_config(tier, number) for number, tier in enumerate(tiers)]
-
-
-def _tier_config(tier: Any, priority: int) -> BackendConfig | Mapping[str, Any]:
-    """The configuration of a tier given to ``open``, in its place."""
-    if isinstance(tier, Mapping):
-        return {**tier, "priority": priority}
-    if isinstance(tier, str) and "://" in tier:
-        scheme, _, rest = tier.partition("://")
-        if scheme.lower() == "s3":
-            return S3CacheConfig.from_url(tier, priority=priority)
-        if scheme.lower() in ("redis", "rediss", "unix"):
-            return RedisCacheConfig(tier, priority=priority)
-        if scheme.lower() != "file":
-            raise ConfigError(
-                f"tier {scheme}://...: this kind of tier does not exist yet in this version of "
-                f"cogcache; known: a directory, file:///directory, s3://bucket/prefix, "
-                f"redis://host:port/db, or a configuration"
-            )
-        path = rest.removeprefix("localhost")
-        if not path.startswith("/") or "?" in path or "#" in path:
-            raise ConfigError(
-                f"tier {tier}: a file URL is file:///directory with nothing behind it; give a "
-                f"FilesystemCacheConfig for options"
-            )
-        tier = unquote(path)
-    if isinstance(tier, str | os.PathLike):
-        return FilesystemCacheConfig(base_path=tier, priority=priority)
-    if dataclasses.is_dataclass(tier) and isinstance(tier, BackendConfig):
-        return dataclasses.replace(tier, priority=priority)
-    raise ConfigError(
-        f"a tier is a directory, a configuration or a dict, not {type(tier).__name__}"
-    )
+        Key(profile, bytes(16), "profile", {})
+    except ValueError as error:
+        raise ConfigError(f"profile cannot be in a key: {error}") from None
 
 
 def _warn_of_unshared_keys(manager: CacheManager, identity: str) -> None:

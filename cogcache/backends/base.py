@@ -695,6 +695,15 @@ class CacheBackendRegistry:
         return sorted(cls._classes)
 
     @classmethod
+    def config_class(cls, kind: object) -> type[Any]:
+        """The dataclass that configures a kind of tier.
+
+        Raises:
+            ConfigError: As ``create``.
+        """
+        return cls._find(kind)[1]
+
+    @classmethod
     def create(cls, config: BackendConfig | Mapping[str, Any], **shared: Any) -> CacheBackend:
         """Make a tier from its configuration; ``shared`` fills in what a dict form does not say.
 

@@ -791,7 +791,7 @@ async def test_long_prompts_are_compared_in_full(cache: PipelineArtifactCache, v
 def test_wrong_construction_is_named() -> None:
     with pytest.raises(ConfigError, match="cache_manager must be a CacheManager"):
         PipelineArtifactCache({})  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="identity must be one of"):
+    with pytest.raises(ConfigError, match="identity: unknown value"):
         memory = memory_cache().cache
         PipelineArtifactCache(memory, identity="mtime")  # type: ignore[arg-type]
 

@@ -363,7 +363,9 @@ def test_a_home_or_variable_that_is_not_there_makes_no_directory(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("url", ["file://host/cache", "file://", "file:///cache?max_size_mb=5"])
+@pytest.mark.parametrize(
+    "url", ["file://host/cache", "file://", "file:///cache#part", "file:cache://x"]
+)
 def test_only_a_plain_file_url_is_a_directory(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
