@@ -6,6 +6,7 @@ what is never cached.
 """
 
 from cogcache._types import Duration, Fault, Lookup, StoreResult
+from cogcache.archives import ArchiveReport
 from cogcache.artifacts import REQUIRED
 from cogcache.backends.base import CacheBackend, CacheBackendRegistry
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "REQUIRED",
+    "ArchiveReport",
     "BackendConfig",
     "CacheBackend",
     "CacheBackendRegistry",

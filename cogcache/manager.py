@@ -32,6 +32,9 @@ from cogcache._arguments import (
 )
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Fault, Lookup, StoreResult, duration_ms, duration_seconds
+from cogcache.archives import ArchiveReport
+from cogcache.archives.reading import ArchiveSource, read_archive
+from cogcache.archives.writing import ArchiveTarget, write_archive
 from cogcache.backends.base import (
     META_ARTIFACT,
     META_CONTENT_DIGEST,
@@ -58,6 +61,7 @@ from cogcache.exceptions import (
     ConfigError,
     IncompleteError,
     NotFoundError,
+    shown,
     warn,
 )
 from cogcache.feeding import StreamSource, known_length, pieces_of
@@ -875,6 +879,79 @@ class CacheManager:
             min_bytes=min_bytes,
         )
         return await select_from(self.backends, meant, self._writing.forgetting, self._runs_inline)
+
+    async def export_archive(
+        self, target: ArchiveTarget, plan: Plan | None = None
+    ) -> ArchiveReport:
+        """Write entries into one plain tar file, with their lives, tags and versions: to carry them
+        to another place, or to keep them.
+
+        The same entries make the same bytes. Each is verified first; memory and temporary files
+        hold one at a time. A file appears under its name when it is whole.
+
+        Args:
+            target: The path of a file, which is replaced, or a binary file that is open for
+                writing, such as ``sys.stdout.buffer``.
+            plan: Of ``select``: what to write; all live entries if not given. What was replaced
+                meanwhile is written as it is now.
+
+        Raises:
+            OSError: The target cannot be written. Then an older file of that name is as it was.
+            TypeError: ``target`` is no path and no binary file.
+            ValueError: There is something else than a file under that name.
+        """
+        self._check_open()
+        if plan is None:
+            plan = await self.select()
+        return await write_archive(self._tiers, plan, target)
+
+    async def import_archive(
+        self,
+        source: ArchiveSource,
+        *,
+        on_conflict: Literal["keep", "replace"] = "keep",
+        max_entry_bytes: int = 64 << 30,
+        max_entries: int = 1_000_000,
+    ) -> ArchiveReport:
+        """Take the entries of an archive into every tier, with the lives, tags and versions that
+        they had.
+
+        The archive may come from anybody: no name in it is used as a path, nothing in it is run,
+        and each entry is verified whole before any tier shows it. What cannot be taken is counted
+        in the report, with the reason, and the rest goes on. That a *value* is true can only be
+        known by who made it.
+
+        Args:
+            source: The path of an archive, or a binary file that is open for reading, such as
+                ``sys.stdin.buffer``.
+            on_conflict: What becomes of a key that the cache has already: ``"keep"`` leaves it,
+                ``"replace"`` overwrites it.
+            max_entry_bytes: A larger entry is refused.
+            max_entries: Those beyond are refused.
+
+        Raises:
+            OSError: The source cannot be read.
+            TypeError: ``source`` is no path and no binary file.
+            ValueError: It is no archive of cogcache, or one of a later version; a limit or
+                ``on_conflict`` that cannot be.
+        """
+        self._check_open()
+        if on_conflict not in ("keep", "replace"):
+            raise ValueError(f"on_conflict must be 'keep' or 'replace', not {shown(on_conflict)}")
+        counts = {"max_entry_bytes": max_entry_bytes, "max_entries": max_entries}
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number above 0, not {shown(value)}")
+        report = await read_archive(
+            self._tiers,
+            self._writing,
+            source,
+            on_conflict=on_conflict,
+            max_entry_bytes=max_entry_bytes,
+            max_entries=max_entries,
+        )
+        self._count("sets", report.entries)
+        return report
 
     async def get_metadata(self, key: str | Key) -> dict[str, Any] | None:
         """What is known of an entry without touching its value; see

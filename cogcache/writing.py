@@ -108,7 +108,7 @@ class Writing:
         )
         if queues:
             words = await self._write_behind(what, words, source, kind)
-        return self._judge(words, max(_size(one) for one in what.values()))
+        return self.judge(words, max(_size(one) for one in what.values()))
 
     async def _write_behind(
         self, what: Drafts, written: Sequence[str | None], source: int, kind: int
@@ -156,7 +156,7 @@ class Writing:
             words = [answer[number] for answer in answers]
             if self._tiers.queues:
                 words = await self._write_behind(what, words, 0, 0)
-            results.append(self._judge(words, max(_size(one) for one in what.values())))
+            results.append(self.judge(words, max(_size(one) for one in what.values())))
         return results
 
     async def _write_many(self, tier: CacheBackend, whats: list[What]) -> list[str | None]:
@@ -177,7 +177,7 @@ class Writing:
             tier.counters["sets" if word is None else "refused"] += 1
         return words
 
-    def _judge(self, words: Sequence[str | None], size: int) -> StoreResult:
+    def judge(self, words: Sequence[str | None], size: int) -> StoreResult:
         tiers = self._tiers.backends
         named = list(zip(tiers, words, strict=True))
         kept = tuple(tier.name for tier, word in named if word is None)
