@@ -251,7 +251,12 @@ class Entry:
     def from_bytes(cls, data: Buffer, key: Buffer | None = None, /) -> Entry: ...
     @classmethod
     def from_reader(
-        cls, size: int, read: Callable[[int, int], Buffer], key: Buffer | None = None, /
+        cls,
+        size: int,
+        read: Callable[[int, int], Buffer],
+        key: Buffer | None = None,
+        tail: bytes | None = None,  # the end of the container, where it is at hand
+        /,
     ) -> Entry: ...
     def parts(self) -> list[PartInfo]: ...
     def find(self, kind: str, name: str, /) -> PartInfo | None: ...

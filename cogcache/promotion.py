@@ -297,4 +297,5 @@ async def copy_pieces(entry: _core.Entry, below: CacheBackend, store: _core.Stor
         word = await below.copy_to(entry, sink)
         return word if word is not None else await _bridge.run(sink, "commit")
     finally:
-        sink.abort()  # nothing if it was committed
+        if not sink.ended:
+            await _bridge.run(sink, "abort")

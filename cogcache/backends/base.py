@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 from cogcache import _bridge, _core
+from cogcache._offload import beside
 from cogcache._types import Duration, Fault, duration_ms
 from cogcache.backends.faults import NotAskedError
 from cogcache.backends.receiving import BufferedReceiver, Receiver, Unfinished
@@ -273,7 +274,7 @@ class CacheBackend(ABC):
         """
         for start, stop in missing_ranges(sink.written, entry.length, COPY_BYTES):
             data = await _bridge.run(entry, "read_container", start, stop - start)
-            word = sink.write_at(start, data)
+            word = await write_piece(sink, start, data)
             if word is not None:
                 return word
         return None
@@ -565,6 +566,14 @@ class ContainerSink(Protocol):
     def write_at(self, offset: int, data: Any, /) -> str | None:
         """Take bytes; ``None``, or one word for why not."""
         ...
+
+
+async def write_piece(sink: ContainerSink, offset: int, data: bytes) -> str | None:
+    """``sink.write_at`` beside the loop, which a disk would hold up."""
+    if isinstance(sink, _core.Incoming):
+        word: str | None = await _bridge.run(sink, "write_at", offset, data)
+        return word
+    return await beside(lambda beat: sink.write_at(offset, data))
 
 
 def missing_ranges(

@@ -64,8 +64,10 @@ static PyObject *open_entry(struct cog_py_state *state, struct py_entry *self, P
         Py_DECREF(self);
         return NULL;
     }
-    enum cog_status status = cog_entry_open(self->source, view.buf, (size_t)view.len, 0,
-                                            &self->entry, &err);
+    size_t known = self->tail != NULL ? (size_t)PyBytes_GET_SIZE(self->tail) : 0;
+    enum cog_status status = cog_entry_open(self->source, view.buf, (size_t)view.len,
+                                            known < COG_ENTRY_COLD_READ ? known : 0, &self->entry,
+                                            &err);
 
     if (view.obj != NULL) {
         PyBuffer_Release(&view);
@@ -225,8 +227,8 @@ static PyObject *entry_from_reader(PyObject *Py_UNUSED(cls), PyTypeObject *defin
 {
     struct cog_py_state *state = PyType_GetModuleState(defining);
 
-    if (count < 2 || count > 3 || kwnames != NULL) {
-        PyErr_SetString(PyExc_TypeError, "from_reader(size, read, key=None, /)");
+    if (count < 2 || count > 4 || kwnames != NULL) {
+        PyErr_SetString(PyExc_TypeError, "from_reader(size, read, key=None, tail=None, /)");
         return NULL;
     }
     unsigned long long size = PyLong_AsUnsignedLongLong(args[0]);
@@ -238,12 +240,23 @@ static PyObject *entry_from_reader(PyObject *Py_UNUSED(cls), PyTypeObject *defin
         PyErr_SetString(PyExc_TypeError, "from_reader: `read` must be callable");
         return NULL;
     }
+    PyObject *tail = count > 3 ? args[3] : Py_None;
+
+    if (tail != Py_None && !PyBytes_Check(tail)) {
+        PyErr_SetString(PyExc_TypeError, "from_reader: `tail` must be bytes");
+        return NULL;
+    }
+    if (tail != Py_None && (unsigned long long)PyBytes_GET_SIZE(tail) > size) {
+        PyErr_SetString(PyExc_ValueError, "from_reader: `tail` is longer than the container");
+        return NULL;
+    }
     struct py_entry *self = new_entry(state);
 
     if (self == NULL) {
         return NULL;
     }
     self->keep = Py_NewRef(args[1]);
+    self->tail = tail != Py_None ? Py_NewRef(tail) : NULL;
     self->own_source = (struct cog_source){.context = self, .size = size, .read = read_through};
     self->source = &self->own_source;
     return open_entry(state, self, count > 2 ? args[2] : Py_None);
@@ -1044,7 +1057,8 @@ static PyMethodDef entry_methods[] = {
      PyDoc_STR("Open a container in memory; with a key, only that key's.")},
     {"from_reader", FUNCTION(entry_from_reader),
      METH_METHOD | METH_FASTCALL | METH_KEYWORDS | METH_CLASS,
-     PyDoc_STR("Open a container of `size` bytes through read(offset, size).")},
+     PyDoc_STR("Open a container of `size` bytes through read(offset, size), which is never asked "
+               "for the bytes of `tail`, its end.")},
     {"parts", entry_parts, METH_NOARGS,
      PyDoc_STR("parts($self, /)\n--\n\nAll parts in the order of the file.")},
     {"find", entry_find, METH_VARARGS,

@@ -155,6 +155,18 @@ async def test_one_frame_of_a_bundle_is_one_manifest_and_a_part_of_one_slice(
     assert counts["bytes_down"] < 50_000 + 64
 
 
+async def test_the_last_frames_are_read_as_the_first_ones_are(tier: RedisBackend) -> None:
+    """What lies just before the index is not at hand with it."""
+    images = {number: blob(5_000, number) for number in range(100)}
+    assert await tier.set("bundle", make_bundle({"fps": 1}, images))
+    entry = await redis_entry(tier, "bundle", index_only=True)
+    assert not entry.in_memory
+    for number in (99, 95, 90, 0):
+        part = entry.find("frame", str(number))
+        assert part is not None
+        assert await tier.read_part(entry, part.number, 0, part.raw_size) == images[number]
+
+
 async def test_one_frame_of_hundreds_costs_two_round_trips_and_is_built_alone(
     tier: RedisBackend, redis_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

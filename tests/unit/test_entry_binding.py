@@ -265,6 +265,10 @@ def test_arguments_of_the_makers_are_checked():
         _core.Entry.from_reader(5, b"bytes")  # type: ignore[arg-type]
     with pytest.raises(OverflowError):
         _core.Entry.from_reader(-1, lambda offset, size: b"")
+    with pytest.raises(TypeError, match="tail"):
+        _core.Entry.from_reader(5, lambda offset, size: b"", None, "text")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="tail"):
+        _core.Entry.from_reader(5, lambda offset, size: b"", None, b"longer")
     with pytest.raises(TypeError):
         _core.Entry.from_bytes("text")  # type: ignore[arg-type]
     with pytest.raises(TypeError):
@@ -357,6 +361,28 @@ def test_the_function_answers_with_any_buffer():
         read = lambda offset, size, kind=kind: kind(image[offset : offset + size])  # noqa: E731
         entry = _core.Entry.from_reader(len(image), read)
         assert same(entry.value(), MANY)
+
+
+@pytest.mark.parametrize("size", [0, 1, 112, 300, 65_536, 65_537, None])
+def test_an_end_that_is_at_hand_is_not_asked_for(size: int | None) -> None:
+    image = image_of(MANY)
+    assert len(image) > 65_537
+    tail = image[len(image) - size :] if size is not None else image
+    asked = []
+
+    def read(offset: int, size: int) -> bytes:
+        asked.append(range(offset, offset + size))
+        return image[offset : offset + size]
+
+    entry = _core.Entry.from_reader(len(image), read, None, tail)
+    assert same(entry.value(), MANY)
+    start = len(image) - len(tail)
+    if len(tail) < 112:  # too little to begin with
+        assert asked
+        return
+    assert all(one.start < start for one in asked)
+    with pytest.raises(_core.DamagedError):
+        _core.Entry.from_reader(len(image), read, None, bytes(len(tail)))
 
 
 def test_an_entry_and_its_function_are_collected_together():

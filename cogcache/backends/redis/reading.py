@@ -39,7 +39,8 @@ class RemoteBytes:
         Raises:
             DamagedError, ForeignError: As every reader of containers.
         """
-        entry = _core.Entry.from_reader(self.manifest.length, self.read, key)
+        known = self.manifest
+        entry = _core.Entry.from_reader(known.length, self.read, key, known.tail)
         self._is_open = True
         return entry
 
@@ -51,18 +52,11 @@ class RemoteBytes:
             RemoteError: See there.
         """
         known = self.manifest
-        if offset >= known.tail_start:
-            at = offset - known.tail_start
-            return known.tail[at : at + size]
         if not self._is_open:
-            # The first read of a reader is 64 KiB, in case the index is there. It is at hand, and
-            # nothing before it is looked at but the head and padding, which is zeros.
-            stop = offset + size
-            if stop <= known.tail_start:
+            # Opening looks at the index, which is at hand, and at the head.
+            if offset + size > HEAD_BYTES:
                 raise _core.DamagedError("the index is not in the manifest")
-            front = known.head[offset:]
-            gap = known.tail_start - offset - len(front)
-            return front + bytes(gap) + known.tail[: stop - known.tail_start]
+            return known.head[offset : offset + size]
         call, loop = current_call(), getattr(here, "loop", None)
         if call is None or loop is None:
             raise RuntimeError("the bytes of a remote entry are read in the threads of its tier")

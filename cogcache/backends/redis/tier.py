@@ -19,6 +19,7 @@ from cogcache.backends.base import (
     CacheBackend,
     ContainerSink,
     missing_ranges,
+    write_piece,
 )
 from cogcache.backends.faults import AbsentError, MisconfiguredError, RefusedError, RemoteError
 from cogcache.backends.lanes import Call, Lane
@@ -239,7 +240,7 @@ class RedisBackend(CacheBackend):
                     return entry.read_container(at, size)
 
                 data = await self._in_lane(work)
-                word = sink.write_at(start, data)
+                word = await write_piece(sink, start, data)
                 if word is not None:
                     return word
         except AbsentError:
