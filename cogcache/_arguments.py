@@ -157,15 +157,17 @@ def checked_content_type(content_type: Any) -> str:
     return content_type
 
 
-def checked_keys(keys: Any) -> list[Any]:
-    """Several keys, each once, in their order. What each is worth is checked where it is used."""
+def checked_keys(keys: Any, *, once: bool = True) -> list[Any]:
+    """Several keys in their order, each once or as often as it comes. What each is worth is checked
+    where it is used.
+    """
     if isinstance(keys, str | bytes | Key) or not isinstance(keys, Iterable):
         raise TypeError(f"keys must be several keys, not one {type(keys).__name__}")
     wanted = list(keys)
     for key in wanted:
         if not isinstance(key, str | Key):
             raise TypeError(f"keys: a key is a str or a Key, not {type(key).__name__}")
-    return list(dict.fromkeys(wanted))
+    return list(dict.fromkeys(wanted)) if once else wanted
 
 
 def milliseconds(seconds: float) -> int:

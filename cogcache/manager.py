@@ -19,7 +19,7 @@ from collections.abc import (
 )
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from cogcache import _core
 from cogcache._arguments import (
@@ -65,6 +65,7 @@ from cogcache.exceptions import (
     warn,
 )
 from cogcache.feeding import StreamSource, known_length, pieces_of
+from cogcache.into import checked_array, checked_rows, fill, fill_rows
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.ranges import half_open
 from cogcache.reader import Reader, Reading
@@ -81,6 +82,9 @@ from cogcache.streams import Inflow, StreamResult
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
 from cogcache.writing import Drafts, Writing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _T = TypeVar("_T")
 
@@ -372,10 +376,59 @@ class CacheManager:
             )
         )
 
-    async def get_many(self, keys: Iterable[str | Key]) -> dict[str | Key, Any]:
+    async def get_into(self, key: str | Key, array: np.ndarray[Any, Any]) -> bool:
+        """Copy an array of the cache into one of yours; whether it was there.
+
+        For training loops: the value is verified where it lies and copied once, without an array in
+        between (unless it was stored with ``compress_arrays``). Large ones are copied beside the
+        event loop.
+
+        Args:
+            key: A string or a ``Key``.
+            array: A writable, C-contiguous numpy array of exactly the dtype and shape of the value.
+                On a miss, and whenever an error is raised, it is as it was; who cancels the call
+                may find it written in part.
+
+        Raises:
+            TypeError: ``array`` is no numpy array.
+            ValueError: The value is no array, or has another dtype or shape: names both sides. Or
+                ``array`` is read-only or not contiguous.
+        """
+        array = checked_array(array, "array")
+        found = await self.lookup(key, mode="view")
+        if found.hit:
+            await fill(key, found.value, array)
+        return found.hit
+
+    @overload
+    async def get_many(self, keys: Iterable[str | Key]) -> dict[str | Key, Any]: ...
+
+    @overload
+    async def get_many(
+        self, keys: Iterable[str | Key], *, out: np.ndarray[Any, Any]
+    ) -> list[bool]: ...
+
+    async def get_many(
+        self, keys: Iterable[str | Key], *, out: np.ndarray[Any, Any] | None = None
+    ) -> dict[str | Key, Any] | list[bool]:
         """The values of those ``keys`` that are there, in their order; one call for a whole
         batch.
+
+        Args:
+            keys: Strings or ``Key`` objects.
+            out: Copy the values, which are arrays, into the rows of this one instead: one row for
+                each key, a key may come twice. Rows as for ``get_into``; that of a miss is as it
+                was.
+
+        Returns:
+            The values by key; with ``out``, for each key whether its row was filled.
+
+        Raises:
+            ValueError: ``out`` has another number of rows than there are keys; and as for
+                ``get_into``. Then some rows before that of the key hold its values already.
         """
+        if out is not None:
+            return await self._get_rows(keys, out)
         wanted = checked_keys(keys)
         encoded = {key: self._encoded(key) for key in wanted}
         batch = [e for key, e in encoded.items() if e is not None and not _needs_comparing(key)]
@@ -418,6 +471,25 @@ class CacheManager:
         if not later and values:
             await self._breathe()
         return {key: value for key, value in values.items() if value is not _MISS}
+
+    async def _get_rows(self, keys: Iterable[str | Key], out: Any) -> list[bool]:
+        wanted = checked_keys(keys, once=False)
+        rows = checked_rows(out, len(wanted))
+        encoded = [self._encoded(key) for key in wanted]
+        plain = [
+            None if _needs_comparing(key) else one for key, one in zip(wanted, encoded, strict=True)
+        ]
+
+        async def look(numbers: list[int]) -> Sequence[Lookup]:
+            return await together([self.lookup(wanted[number], mode="view") for number in numbers])
+
+        def hit() -> None:
+            self._count("hits")
+            self._first.counters["hits"] += 1
+
+        filled = await fill_rows(self._tiers, wanted, plain, rows, look, hit)
+        await self._breathe()
+        return filled
 
     async def set_many(
         self, items: Mapping[str | Key, Any] | Mapping[str, Any], ttl: Duration | None = None
