@@ -53,6 +53,16 @@ enum cog_part_kind {
 
 /* --- writing --------------------------------------------------------------------------------- */
 
+enum { COG_RUN_FROM = 8 << 20 };
+
+/* Many chunks that are stored as they lie: `chunk_size` bytes each but for the last. */
+struct cog_run {
+    const unsigned char *data;
+    size_t size, chunk_size;
+    uint64_t token;
+    uint32_t first; /* number of the first chunk in the entry */
+};
+
 /*
  * Where finished bytes go, strictly forward. With `stable`, `data` stays valid and unchanged until
  * the writer's owner lets go of the inputs, so a gathering sink may keep the pointer instead of
@@ -62,6 +72,10 @@ struct cog_sink {
     void *context;
     enum cog_status (*write)(void *context, const void *data, size_t size, bool stable,
                              struct cog_error *err);
+    /* Stable bytes of COG_RUN_FROM and more, with the checksum of each of their chunks, 8 bytes
+     * little endian, into `sums`: a sink may take both at once. NULL: `write` has them. */
+    enum cog_status (*write_run)(void *context, const struct cog_run *run, unsigned char *sums,
+                                 struct cog_error *err);
 };
 
 /* A sink that gathers an image in memory: borrowed pieces where stable, owned ones elsewhere. `{0}`

@@ -1,7 +1,6 @@
 /* Writing an entry: one forward pass into a sink (entry.h; docs/format.md is the specification). */
 #include <string.h>
 
-#include "core/ahead.h"
 #include "core/alloc.h"
 #include "core/entry.h"
 #include "core/entry_layout.h"
@@ -27,8 +26,6 @@ struct open_part {
     size_t whole_size;
     uint32_t chunk_size;
     uint64_t raw, stored;
-    struct cog_ahead *ahead; /* takes the sums of a long part that is stored as it lies */
-    uint32_t ahead_first;    /* number of the chunk with which it began */
 };
 
 struct cog_entry_writer {
@@ -448,6 +445,15 @@ static enum cog_status settle(struct cog_entry_writer *writer, struct packed *ch
     return settle_format(writer, err);
 }
 
+static enum cog_status check_chunks(const struct cog_entry_writer *writer, size_t more,
+                                    struct cog_error *err)
+{
+    if (more > COG_CHUNKS_LIMIT - writer->chunks || !index_fits(writer, 0, 0, more))
+        return cog_fail(err, COG_ERR_LIMIT, 0, "over %u chunks in one entry; choose larger chunks",
+                        (unsigned)writer->chunks);
+    return COG_OK;
+}
+
 /* Where in the index this chunk is recorded. */
 static enum cog_status record_chunk(struct cog_entry_writer *writer, const struct packed *chunk,
                                     struct cog_error *err)
@@ -455,13 +461,11 @@ static enum cog_status record_chunk(struct cog_entry_writer *writer, const struc
     const struct open_part *part = &writer->part;
     enum cog_status status;
 
-    if (writer->chunks >= COG_CHUNKS_LIMIT || !index_fits(writer, 0, 0, 1))
-        return cog_fail(err, COG_ERR_LIMIT, 0, "over %u chunks in one entry; choose larger chunks",
-                        (unsigned)writer->chunks);
-    uint64_t sum = 0; /* taken meanwhile: see end_ahead() */
-    if (part->ahead == NULL)
-        sum = cog_chunk_sum(chunk->data, chunk->size, writer->token, writer->chunks);
-    status = cog_buf_append_u64(&writer->sums, sum);
+    status = check_chunks(writer, 1, err);
+    if (status != COG_OK)
+        return status;
+    status = cog_buf_append_u64(&writer->sums, cog_chunk_sum(chunk->data, chunk->size,
+                                                             writer->token, writer->chunks));
     if (status == COG_OK && part->options.codec != COG_CODEC_STORED) {
         uint32_t size = (uint32_t)chunk->size;
         status = cog_buf_append(&writer->stored, &size, sizeof size);
@@ -551,27 +555,37 @@ enum cog_status cog_entry_part_end(struct cog_entry_writer *writer, struct cog_e
     return COG_OK;
 }
 
-/* A long part that is stored as it lies is hashed by a second thread while it is written. */
-static void begin_ahead(struct cog_entry_writer *writer, const unsigned char *data, size_t size,
-                        bool stable)
+/* What is long, stored as it lies and stays in place is the sink's to write and to hash at once. */
+static bool is_run(const struct cog_entry_writer *writer, size_t size, bool stable)
 {
-    struct open_part *part = &writer->part;
+    const struct cog_part_options *options = &writer->part.options;
 
-    if (part->ahead == NULL && stable && size >= COG_AHEAD_FROM &&
-        part->options.codec == COG_CODEC_STORED && part->options.filter == COG_FILTER_NONE) {
-        part->ahead_first = writer->chunks;
-        part->ahead = cog_ahead_begin(data, size, part->chunk_size, writer->token, writer->chunks);
-    }
+    return writer->sink.write_run != NULL && stable && size >= COG_RUN_FROM &&
+           options->codec == COG_CODEC_STORED && options->filter == COG_FILTER_NONE;
 }
 
-static void end_ahead(struct cog_entry_writer *writer, enum cog_status status)
+static enum cog_status put_run(struct cog_entry_writer *writer, const unsigned char *data,
+                               size_t size, struct cog_error *err)
 {
     struct open_part *part = &writer->part;
+    struct cog_run run = {data, size, part->chunk_size, writer->token, writer->chunks};
+    size_t count = size / run.chunk_size + (size % run.chunk_size != 0);
+    unsigned char *sums;
+    enum cog_status status = check_chunks(writer, count, err);
 
-    if (part->ahead != NULL && status == COG_OK)
-        cog_ahead_sums(part->ahead, writer->sums.data + (size_t)part->ahead_first * 8);
-    cog_ahead_end(part->ahead);
-    part->ahead = NULL;
+    if (status == COG_OK && !part->settled)
+        status = settle_format(writer, err);
+    if (status == COG_OK)
+        status = cog_buf_extend(&writer->sums, count * 8, &sums);
+    if (status == COG_OK)
+        status = writer->sink.write_run(writer->sink.context, &run, sums, err);
+    if (status == COG_OK) {
+        writer->chunks += (uint32_t)count;
+        writer->offset += size;
+        part->raw += size;
+        part->stored += size;
+    }
+    return status;
 }
 
 enum cog_status cog_entry_part_put(struct cog_entry_writer *writer, uint8_t kind, const void *name,
@@ -587,20 +601,13 @@ enum cog_status cog_entry_part_put(struct cog_entry_writer *writer, uint8_t kind
         return status;
     writer->part.whole = data;
     writer->part.whole_size = size;
-    begin_ahead(writer, at, size, stable);
-    while (size > 0) {
-        size_t now = size < writer->part.chunk_size ? size : writer->part.chunk_size;
-        status = put_chunk(writer, at, now, stable, err);
-        if (status != COG_OK)
-            break;
+    while (status == COG_OK && size > 0) { /* the first chunk may settle that it is not packed */
+        bool run = is_run(writer, size, stable);
+        size_t now = run || size < writer->part.chunk_size ? size : writer->part.chunk_size;
+        status = run ? put_run(writer, at, now, err) : put_chunk(writer, at, now, stable, err);
         at += now;
         size -= now;
-        if (writer->part.ahead != NULL)
-            cog_ahead_move(writer->part.ahead, 1);
-        else if (at == (const unsigned char *)data + now) /* the first chunk settled the codec */
-            begin_ahead(writer, at, size, stable);
     }
-    end_ahead(writer, status);
     return status != COG_OK ? break_off(writer, status) : cog_entry_part_end(writer, err);
 }
 

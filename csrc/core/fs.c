@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -542,6 +543,36 @@ static void *fs_wiped_on_fork(size_t size)
     return no_wiped_pages(size);
 }
 
+static void *no_map_to_fill(int fd, size_t size)
+{
+    (void)fd;
+    (void)size;
+    return NULL;
+}
+
+static void *fs_map_to_fill(int fd, size_t size)
+{
+#if defined(MADV_HUGEPAGE)
+    void *where = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (where == MAP_FAILED)
+        return NULL;
+    if (madvise(where, size, MADV_HUGEPAGE) == 0)
+        return where;
+    munmap(where, size);
+#endif
+    return no_map_to_fill(fd, size);
+}
+
+static uint64_t fs_faults(void)
+{
+#if defined(RUSAGE_THREAD)
+    struct rusage usage;
+    if (getrusage(RUSAGE_THREAD, &usage) == 0)
+        return (uint64_t)(usage.ru_minflt + usage.ru_majflt);
+#endif
+    return 0;
+}
+
 /* --- time and chance --- */
 
 static uint64_t clock_ns(clockid_t clock)
@@ -694,7 +725,7 @@ static uint32_t fs_process_id(void)
     .lock_whole = fs_lock_whole, .map = fs_map, .unmap = fs_unmap, .realtime_ms = fs_realtime_ms, \
     .realtime_us = fs_realtime_us, .boottime_ns = fs_boottime_ns, .sleep_us = fs_sleep_us,        \
     .boot_id = fs_boot_id, .effective_uid = fs_effective_uid, .in_group = fs_in_group,            \
-    .process_id = fs_process_id
+    .process_id = fs_process_id, .faults = fs_faults
 
 static const struct cog_fs modern = {
     CALLS_OF_EVERY_SYSTEM,
@@ -708,6 +739,7 @@ static const struct cog_fs modern = {
     .advise_huge = fs_advise_huge,
     .populate = fs_populate,
     .wiped_on_fork = fs_wiped_on_fork,
+    .map_to_fill = fs_map_to_fill,
     .random = fs_random,
 };
 
@@ -723,6 +755,7 @@ static const struct cog_fs plain = {
     .advise_huge = no_advice,
     .populate = no_advice,
     .wiped_on_fork = no_wiped_pages,
+    .map_to_fill = no_map_to_fill,
     .random = plain_random,
 };
 

@@ -93,6 +93,9 @@ struct cog_fs {
                                                   rather than one fault at a time */
     void *(*wiped_on_fork)(size_t size); /* zeroed pages, zero again in every forked child; NULL
                                             where there are none */
+    /* a fresh file, shared and writable, in large pages; NULL where that is not to be had */
+    void *(*map_to_fill)(int fd, size_t size);
+    uint64_t (*faults)(void); /* page faults of this thread so far; 0 where nobody counts */
     /* time and chance */
     uint64_t (*realtime_ms)(void);
     uint64_t (*realtime_us)(void);

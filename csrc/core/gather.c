@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/long_run.h"
 
 enum {
     WRITE_FROM = 4 << 20, /* pending bytes that are worth a write */
@@ -83,6 +84,16 @@ static enum cog_status add_copy(struct cog_gather *gather, const void *data, siz
     return COG_OK;
 }
 
+static enum cog_status check_limit(const struct cog_gather *gather, size_t size,
+                                   struct cog_error *err)
+{
+    if (size > gather->limit - gather->written - gather->pending) {
+        return cog_fail(err, COG_ERR_LIMIT, 0, "an entry over the %llu bytes announced",
+                        (unsigned long long)gather->limit);
+    }
+    return COG_OK;
+}
+
 static enum cog_status gather_write(void *context, const void *data, size_t size, bool stable,
                                     struct cog_error *err)
 {
@@ -93,9 +104,9 @@ static enum cog_status gather_write(void *context, const void *data, size_t size
     if (size == 0) {
         return COG_OK;
     }
-    if (size > gather->limit - gather->written - gather->pending) {
-        return cog_fail(err, COG_ERR_LIMIT, 0, "an entry over the %llu bytes announced",
-                        (unsigned long long)gather->limit);
+    status = check_limit(gather, size, err);
+    if (status != COG_OK) {
+        return status;
     }
     if (gather->count == COG_GATHER_PIECES ||
         (copied && size > COG_GATHER_COPIES - gather->copied)) {
@@ -116,9 +127,28 @@ static enum cog_status gather_write(void *context, const void *data, size_t size
     return status;
 }
 
+static enum cog_status gather_write_run(void *context, const struct cog_run *run,
+                                        unsigned char *sums, struct cog_error *err)
+{
+    struct cog_gather *gather = context;
+    enum cog_status status = check_limit(gather, run->size, err);
+
+    if (status == COG_OK) {
+        status = write_all(gather, err);
+    }
+    if (status == COG_OK) {
+        status = cog_long_run_write(run, gather->fs, gather->fd, gather->written, sums, err);
+    }
+    if (status == COG_OK) {
+        gather->written += run->size;
+    }
+    return status;
+}
+
 struct cog_sink cog_gather_sink(struct cog_gather *gather)
 {
-    return (struct cog_sink){gather, gather_write};
+    return (
+        struct cog_sink){.context = gather, .write = gather_write, .write_run = gather_write_run};
 }
 
 enum cog_status cog_gather_finish(struct cog_gather *gather, struct cog_error *err)

@@ -42,16 +42,17 @@ static struct watched {
     _Atomic(unsigned char *) start;
     atomic_size_t size;
     _Atomic(const atomic_int *) fd;
-    _Atomic(atomic_bool *) broken; /* NULL: free */
+    _Atomic(atomic_bool *) broken; /* NULL: free; of no meaning to the handler where size is 0 */
 } watched[MOST_WATCHED];
 
-static void write_slot(struct watched *slot, const struct range *range)
+/* By whoever has the slot. */
+static void write_slot(struct watched *slot, unsigned char *start, size_t size,
+                       const atomic_int *fd)
 {
     atomic_fetch_add(&slot->version, 1);
-    atomic_store(&slot->start, range->start);
-    atomic_store(&slot->size, range->size);
-    atomic_store(&slot->fd, range->fd);
-    atomic_store(&slot->broken, range->broken);
+    atomic_store(&slot->start, start);
+    atomic_store(&slot->size, size);
+    atomic_store(&slot->fd, fd);
     atomic_fetch_add(&slot->version, 1);
 }
 
@@ -66,7 +67,7 @@ static bool read_slot(struct watched *slot, struct range *out)
     out->size = atomic_load(&slot->size);
     out->fd = atomic_load(&slot->fd);
     out->broken = atomic_load(&slot->broken);
-    return version % 2 == 0 && atomic_load(&slot->version) == version && out->broken;
+    return version % 2 == 0 && atomic_load(&slot->version) == version && out->size > 0;
 }
 
 /* --- the handler --- */
@@ -190,11 +191,11 @@ static void install(void)
 
 bool cog_guard_watch(void *start, size_t size, const atomic_int *fd, atomic_bool *broken)
 {
-    const struct range range = {start, size, fd, broken};
     pthread_once(&once, install);
     for (int i = 0; is_installed && i < MOST_WATCHED; i++) {
-        if (!atomic_load(&watched[i].broken)) {
-            write_slot(&watched[i], &range);
+        atomic_bool *none = NULL;
+        if (atomic_compare_exchange_strong(&watched[i].broken, &none, broken)) {
+            write_slot(&watched[i], start, size, fd);
             return true;
         }
     }
@@ -203,9 +204,10 @@ bool cog_guard_watch(void *start, size_t size, const atomic_int *fd, atomic_bool
 
 void cog_guard_forget(const void *start)
 {
-    static const struct range nothing;
     for (int i = 0; start && i < MOST_WATCHED; i++) {
-        if (atomic_load(&watched[i].start) == start)
-            write_slot(&watched[i], &nothing);
+        if (atomic_load(&watched[i].start) == start) {
+            write_slot(&watched[i], NULL, 0, NULL);
+            atomic_store(&watched[i].broken, NULL);
+        }
     }
 }

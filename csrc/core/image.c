@@ -68,7 +68,7 @@ static enum cog_status image_write(void *context, const void *data, size_t size,
 
 struct cog_sink cog_image_sink(struct cog_image *image)
 {
-    struct cog_sink sink = {image, image_write};
+    struct cog_sink sink = {.context = image, .write = image_write};
 
     return sink;
 }

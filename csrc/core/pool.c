@@ -19,9 +19,7 @@
 #endif
 
 #include "core/alloc.h"
-
-/* Deep enough for a put with its path buffers; musl's default of 128 KiB is not. */
-enum { STACK_BYTES = 1 << 20 };
+#include "core/thread.h"
 
 struct list {
     struct cog_job *first;
@@ -318,28 +316,10 @@ static unsigned count_workers(enum worker_state state)
     return count;
 }
 
-/*
- * Start one more thread; it takes no signals, which belong to the program. What it brings about
- * itself stays open: a fault while blocked is a death that no handler sees (guard.h).
- */
 static int start_worker(struct worker *worker)
 {
-    pthread_attr_t attributes;
-    sigset_t all, before;
-    static const int own[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP};
-    int failed;
-
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    sigfillset(&all);
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
-        sigdelset(&all, own[i]);
-    }
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     worker->state = WORKER_BUSY; /* until it has looked for work itself */
-    failed = pthread_create(&worker->thread, &attributes, worker_main, worker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
+    int failed = cog_thread_start(&worker->thread, worker_main, worker);
     if (failed != 0) {
         worker->state = WORKER_NONE;
         return failed;

@@ -327,7 +327,7 @@ static enum cog_status sink_write(void *context, const void *data, size_t size, 
 
 struct cog_sink cog_incoming_sink(struct cog_incoming *incoming)
 {
-    return (struct cog_sink){incoming, sink_write};
+    return (struct cog_sink){.context = incoming, .write = sink_write};
 }
 
 /* --- end ----------------------------------------------------------------------------------- */

@@ -483,7 +483,7 @@ static int choose_chunk(struct py_writer *self, const struct writer_arguments *a
 static int fill_writer(struct cog_py_state *state, struct py_writer *self,
                        const struct writer_arguments *arguments)
 {
-    struct cog_sink sink = {&self->out, outbox_write};
+    struct cog_sink sink = {.context = &self->out, .write = outbox_write};
     struct cog_error err = {0};
     enum cog_status status;
 

@@ -230,6 +230,14 @@ static void *crash_map(int fd, size_t size, bool writable_shared)
     }
     return result;
 }
+/* Two threads would share out the pieces of a long run anew each time; the walks number the calls.
+ */
+static void *no_map_to_fill(int fd, size_t size)
+{
+    (void)fd;
+    (void)size;
+    return NULL;
+}
 static int crash_unmap(void *where, size_t size)
 {
     RELEASING_CALL(unmap, where, size);
@@ -274,6 +282,7 @@ const struct cog_fs *crash_table(const struct cog_fs *under)
     table.lock = crash_lock;
     table.lock_whole = crash_lock_whole;
     table.map = crash_map;
+    table.map_to_fill = no_map_to_fill;
     table.unmap = crash_unmap;
     table.random = crash_random;
     return &table;

@@ -23,7 +23,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "core/ahead.h"
 #include "core/alloc.h"
 #include "core/store_internal.h"
 
@@ -36,7 +35,7 @@ enum {
     SMALL = 5000,
     LARGE = 400000,
     GROWS = (1 << 20) + LARGE,          /* a stream of it has to reserve more on its way */
-    AHEAD = COG_AHEAD_FROM + (2 << 20), /* made with checksums from a second thread */
+    LONG = COG_RUN_FROM + (2 << 20), /* written as a run while it is made */
     CHUNK = 256 << 10,
     RECORD = 100000, /* in the spool: more than a total has to spare */
     OTHERS = 6,
@@ -54,11 +53,11 @@ struct scene {
     const struct cog_fs *calls;
     unsigned char *old_bytes, *new_bytes;
     size_t size, old_size;
-    unsigned descriptors;  /* open before the act */
-    unsigned threads;      /* before the act */
-    unsigned most_threads; /* seen while a value was made */
-    bool must_survive;     /* the value: whatever happened, it is still there */
-    bool acted_alone;      /* act opens and closes a store of its own */
+    unsigned descriptors; /* open before the act */
+    unsigned threads;     /* before the act */
+    bool by_run;          /* a value was written from both ends while it was made */
+    bool must_survive;    /* the value: whatever happened, it is still there */
+    bool acted_alone;     /* act opens and closes a store of its own */
 };
 
 struct walk {
@@ -371,28 +370,29 @@ struct watched { /* a value being made, and its sink */
     struct scene *scene;
     struct kit_made made;
     struct cog_sink sink;
-    unsigned writes;
 };
 
-/* Looks around once all of it but the first chunk waits to be written. */
-static enum cog_status look_and_write(void *context, const void *data, size_t size, bool stable,
-                                      struct cog_error *err)
+static enum cog_status watched_write(void *context, const void *data, size_t size, bool stable,
+                                     struct cog_error *err)
 {
     struct watched *watched = context;
-    if (size >= CHUNK && ++watched->writes == 2) {
-        unsigned threads = running_threads() - watched->scene->threads;
-        struct scene *scene = watched->scene;
-        scene->most_threads = threads > scene->most_threads ? threads : scene->most_threads;
-    }
     return watched->sink.write(watched->sink.context, data, size, stable, err);
+}
+
+static enum cog_status watched_write_run(void *context, const struct cog_run *run,
+                                         unsigned char *sums, struct cog_error *err)
+{
+    struct watched *watched = context;
+    watched->scene->by_run = true;
+    return watched->sink.write_run(watched->sink.context, run, sums, err);
 }
 
 static enum cog_status make_watched(void *context, struct cog_sink sink, struct cog_error *err)
 {
     struct watched *watched = context;
     watched->sink = sink;
-    watched->writes = 0;
-    return kit_make(&watched->made, (struct cog_sink){watched, look_and_write}, err);
+    struct cog_sink watching = {watched, watched_write, watched_write_run};
+    return kit_make(&watched->made, watching, err);
 }
 
 static bool act_put_made(void *context)
@@ -895,7 +895,7 @@ static const struct walk walks[] = {
     {"put", prepare_absent, act_put, judge_put, SMALL, SMALL},
     {"put of a large value", prepare_absent, act_put, judge_put, LARGE, LARGE},
     {"overwrite", prepare_present, act_put, judge_overwrite, SMALL, SMALL},
-    {"put made meanwhile", prepare_present, act_put_made, judge_overwrite, AHEAD, SMALL},
+    {"put made meanwhile", prepare_present, act_put_made, judge_overwrite, LONG, SMALL},
     {"stream", prepare_present, act_stream, judge_overwrite, GROWS, SMALL},
     {"incoming", prepare_present, act_incoming, judge_overwrite, LARGE, SMALL},
     {"incoming, aborted", prepare_present, act_incoming_aborted, judge_kept, LARGE, SMALL},
@@ -932,7 +932,7 @@ static void walk_one(const struct walk *walk, bool no_map, bool posix,
                                         .judge = walk->judge};
     crash_walk_deaths(&operation, &tally);
     crash_walk_errors(&operation, errors, sizeof errors / sizeof *errors, &tally);
-    CHECK_EQ(scene.most_threads, walk->act == act_put_made);
+    CHECK_EQ(scene.by_run, walk->act == act_put_made);
     scene_close(&scene);
     if (getenv("COG_CRASH_VERBOSE")) {
         printf("%s: %llu calls, %llu runs\n", label, (unsigned long long)tally.calls,

@@ -187,7 +187,7 @@ static void test_a_stream_needs_no_more_than_a_chunk_of_memory(void)
     const struct cog_part_options options = {.chunk_size = CHUNK};
     struct cog_entry_writer *writer;
     uint64_t length, written = 0;
-    struct cog_sink sink = {&written, count_bytes};
+    struct cog_sink sink = {.context = &written, .write = count_bytes};
 
     kit_count_memory(true);
     REQUIRE(cog_entry_writer_new(key, 3, 5, sink, &writer, NULL) == COG_OK);
@@ -464,7 +464,7 @@ static void test_a_sink_that_fails_ends_the_entry(void)
     bool over = false;
 
     for (; !over && brittle.fail_at < 50; brittle.fail_at++) {
-        struct cog_sink sink = {&brittle, brittle_write};
+        struct cog_sink sink = {.context = &brittle, .write = brittle_write};
         struct cog_entry_writer *writer;
         struct cog_error err = {0};
         uint64_t length;
@@ -500,7 +500,7 @@ static void test_too_much_for_one_index_is_refused_early(void)
 {
     const struct cog_part_options tiny = {.chunk_size = 1};
     struct brittle_sink counting = {0, 0};
-    struct cog_sink sink = {&counting, brittle_write};
+    struct cog_sink sink = {.context = &counting, .write = brittle_write};
     struct cog_entry_writer *writer;
     struct cog_error err = {0};
     enum cog_status status = COG_OK;

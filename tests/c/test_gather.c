@@ -1,4 +1,4 @@
-/* The sink that writes a file in large pieces, and the checksums taken ahead of it. */
+/* The sink that writes a file in large pieces. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -9,9 +9,6 @@
 
 #include "check.h"
 
-#include "core/ahead.h"
-#include "core/bytes.h"
-#include "core/entry_layout.h"
 #include "core/gather.h"
 
 enum { LARGE = 11 << 20, CHUNK = 655360 };
@@ -160,53 +157,6 @@ static void a_limit_and_a_failing_write_are_told(void)
     close_file(&file);
 }
 
-/* --- ahead --------------------------------------------------------------------------------- */
-
-/* The writer says what it has written, or nothing: then the thread stops after some. */
-static void check_sums_of(size_t size, size_t chunk, bool moves)
-{
-    size_t count = (size + chunk - 1) / chunk;
-    struct cog_ahead *ahead = cog_ahead_begin(large, size, chunk, 99, 7);
-    unsigned char *sums = malloc(count * 8);
-    REQUIRE(ahead != NULL && sums != NULL);
-    for (size_t i = 0; moves && i < count; i++) {
-        cog_ahead_move(ahead, 1);
-    }
-    cog_ahead_sums(ahead, sums);
-    for (size_t at = 0, index = 0; at < size; at += chunk, index++) {
-        size_t now = size - at < chunk ? size - at : chunk;
-        CHECK_EQ(cog_load_le64(sums + index * 8),
-                 cog_chunk_sum(large + at, now, 99, (uint32_t)(7 + index)));
-    }
-    cog_ahead_end(ahead);
-    free(sums);
-}
-
-static void check_sums(size_t size, size_t chunk)
-{
-    check_sums_of(size, chunk, true);
-    check_sums_of(size, chunk, false);
-}
-
-static void sums_are_those_of_the_chunks(void)
-{
-    check_sums(LARGE, CHUNK);
-    check_sums(LARGE - 1, 4096); /* more chunks than it may be ahead */
-    check_sums(5, CHUNK);
-    check_sums(LARGE, LARGE);
-}
-
-static void an_end_in_the_middle_waits_for_nothing(void)
-{
-    for (uint32_t written = 0; written < 5; written++) {
-        struct cog_ahead *ahead = cog_ahead_begin(large, LARGE, CHUNK, 1, 0);
-        REQUIRE(ahead != NULL);
-        cog_ahead_move(ahead, written);
-        cog_ahead_end(ahead);
-    }
-    cog_ahead_end(NULL);
-}
-
 int main(void)
 {
     uint64_t state = 1;
@@ -220,8 +170,6 @@ int main(void)
     RUN(any_pieces_in_their_order);
     RUN(many_small_stable_pieces);
     RUN(a_limit_and_a_failing_write_are_told);
-    RUN(sums_are_those_of_the_chunks);
-    RUN(an_end_in_the_middle_waits_for_nothing);
     free(large);
     return check_done();
 }
