@@ -48,6 +48,7 @@ from cogcache.selection import Plan, SelectedEntry
 from cogcache.settings import Setting, Settings
 from cogcache.sources import SourceRef, file_digest
 from cogcache.streams import StreamResult
+from cogcache.tee import TeeStream
 from cogcache.video import VideoArtifacts, VideoCache
 
 __version__ = "0.1.0"
@@ -101,6 +102,7 @@ __all__ = [
     "StreamResult",
     "StructuredFilesystemBackend",
     "StructuredFilesystemConfig",
+    "TeeStream",
     "ValueTypeError",
     "VideoArtifacts",
     "VideoCache",

@@ -254,11 +254,18 @@ def call_in_background(call: Callable[..., object], *args: Any) -> asyncio.Abstr
     inline there.
     """
     loop = _background.loop()
+    loop.call_soon_threadsafe(call, *args, context=without_caller())
+    return loop
+
+
+def without_caller() -> contextvars.Context:
+    """This context, for what goes on when the call has ended: never inline, and in nobody's
+    thread.
+    """
     context = contextvars.copy_context()
     context.run(_inline.set, False)
     context.run(_caller.set, None)
-    loop.call_soon_threadsafe(call, *args, context=context)
-    return loop
+    return context
 
 
 async def _closing(items: AsyncGenerator[Any, None]) -> None:
@@ -325,7 +332,8 @@ class SyncFacade:
             if inspect.iscoroutine(result):
                 return self._face(self._run(result))
             if hasattr(result, "__aenter__"):
-                return self._enter(result)
+                face = self._face(result)
+                return self._enter(result) if face is result else face
             if hasattr(result, "__anext__"):
                 return self._iterate(result)
             return result
@@ -347,7 +355,11 @@ class SyncFacade:
     def __repr__(self) -> str:
         return f"<sync face of {self._target!r}>"
 
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterate(aiter(self._target))
+
     def __enter__(self) -> SyncFacade:
+        self._run(self._target.__aenter__())
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from cogcache._inline import is_inline
 from cogcache._offload import beside
 
-__all__ = ["PIECE_BYTES", "StreamSource", "known_length", "pieces_of"]
+__all__ = ["PIECE_BYTES", "StreamSource", "as_given", "known_length", "pieces_of"]
 
 T = TypeVar("T")
 
@@ -60,19 +60,37 @@ async def pieces_of(source: StreamSource) -> AsyncGenerator[memoryview, None]:
         yield memoryview(held)
 
 
-async def _raw(source: StreamSource) -> AsyncGenerator[Any, None]:
+async def as_given(source: StreamSource) -> AsyncGenerator[bytes, None]:
+    """The bytes of ``source`` as soon as it gives them, in pieces of at most 1 MiB that stay valid.
+
+    Raises:
+        TypeError: See ``pieces_of``.
+        Exception: Whatever the source raises itself.
+    """
+    async with contextlib.aclosing(_raw(source, at_once=True)) as raw:
+        async for given in raw:
+            if isinstance(given, bytes) and 0 < len(given) <= PIECE_BYTES:
+                yield given
+                continue
+            view = _piece(given)
+            for at in range(0, len(view), PIECE_BYTES):
+                yield bytes(view[at : at + PIECE_BYTES])
+
+
+async def _raw(source: StreamSource, *, at_once: bool = False) -> AsyncGenerator[Any, None]:
     view = _as_bytes(source)
     if view is not None:
         yield view
         return
-    async with contextlib.aclosing(_read_in(source)) as pieces:
+    async with contextlib.aclosing(_read_in(source, at_once)) as pieces:
         async for piece in pieces:
             yield piece
 
 
-def _read_in(source: StreamSource) -> AsyncGenerator[Any, None]:
-    """The way to read a source of this kind."""
-    read = getattr(source, "read", None)
+def _read_in(source: StreamSource, at_once: bool) -> AsyncGenerator[Any, None]:
+    """The way to read a source of this kind; ``at_once`` waits for no more than it has."""
+    read = getattr(source, "read1", None) if at_once else None
+    read = read if callable(read) else getattr(source, "read", None)
     if callable(read):
         return _from_read(read)
     if callable(getattr(source, "recv", None)):
@@ -80,7 +98,7 @@ def _read_in(source: StreamSource) -> AsyncGenerator[Any, None]:
     if isinstance(source, AsyncIterable):
         return _from_async(source)
     if isinstance(source, Iterable) and not isinstance(source, str):
-        return _from_iterable(source)
+        return _from_iterable(source, 1 if at_once else PIECE_BYTES)
     raise TypeError(
         f"source must be bytes, a file, a socket or an iterator of bytes, not "
         f"{type(source).__name__}"
@@ -128,16 +146,16 @@ async def _from_async(source: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
             await items.aclose()
 
 
-async def _from_iterable(source: Iterable[Any]) -> AsyncGenerator[Any, None]:
+async def _from_iterable(source: Iterable[Any], least: int) -> AsyncGenerator[Any, None]:
     items = iter(source)
 
     def take() -> tuple[list[Any], bool]:
-        """Items until they fill a piece: one visit to a thread for many small ones. Those before
+        """Items of ``least`` bytes in all: one visit to a thread for many small ones. Those before
         an error come to nothing, as the whole stream does.
         """
         taken: list[Any] = []
         size = 0
-        while size < PIECE_BYTES:
+        while size < least:
             item = next(items, _END)
             if item is _END:
                 return taken, True

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -79,6 +80,7 @@ from cogcache.sources import (
     unreadable,
 )
 from cogcache.streams import Inflow, StreamResult
+from cogcache.tee import TeeInflow, TeeStream
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
 from cogcache.writing import Drafts, Writing
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _T = TypeVar("_T")
+_Inflow = TypeVar("_Inflow", bound=Inflow)
 
 CacheBackendRegistry.register("filesystem", FilesystemCacheBackend)
 CacheBackendRegistry.register("structured_filesystem", StructuredFilesystemBackend)
@@ -679,14 +682,94 @@ class CacheManager:
             Exception: Whatever the source raises. Nothing of it is kept.
         """
         encoded = self._encoded(key)
-        ttl_ms = duration_ms(ttl, self.default_ttl_ms)
         meta = self._meta(tags, cost_seconds, metadata, content_type, context)
+        inflow = self._inflow(Inflow, encoded, source, length, ttl, meta, context)
+        if inflow is None:
+            return StreamResult(False, "bad-key")
+        with self._tiers.promotions.changes.of([inflow.key]):
+            return await self._take_in(inflow, pieces_of(source))
+
+    def tee_stream(
+        self,
+        key: str | Key,
+        source: StreamSource,
+        *,
+        length: int | None = None,
+        ttl: Duration | None = None,
+        tags: Iterable[str] = (),
+        cost_seconds: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        content_type: str | None = None,
+        finish: bool = False,
+        wait_seconds: Duration = 0,
+        buffer_mb: float = 32,
+        context: Context = _NO_CONTEXT,
+    ) -> TeeStream:
+        """Hand the bytes that ``source`` gives to the caller, and keep them as ``put_stream`` does:
+        ``async with manager.tee_stream(key, source) as stream: async for piece in stream: ...``.
+
+        A piece is handed out as soon as the source gives it, at most 1 MiB of it. The tiers take it
+        beside that, each at its own pace; one that comes to lie more than ``buffer_mb`` behind is
+        given up for this value, so a tier that stalls or fails is no matter of the caller's. After
+        the last piece they go on in the background: ``flush`` and ``aclose`` wait for that, and
+        ``await stream.stored()`` says what became of it.
+
+        Held at a time: what ``put_stream`` holds, and ``buffer_mb`` once more for each kind of
+        container that the tiers take (compressed or not).
+
+        Args:
+            key: A string or a ``Key``.
+            source: See ``put_stream``. It is read by the caller's pace alone.
+            length: How many bytes will come. If others come, the caller gets those, and nothing is
+                kept.
+            ttl: As for ``set``.
+            tags: As for ``store``, and so on.
+            cost_seconds: See there.
+            metadata: See there.
+            content_type: See there.
+            finish: Where the caller leaves early or is cancelled, read the rest of the source in
+                the background, for the tiers; it has to live on. Otherwise nothing is kept then.
+            wait_seconds: How long the caller may wait for tiers that lag, in all, before they are
+                given up: for sources that are quicker than disks.
+            buffer_mb: See above, in units of 10**6 bytes; at least 4.
+            context: As for ``store``.
+
+        Raises:
+            TypeError: ``source`` is none of these or gives something else than bytes, when it is
+                read.
+            ValueError: A bad key, duration, length or ``buffer_mb``.
+        """
+        wait = duration_seconds(wait_seconds, "wait_seconds")
+        if isinstance(buffer_mb, bool) or not isinstance(buffer_mb, int | float):
+            raise TypeError(f"buffer_mb must be a number, not {type(buffer_mb).__name__}")
+        if not 4 <= buffer_mb <= 1_000_000:
+            raise ValueError(f"buffer_mb must be a number from 4 to 1000000, got {buffer_mb}")
+        encoded = self._encoded(key)
+        meta = self._meta(tags, cost_seconds, metadata, content_type, context)
+        kind = functools.partial(TeeInflow, most=int(buffer_mb * 1_000_000))
+        inflow = self._inflow(kind, encoded, source, length, ttl, meta, context)
+        return TeeStream(
+            source, inflow, self._take_in, self._tiers.storing, wait_seconds=wait, finish=finish
+        )
+
+    def _inflow(
+        self,
+        kind: Callable[..., _Inflow],
+        encoded: bytes | None,
+        source: StreamSource,
+        length: int | None,
+        ttl: Duration | None,
+        meta: Mapping[int | str, Any],
+        context: Context,
+    ) -> _Inflow | None:
+        """What takes a stream in; ``None`` for a key that is never there."""
+        ttl_ms = duration_ms(ttl, self.default_ttl_ms)
         if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
             raise TypeError(f"length must be a number of bytes, not {type(length).__name__}")
         if length is not None and length < 0:
             raise ValueError(f"length must not be negative, got {length}")
         if encoded is None:
-            return StreamResult(False, "bad-key")
+            return None
         chunking = self._reading.chunking
         options: dict[str, Any] = {"chunk_size": chunking.chunk_size}
         if self.config.chunking is not None:
@@ -694,7 +777,7 @@ class CacheManager:
         known = known_length(source) if length is None else length
         if known is not None:
             options["length"] = known
-        inflow = Inflow(
+        return kind(
             self._tiers,
             encoded,
             ttl_ms=ttl_ms,
@@ -705,15 +788,19 @@ class CacheManager:
             writing=self._writing,
             note=self._reading.logs_stored(encoded),
         )
+
+    async def _take_in(
+        self, inflow: Inflow, pieces: AsyncGenerator[memoryview, None]
+    ) -> StreamResult:
+        """Store a stream, and count what became of it."""
         began = time.monotonic()
-        with self._tiers.promotions.changes.of([encoded]):
-            try:
-                result = await inflow.run(pieces_of(source))
-            except BaseException:
-                self._reading.count("streams_aborted")
-                raise
-            if result.stored:
-                await self._writing.withdraw(encoded.__eq__)  # what waits is an older value
+        try:
+            result = await inflow.run(pieces)
+        except BaseException:
+            self._reading.count("streams_aborted")
+            raise
+        if result.stored:
+            await self._writing.withdraw(inflow.key.__eq__)  # what waits is an older value
         self._count("sets", result.stored)
         self._reading.count("streams_stored", result.stored)
         self._reading.count("bytes_stored", result.size)
@@ -1094,7 +1181,8 @@ class CacheManager:
     async def flush(self, timeout_seconds: float = 60) -> int:
         """Wait until the entries that were put into tiers with ``write_mode="behind"`` have been
         sent, at most so long; also those that other processes, alive or killed, have left waiting
-        beside the entries of the filesystem tier.
+        beside the entries of the filesystem tier, and the streams of this loop that ``tee_stream``
+        still stores.
 
         Returns:
             How many have not: 0 means that every tier has everything.

@@ -28,6 +28,7 @@ from cogcache import _bridge, _core
 from cogcache._fork import renew_after_fork
 from cogcache._inline import is_inline
 from cogcache.backends.base import CacheBackend
+from cogcache.background import Background
 
 __all__ = ["Admission", "Changes", "Promotions"]
 
@@ -144,6 +145,13 @@ class Changes:
                 return False
             return self._ended.get(key, 0) <= since
 
+    def is_alone(self, key: bytes, since: int) -> bool:
+        """``unchanged`` for who is changing the key, which does not count."""
+        with self._lock:
+            if self._all_begun or self._begun[key] > 1 or since < self._forgotten:
+                return False
+            return self._ended.get(key, 0) <= since
+
 
 class Promotions:
     """Copies under way into the upper tiers: at most 64 of them and 256 MiB in memory.
@@ -153,7 +161,6 @@ class Promotions:
             ``promotions_deferred`` (not admitted yet) are counted.
 
     Attributes:
-        tasks: Those under way, with the key that each is about.
         changes: What puts and deletes tell.
     """
 
@@ -163,13 +170,12 @@ class Promotions:
         self._write: Callable[[CacheBackend, _core.Image], Awaitable[str | None]] | None = None
         self._admission: dict[int, Admission] = {}
         self._closed = False
-        self.after_fork()
-        renew_after_fork(self)
+        self._background = Background()
 
-    def after_fork(self) -> None:
-        """The tasks of the parent's loops are not this process' own."""
-        self.tasks: dict[asyncio.Task[None], bytes] = {}
-        self._bytes = 0
+    @property
+    def tasks(self) -> dict[asyncio.Task[None], bytes]:
+        """Those under way, with the key that each is about."""
+        return self._background.tasks
 
     def use(self, write: Callable[[CacheBackend, _core.Image], Awaitable[str | None]]) -> None:
         """Put images into tiers with ``write``: ``None`` or the word for why not, never a fault."""
@@ -234,7 +240,10 @@ class Promotions:
         if is_inline():
             await copy()
             return
-        if len(self.tasks) >= LIMIT_ITEMS or (self.tasks and self._bytes + size > LIMIT_BYTES):
+        under_way = self._background
+        if len(under_way.tasks) >= LIMIT_ITEMS or (
+            under_way.tasks and under_way.size + size > LIMIT_BYTES
+        ):
             self.counters["promotions_dropped"] += 1
             return
 
@@ -245,43 +254,18 @@ class Promotions:
                 # The hit has been handed out; the next one can try again.
                 logger.warning("a promotion failed: %s: %s", type(error).__name__, error)
 
-        def ended(task: asyncio.Task[None]) -> None:
-            if self.tasks.pop(task, None) is not None:
-                self._bytes -= size
-
-        task = asyncio.create_task(work(), name="cogcache-promote")
-        self._bytes += size
-        self.tasks[task] = key
-        task.add_done_callback(ended)
+        under_way.add(asyncio.create_task(work(), name="cogcache-promote"), key, size)
 
     async def withdraw(self, meant: Callable[[bytes], bool]) -> None:
         """Call off the copies of keys that are ``meant``, which are about to be forgotten: a copy
         must not bring them back.
         """
-        under_way = list(self.tasks.items())  # other loops may begin and end some meanwhile
-        tasks = [task for task, key in under_way if meant(key)]
-        for task in tasks:
-            loop = task.get_loop()
-            if not is_inline() and loop is asyncio.get_running_loop():
-                task.cancel()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(task.cancel)
-        if tasks and not is_inline():
-            here = asyncio.get_running_loop()
-            mine = [task for task in tasks if task.get_loop() is here]
-            await asyncio.gather(*mine, return_exceptions=True)
+        await self._background.withdraw(meant)
 
     async def aclose(self, timeout: float) -> None:
         """Let the copies of this loop end, for at most ``timeout`` seconds."""
         try:
-            if not is_inline():
-                here = asyncio.get_running_loop()
-                mine = [task for task in list(self.tasks) if task.get_loop() is here]
-                if mine:
-                    _, late = await asyncio.wait(mine, timeout=timeout)
-                    for task in late:
-                        task.cancel()
-                    await asyncio.gather(*late, return_exceptions=True)
+            await self._background.aclose(timeout)
         finally:
             self._closed = True
 

@@ -19,7 +19,7 @@ from cogcache.policy import ROUTED, Policy
 from cogcache.tiering import Tiers, together
 from cogcache.writing import Writing
 
-__all__ = ["Inflow", "StreamResult"]
+__all__ = ["Branch", "Inflow", "StreamResult"]
 
 # How long a tier may refuse to take the next megabytes; tiers have shorter deadlines of their own.
 STALLED_SECONDS: Final = 120.0
@@ -49,7 +49,7 @@ class StreamResult(StoreResult):
 
 
 @dataclass(slots=True)
-class _Branch:
+class Branch:
     """One tier that takes the stream, until it has a word for why not."""
 
     tier: CacheBackend
@@ -94,6 +94,9 @@ class Inflow:
         writing: Of the manager.
         note: Called with each chunk, its first byte and the one behind its last, when the tiers
             were fed with all of it.
+
+    Attributes:
+        key: As above.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class Inflow:
     ) -> None:
         self._tiers = tiers
         self._writing = writing
-        self._key = key
+        self.key = key
         self._ttl_ms = ttl_ms
         self._given_meta = meta
         self._options = options
@@ -124,11 +127,11 @@ class Inflow:
         self._noted = 0
         self._sending: asyncio.Task[None] | None = None
         self._writers: dict[tuple[bool, bool], _core.EntryWriter] = {}
-        self._branches: list[_Branch] = []
+        self._branches: list[Branch] = []
         for tier in tiers.backends:
             policy = tiers.guard(tier).policy
             if policy.write_mode != "off":
-                self._branches.append(_Branch(tier, policy))
+                self._branches.append(Branch(tier, policy))
 
     async def run(self, pieces: AsyncGenerator[memoryview, None]) -> StreamResult:
         """Store what ``pieces`` gives.
@@ -165,9 +168,9 @@ class Inflow:
 
     # --- steps ------------------------------------------------------------------------------------
 
-    async def _look_for_unfinished(self, branch: _Branch) -> None:
+    async def _look_for_unfinished(self, branch: Branch) -> None:
         try:
-            branch.unfinished = await branch.tier.unfinished(self._key)
+            branch.unfinished = await branch.tier.unfinished(self.key)
         except Exception as error:
             self._tiers.failed(branch.tier, "write", error)
 
@@ -178,7 +181,7 @@ class Inflow:
             if writer is None:
                 meta = tier.entry_meta(self._given_meta)
                 writer = tier.writer(
-                    self._key,
+                    self.key,
                     ttl_ms=self._ttl_ms,
                     meta=meta,
                     token=self._token_for(tier.writer_kind),
@@ -196,14 +199,14 @@ class Inflow:
                 return left.token
         return 0
 
-    async def _begin(self, branch: _Branch) -> None:
+    async def _begin(self, branch: Branch) -> None:
         token = branch.writer.token
         where: dict[str, Any] = dict(self._where)
         if branch.unfinished is not None:
             where["unfinished"] = branch.unfinished
         try:
             begun = await self._tiers.guard(branch.tier).call(
-                lambda: branch.tier.receive(self._key, token, **where)
+                lambda: branch.tier.receive(self.key, token, **where)
             )
         except NotAskedError:
             branch.word = "unavailable"
@@ -295,21 +298,26 @@ class Inflow:
         await self._sent()
         if self._live():
             self._note_chunks(ended=True)
-        # An older value of this key that is still on its way must not arrive after this one.
-        await self._writing.withdraw(self._key.__eq__)
-        await together([self._step(branch, seal) for branch in self._live()])
-        for required in (True, False):
-            now = [branch for branch in self._live() if branch.policy.required is required]
-            await together([self._step(one, lambda receiver: receiver.finish()) for one in now])
-            self._check_required()
-        await self._forget_older()
+        async with self._publishing():
+            # An older value of this key that is still on its way must not arrive after this one.
+            await self._writing.withdraw(self.key.__eq__)
+            await together([self._step(branch, seal) for branch in self._live()])
+            for required in (True, False):
+                now = [branch for branch in self._live() if branch.policy.required is required]
+                await together([self._step(one, lambda receiver: receiver.finish()) for one in now])
+                self._check_required()
+            await self._forget_older()
         return self._result()
 
-    async def _feed_to(self, branch: _Branch, data: bytes) -> None:
+    def _publishing(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Around the moment in which tiers come to show the entry."""
+        return contextlib.nullcontext()
+
+    async def _feed_to(self, branch: Branch, data: bytes) -> None:
         await self._step(branch, lambda receiver: receiver.feed(data))
 
     async def _step(
-        self, branch: _Branch, step: Callable[[Receiver], Awaitable[str | None]]
+        self, branch: Branch, step: Callable[[Receiver], Awaitable[str | None]]
     ) -> None:
         assert branch.receiver is not None
         try:
@@ -329,28 +337,28 @@ class Inflow:
         if self._live():
             for branch in self._branches:
                 if branch.word is not None:
-                    await self._writing.drop_older(branch.tier, self._key)
+                    await self._writing.drop_older(branch.tier, self.key)
 
     # --- failing ----------------------------------------------------------------------------------
 
-    def _live(self) -> list[_Branch]:
+    def _live(self) -> list[Branch]:
         return [branch for branch in self._branches if branch.word is None]
 
     def _check_required(self) -> None:
         if any(branch.policy.required and branch.refused for branch in self._branches):
             raise _RefusedError
 
-    def _failed(self, branch: _Branch, error: Exception) -> None:
+    def _failed(self, branch: Branch, error: Exception) -> None:
         branch.word = "unavailable" if isinstance(error, TimeoutError) else "io-error"
         self._tiers.failed(branch.tier, "write", error)
 
-    async def _drop(self, branch: _Branch, word: str) -> None:
+    async def _drop(self, branch: Branch, word: str) -> None:
         await self._sent()
         if branch.word is None:
             branch.word = word
             await self._give_up(branch)
 
-    async def _give_up(self, branch: _Branch) -> None:
+    async def _give_up(self, branch: Branch) -> None:
         try:
             if branch.receiver is not None:
                 await branch.receiver.abort()

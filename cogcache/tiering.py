@@ -13,6 +13,7 @@ from cogcache import _core
 from cogcache._inline import is_inline
 from cogcache.backends.base import META_TAGS, SLOW, CacheBackend, CacheBackendRegistry
 from cogcache.backends.faults import NotAskedError
+from cogcache.background import Background
 from cogcache.behind import WriteBehind
 from cogcache.config import CacheConfig
 from cogcache.exceptions import ClosedError, ConfigError
@@ -35,6 +36,7 @@ class Tiers:
         backends: The one asked first first.
         counters: Of the manager; what becomes of promotions is counted here.
         promotions: Copies on their way up.
+        storing: Streams that callers have read to their end, and tiers not.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Tiers:
         self.backends = backends
         self.counters = counters
         self.promotions = Promotions(counters)
+        self.storing = Background()
         self.queues: dict[int, WriteBehind] = {}
         self._guards = {
             id(tier): Guard(tier, most_uncut if tier.cuts_values else None) for tier in backends
@@ -232,12 +235,13 @@ class Tiers:
         return lambda: self.promotions.start(image, into, since)
 
     async def aclose(self, timeout: float) -> None:
-        """Let promotions end and send what waits, for at most ``timeout`` seconds, and close every
-        tier.
+        """Let streams and promotions end and send what waits, for at most ``timeout`` seconds, and
+        close every tier.
         """
         until = time.monotonic() + timeout
         try:
-            await self.promotions.aclose(timeout)
+            await self.storing.aclose(timeout)
+            await self.promotions.aclose(max(0.0, until - time.monotonic()))
             for queue in self.queues.values():
                 await queue.aclose(max(0.0, until - time.monotonic()))
         finally:

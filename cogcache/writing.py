@@ -97,8 +97,7 @@ class Writing:
 
     async def _write(self, what: Drafts, source: int, kind: int) -> StoreResult:
         tiers, queues = self._tiers.backends, self._tiers.queues
-        if self._tiers.promotions.tasks:  # a copy of an older value must not end up above this one
-            await self._tiers.promotions.withdraw(_key(what).__eq__)
+        await self._call_off_copies(_key(what).__eq__)
         words = await together(
             [
                 self.write_one(tier, what[tier.draft_kind], source=source, kind=kind)
@@ -142,8 +141,7 @@ class Writing:
             return await self._write_batch(whats, keys)
 
     async def _write_batch(self, whats: Sequence[Drafts], keys: set[bytes]) -> list[StoreResult]:
-        if self._tiers.promotions.tasks:
-            await self._tiers.promotions.withdraw(keys.__contains__)
+        await self._call_off_copies(keys.__contains__)
         answers = await together(
             [
                 self._write_many(tier, [what[tier.draft_kind] for what in whats])
@@ -207,15 +205,25 @@ class Writing:
         """Call off what is under way in the background for keys that are ``meant``, which are about
         to be forgotten: it must not bring them back.
         """
-        await self._tiers.promotions.withdraw(meant)
+        await self._call_off_copies(meant)
         for queue in self._tiers.queues.values():
             await queue.withdraw(meant)
+
+    async def _call_off_copies(self, meant: Callable[[bytes], bool]) -> None:
+        """An older value on its way must not end up above this one."""
+        if self._tiers.promotions.tasks:
+            await self._tiers.promotions.withdraw(meant)
+        if self._tiers.storing.tasks:
+            await self._tiers.storing.withdraw(meant)
 
     async def flush(self, seconds: float) -> int:
         """Wait until what waits has been sent, at most so long; how many entries are left."""
         until = time.monotonic() + seconds
         queues = self._tiers.queues.values()
-        return sum([await queue.flush(max(0.0, until - time.monotonic())) for queue in queues])
+        left = len(await self._tiers.storing.wait(seconds))
+        return left + sum(
+            [await queue.flush(max(0.0, until - time.monotonic())) for queue in queues]
+        )
 
     def describe(self, tier: CacheBackend) -> dict[str, Any]:
         """The health of a tier, for ``get_stats``."""

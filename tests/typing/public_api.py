@@ -63,6 +63,10 @@ async def managers() -> None:
         assert_type(await manager.read_range("key", 0, 10), bytes | None)
         async for piece in manager.get_stream("key"):
             assert_type(piece, bytes)
+        async with manager.tee_stream("key", [b"a", b"b"], finish=True) as stream:
+            async for piece in stream:
+                assert_type(piece, bytes)
+        assert_type(await stream.stored(), StreamResult)
         assert_type(parse_range("bytes=0-1", 10), tuple[int, int] | None)
         async with manager.open("key", "frame/17") as reader:
             if reader is not None:
