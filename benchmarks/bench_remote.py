@@ -78,6 +78,9 @@ CAUSES = {
     "with 2 % of reads": (
         "the other reads of this machine were so slow that 20 ms after the start says little"
     ),
+    "a range of 1,000": "beside the plan, a call of Python for the bytes and their checksum",
+    "first read of": "50 ms are the way; the rest is what server and machine had to do besides",
+    "a miss in three": "one answer of S3 that it has nothing, and one PUT, are most of it",
     "after an outage": "the breaker asks again after 1, 2, 4 ... 30 s, not at once",
 }
 
@@ -594,6 +597,91 @@ async def redis_hits(run: Run) -> list[Row]:
     return rows
 
 
+# --- one read after the other ---------------------------------------------------------------------
+
+
+async def plans(run: Run) -> list[Row]:
+    """Ranges of a value of a thousand chunks that lies where each is fetched by itself."""
+    chunk, chunks = 4096, 1000
+    writer = _core.EntryWriter(
+        key_bytes("chunks"), meta={}, refreshed_ms=1, ttl_ms=None, chunk_size=chunk
+    )
+    data = random.Random(4).randbytes(chunk * chunks)
+    image = writer.feed(data) + writer.finish()
+    entry = _core.Entry.from_reader(len(image), lambda at, size: image[at : at + size])
+    part = entry.find("blob", "0")
+    assert part is not None and part.raw_size // part.chunk_size == chunks
+    starts = [random.Random(5).randrange(part.raw_size) for _ in range(run.count(100_000))]
+
+    async def ours(round_: int) -> None:
+        for start in starts:
+            entry.read(part.number, start, start + 1)
+
+    taken = await in_turns(run.rounds(9), ours=ours)
+    assert all(entry.read(part.number, at, at + 1) == data[at : at + 1] for at in starts[:1000])
+    name = "a range of 1,000 chunks, found and checked in memory"
+    return [Row(name, clocks(taken["ours"], len(starts)), per="each", most=1e-5)]
+
+
+async def first_reads(run: Run) -> list[Row]:
+    """The first read of a value that another host has put into a store 50 ms away, until its copy
+    is in the local tier.
+    """
+    count, size = run.count(100), 64 << 10
+    last = []
+    with run.proxy() as proxy:
+        proxy.set("delay", seconds=0.05)
+        for round_ in range(-1, run.rounds(3)):
+            place = run.place.at(prefix=f"{run.place.prefix}/first{round_}")
+            async with CacheManager({"backends": [s3_config(place)]}) as other:
+                for number in range(count):
+                    assert await other.set(f"{number}", random.Random(number).randbytes(size))
+            files = FilesystemCacheConfig(str(run.folder / f"first{round_}"), max_size_mb=1000)
+            place = place.at(endpoint_url=proxy.endpoint_url)
+            seconds = []
+            async with CacheManager({"backends": [files, s3_config(place)]}) as manager:
+                assert await manager.get("absent") is None  # the connection and what it learns
+                for number in range(count):
+                    began = time.perf_counter()
+                    value = await manager.get(f"{number}")
+                    await asyncio.gather(*manager._tiers.promotions.tasks)
+                    seconds.append(time.perf_counter() - began)
+                    assert len(value) == size
+                assert manager.counters["promotions"] == count
+            if round_ >= 0:
+                last.append(statistics.quantiles(seconds, n=100)[98])
+    name = "first read of 64 KiB from S3 50 ms away, with its local copy, 99th percentile"
+    return [Row(name, tuple(last), most=0.100)]
+
+
+async def misses(run: Run) -> list[Row]:
+    """What a miss in three tiers costs beside the computing: asking all, and storing in all."""
+    count = run.count(200)
+    value = random.Random(6).randbytes(SMALL)
+    middle, last = [], []
+    with RedisServer() as server:
+        files = FilesystemCacheConfig(str(run.folder / "misses"), max_size_mb=1000)
+        redis = RedisCacheConfig(server.url, priority=1, timeout_seconds=20)
+        bucket = s3_config(run.place, priority=2)
+        async with CacheManager({"backends": [files, redis, bucket]}) as manager:
+            for round_ in range(-1, run.rounds(5)):
+                seconds = []
+                for number in range(count):
+                    began = time.perf_counter()
+                    key = f"miss:{round_}:{number}"
+                    assert await manager.get_or_compute(key, lambda: value) == value
+                    seconds.append(time.perf_counter() - began)
+                if round_ >= 0:
+                    middle.append(statistics.median(seconds))
+                    last.append(statistics.quantiles(seconds, n=100)[98])
+            assert manager.counters["computed"] == count * (run.rounds(5) + 1)
+    name = "a miss in three tiers, beside the computing"
+    return [
+        Row(f"{name}, median", tuple(middle), most=0.020),
+        Row(f"{name}, 99th percentile", tuple(last)),
+    ]
+
+
 # --- an outage ------------------------------------------------------------------------------------
 
 
@@ -656,6 +744,9 @@ PARTS: dict[str, Callable[[Run], Awaitable[list[Row]]]] = {
     "pauses": pauses,
     "hedges": slow_reads,
     "redis": redis_hits,
+    "plans": plans,
+    "first": first_reads,
+    "misses": misses,
     "outage": outage,
 }
 

@@ -64,7 +64,7 @@ async def test_a_bucket_and_a_directory_take_what_the_caller_reads(
     async with manager_over(files, bucket) as manager:
         async with manager.tee_stream("key", DATA, wait_seconds="1h") as stream:
             assert b"".join([piece async for piece in stream]) == DATA
-        assert await manager.flush() == 0
+        assert await manager.flush(600) == 0
         assert (await stream.stored()).tiers == (files.name, bucket.name)
         for tier in (files, bucket):
             assert await tier.get("key") == DATA
@@ -112,7 +112,7 @@ async def test_who_leaves_early_leaves_no_object_and_no_upload(s3_place: S3Place
             async for _ in stream:
                 if stream._handed > 30 * MIB:
                     break
-        assert await manager.flush() == 0
+        assert await manager.flush(600) == 0
         assert (await stream.stored()).reason == "abandoned"
         while s3_place.client.list_multipart_uploads(
             Bucket=s3_place.bucket, Prefix=s3_place.prefix
