@@ -49,6 +49,7 @@ from cogcache.settings import Setting, Settings
 from cogcache.sources import SourceRef, file_digest
 from cogcache.streams import StreamResult
 from cogcache.tee import TeeStream
+from cogcache.verifying import DamagedEntry, VerifyProgress, VerifyReport
 from cogcache.video import VideoArtifacts, VideoCache
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ __all__ = [
     "CogcacheError",
     "CogcacheWarning",
     "ConfigError",
+    "DamagedEntry",
     "Difference",
     "Duration",
     "Explanation",
@@ -104,6 +106,8 @@ __all__ = [
     "StructuredFilesystemConfig",
     "TeeStream",
     "ValueTypeError",
+    "VerifyProgress",
+    "VerifyReport",
     "VideoArtifacts",
     "VideoCache",
     "__version__",

@@ -282,7 +282,9 @@ class Entry:
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Run the method named ``operation`` (value, read, read_container, verify) in the pool."""
+        """Run the method named ``operation`` (value, read, read_container, verify, damage) in the
+        pool.
+        """
     def value(
         self,
         *,
@@ -293,6 +295,13 @@ class Entry:
     def value_type(self) -> str: ...
     def is_expired(self, now_ms: int, /) -> bool: ...
     def verify(self) -> None: ...
+    def damage(
+        self, first: int = 0, stop: int | None = None
+    ) -> list[tuple[int | None, int | None]]:
+        """What does not hold of chunks [first, stop), counted over the whole container: (part,
+        chunk of that part), 1,024 at most; with the first chunks also (None, None) for what lies
+        outside of them all. Unlike ``verify`` it goes on behind damage, and nothing is set aside.
+        """
     def renewed(self, refreshed_ms: int, ttl_ms: int | None, /) -> Entry:
         """The same bytes with another life, not copied; of an entry made from bytes."""
     def tobytes(self) -> bytes: ...
@@ -311,6 +320,7 @@ class Entry:
 GET_NO_TOUCH: Final[int]  # do not record a use
 GET_INDEX_ONLY: Final[int]  # open and parse, do not bring the value's bytes along
 GET_ANY_AGE: Final[int]  # hand out what is expired or tag-invalidated too; see Entry.miss
+GET_LEAVE: Final[int]  # leave a damaged entry where it is
 GET_NO_MAP: Final[int]  # read through a descriptor, so that no page of a map counts as memory
 
 _Durability = Literal["none", "data", "full"]

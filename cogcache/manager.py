@@ -20,7 +20,7 @@ from collections.abc import (
 )
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from cogcache import _core
 from cogcache._arguments import (
@@ -70,19 +70,13 @@ from cogcache.into import checked_array, checked_rows, fill, fill_rows
 from cogcache.keys import Key, KeyParts, key_bytes
 from cogcache.ranges import half_open
 from cogcache.reader import Reader, Reading
-from cogcache.selection import Plan, Selection, select_from
-from cogcache.sources import (
-    Source,
-    SourceRef,
-    SourceUnavailableError,
-    capture,
-    capture_async,
-    unreadable,
-)
+from cogcache.selection import Filters, Plan, meant_by, select_from
+from cogcache.sources import Source
 from cogcache.streams import Inflow, StreamResult
 from cogcache.tee import TeeInflow, TeeStream
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
+from cogcache.verifying import VerifyProgress, VerifyReport, verify_tiers
 from cogcache.writing import Drafts, Writing
 
 if TYPE_CHECKING:
@@ -1026,17 +1020,17 @@ class CacheManager:
             ValueError: A pattern, tag, duration or source that cannot be.
         """
         self._check_open()
-        ref = None if source is None else await _place_of(source)
-        meant = Selection(
-            pattern=pattern,
-            profile=profile,
-            artifact=artifact,
-            source=ref,
-            params=params,
-            tags=tags,
-            older_than=older_than,
-            min_bytes=min_bytes,
-        )
+        filters: Filters = {
+            "pattern": pattern,
+            "profile": profile,
+            "artifact": artifact,
+            "source": source,
+            "params": params,
+            "tags": tags,
+            "older_than": older_than,
+            "min_bytes": min_bytes,
+        }
+        meant = await meant_by(filters)
         return await select_from(self.backends, meant, self._writing.forgetting, self._runs_inline)
 
     async def export_archive(
@@ -1111,6 +1105,37 @@ class CacheManager:
         )
         self._count("sets", report.entries)
         return report
+
+    async def verify(
+        self,
+        *,
+        fix: bool = False,
+        progress: Callable[[VerifyProgress], object] | None = None,
+        **filters: Unpack[Filters],
+    ) -> VerifyReport:
+        """Read every chunk of every entry in every tier and compare it with its checksum.
+
+        Beside the work of the cache: a few entries at a time, in the threads of the tiers, in
+        bounded memory, each bit of damage looked at twice. Cancel it at any time. Expired entries
+        are read as well.
+
+        Args:
+            fix: Take away what is damaged: the filesystem tier moves it to ``quarantine/`` (or
+                deletes it when that is full), other tiers delete it. Without, not a byte is
+                changed.
+            progress: Called every 8 MiB or 1,000 entries, and at the end of a tier. What it raises
+                ends the verification.
+            filters: Those of ``select``. An entry that cannot be opened does not tell what it is,
+                and is always meant.
+
+        Raises:
+            TypeError: A filter that there is not.
+            ValueError: See ``select``.
+        """
+        self._check_open()
+        return await verify_tiers(
+            self.backends, await meant_by(filters), fix=fix, progress=progress
+        )
 
     async def get_metadata(self, key: str | Key) -> dict[str, Any] | None:
         """What is known of an entry without touching its value; see
@@ -1401,14 +1426,6 @@ def _found(value: Any, entry: _core.Entry, tier: CacheBackend) -> Lookup:
         stored_bytes=entry.length,
         seconds_saved=entry.cost_ms / 1000,
     )
-
-
-async def _place_of(source: Source) -> SourceRef:
-    """A source that is asked for by where it is: what is there now does not matter."""
-    try:
-        return capture(source) if is_inline() else await capture_async(source)
-    except SourceUnavailableError:
-        return unreadable(cast("str", source))
 
 
 def _manager_stats(stats: Mapping[str, int], tiers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cogcache._arguments import checked_tags
 from cogcache._identity import KINDS_WITH_URI, URI_TAG
-from cogcache._inline import SyncFacade
+from cogcache._inline import SyncFacade, is_inline
 from cogcache._keytext import print_value
 from cogcache._types import Duration, duration_seconds
 from cogcache.artifacts import arguments_of
@@ -20,14 +20,21 @@ from cogcache.backends.base import (
     KeyPattern,
     tags_of,
 )
-from cogcache.config import whole
+from cogcache.config import nearest, whole
 from cogcache.keys import Key
+from cogcache.sources import (
+    Source,
+    SourceRef,
+    SourceUnavailableError,
+    capture,
+    capture_async,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from cogcache import _core
-    from cogcache.sources import SourceRef
 
-__all__ = ["Plan", "SelectedEntry", "Selection", "select_from"]
+__all__ = ["Filters", "Plan", "SelectedEntry", "Selection", "meant_by", "select_from"]
 
 _SHOWN = 20  # entries of a plan that are printed
 
@@ -105,20 +112,37 @@ class Plan:
         return "\n".join(lines)
 
 
+class Filters(TypedDict, total=False):
+    """The arguments of ``CacheManager.select``."""
+
+    pattern: str | None
+    profile: str | None
+    artifact: str | None
+    source: Source | None
+    params: Mapping[str, Any] | None
+    tags: Iterable[str]
+    older_than: Duration | None
+    min_bytes: int
+
+
 class Selection:
-    """Which entries are meant; see ``CacheManager.select``."""
+    """Which entries are meant; see ``CacheManager.select``.
+
+    Attributes:
+        everything: No filter was given.
+    """
 
     def __init__(
         self,
         *,
-        pattern: str | None,
-        profile: str | None,
-        artifact: str | None,
-        source: SourceRef | None,
-        params: Mapping[str, Any] | None,
-        tags: Iterable[str],
-        older_than: Duration | None,
-        min_bytes: int,
+        pattern: str | None = None,
+        profile: str | None = None,
+        artifact: str | None = None,
+        source: SourceRef | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+        older_than: Duration | None = None,
+        min_bytes: int = 0,
     ) -> None:
         self._source = source
         self._pattern = KeyPattern(pattern)
@@ -133,6 +157,12 @@ class Selection:
         )
         whole(min_bytes, "min_bytes", most=1 << 50)
         self._min_bytes = min_bytes or 0
+        limits = (self._profile, self._artifact, source, self._older_ms)
+        self.everything = (
+            self._pattern.everything
+            and all(limit is None for limit in limits)
+            and not (self._params or self._tags or self._min_bytes)
+        )
 
     def means(self, entry: _core.Entry, key: Key, now_ms: int) -> bool:
         """Whether a live entry is meant."""
@@ -169,6 +199,29 @@ class Selection:
             name in held and print_value(held[name]) == value
             for name, value in self._params.items()
         )
+
+
+async def meant_by(filters: Filters) -> Selection:
+    """What these filters mean, as they were given to a method of the cache.
+
+    Raises:
+        TypeError: One that there is not.
+        ValueError: One that cannot be.
+    """
+    for name in filters:
+        if name not in Filters.__annotations__:
+            raise TypeError(f"unknown filter {name!r}{nearest(name, Filters.__annotations__)}")
+    given: dict[str, Any] = dict(filters)
+    source = given.pop("source", None)
+    return Selection(source=None if source is None else await _place_of(source), **given)
+
+
+async def _place_of(source: Source) -> SourceRef:
+    """A source that is asked for by where it is: what is there now does not matter."""
+    try:
+        return capture(source) if is_inline() else await capture_async(source)
+    except SourceUnavailableError:
+        return unreadable(cast("str", source))
 
 
 async def select_from(

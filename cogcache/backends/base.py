@@ -18,6 +18,7 @@ from cogcache import _bridge, _core
 from cogcache._offload import beside
 from cogcache._types import Duration, Fault, duration_ms
 from cogcache.backends.faults import NotAskedError
+from cogcache.backends.places import Place
 from cogcache.backends.receiving import BufferedReceiver, Receiver, Unfinished
 from cogcache.config import BackendConfig, Compression, known_options, nearest
 from cogcache.exceptions import ConfigError
@@ -311,6 +312,43 @@ class CacheBackend(ABC):
             size += entry.disk_bytes
             files += 1
         return {"size_bytes": size, "total_files": files}
+
+    # --- entry level: looking for damage ----------------------------------------------------------
+
+    async def places(self, source: int = 0) -> AsyncIterator[Place]:
+        """Every place of an entry, damaged ones too, as far as the tier can see them. Changes
+        nothing. With ``source``, at least all of that source.
+        """
+        async for entry in self.scan(source):
+            yield Place(str(Key.from_encoded(entry.key)), entry)
+
+    async def place_again(self, place: Place) -> Place | None:
+        """What is at a place now, read anew; ``None`` where that is nothing, or another entry."""
+        if place.entry is None:
+            return None
+        try:
+            entry = await self.read(place.entry.key)
+        except _core.DamagedError as error:
+            return Place(place.name, None, error=str(error), is_damaged=True)
+        return (
+            None if entry is None or entry.token != place.entry.token else Place(place.name, entry)
+        )
+
+    async def damage_in(
+        self, entry: _core.Entry, first: int, stop: int
+    ) -> list[tuple[int | None, int | None]]:
+        """See ``_core.Entry.damage``; of an entry of ``places``.
+
+        Raises:
+            _core.DamagedError: It is damaged in a way that has no place.
+            OSError: Its bytes are no longer there, or the tier cannot answer.
+        """
+        found: list[tuple[int | None, int | None]] = await _bridge.run(entry, "damage", first, stop)
+        return found
+
+    async def remove_place(self, place: Place) -> bool:
+        """Take away what is at a place, if it is damaged and still the same; whether it is gone."""
+        return place.entry is not None and await self.discard_entry(place.entry)
 
     # --- the clock --------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from cogcache._inline import is_inline
 from cogcache._offload import offload
 from cogcache.backends._missing import MissingStore
 from cogcache.backends.base import CacheBackend, DraftKind, KeyPattern
+from cogcache.backends.places import Place
 from cogcache.backends.receiving import Receiver
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
 from cogcache.exceptions import ClosedError, ConfigError
@@ -34,6 +35,8 @@ CLOSE_SECONDS: Final = 10.0  # how long aclose() waits for what is under way
 _SHARDS: Final = 256
 _BATCH: Final = 64  # entries that a listing opens at once: each may hold a descriptor
 _PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
+_WATCH: Final = _PEEK | _core.GET_NO_MAP | _core.GET_LEAVE
+_CARE: Final = _core.GET_ANY_AGE | _core.GET_NO_TOUCH | _core.GET_NO_MAP  # reads all of it
 
 
 class FilesystemCacheBackend(CacheBackend):
@@ -181,6 +184,37 @@ class FilesystemCacheBackend(CacheBackend):
                     _PEEK,
                 )
                 yield [entry for entry in found if not isinstance(entry, str)]
+
+    # --- looking for damage -----------------------------------------------------------------------
+
+    async def places(self, source: int = 0) -> AsyncIterator[Place]:
+        """See ``CacheBackend``: reads the files themselves, through descriptors."""
+        for shard in range(_SHARDS):
+            listed = await _bridge.run(self._store, "list_shard", shard, source)
+            for start in range(0, len(listed), _BATCH):
+                digests = [name.digest for name in listed[start : start + _BATCH]]
+                for place in await self._look_at(digests, _WATCH):
+                    yield place
+
+    async def place_again(self, place: Place) -> Place | None:
+        now = await self._look_at([place.mark], _WATCH)
+        was_whole = place.entry is not None
+        return None if not now or (was_whole and _is_other(now[0], place)) else now[0]
+
+    async def remove_place(self, place: Place) -> bool:
+        """Have the store read all of it once more, and set it aside."""
+        await self._look_at([place.mark], _CARE)
+        now = await self._look_at([place.mark], _WATCH)
+        return not now or _is_other(now[0], place)
+
+    async def _look_at(self, digests: list[bytes], flags: int) -> list[Place]:
+        """What is there under these digests; nothing of what is gone or not ours."""
+        found = await _bridge.run(self._store, "fetch_digests", digests, flags)
+        return [
+            _place_of(digest, one)
+            for digest, one in zip(digests, found, strict=True)
+            if not isinstance(one, str) or one in ("damaged", "unavailable")
+        ]
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -379,6 +413,21 @@ def _if_live(found: _core.Entry | str) -> _core.Entry | str:
     if not isinstance(found, str) and found.miss not in (None, "expired"):
         return found.miss
     return found
+
+
+def _place_of(digest: bytes, found: _core.Entry | str) -> Place:
+    name = f"objects/{digest.hex()[:2]}/{digest.hex()[2:]}"
+    if not isinstance(found, str):
+        return Place(name, found, digest)
+    if found == "damaged":
+        return Place(name, None, digest, "its index or its end is damaged", is_damaged=True)
+    return Place(name, None, digest, "the system does not let it be read")
+
+
+def _is_other(now: Place, place: Place) -> bool:
+    """Whether an entry that can be opened is there, and not the one which was there."""
+    token = None if place.entry is None else place.entry.token
+    return now.entry is not None and now.entry.token != token
 
 
 class _FileReceiver:

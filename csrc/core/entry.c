@@ -1044,8 +1044,8 @@ static enum cog_status check_padding(const struct cog_source *source, uint64_t f
     return COG_OK;
 }
 
-enum cog_status cog_entry_verify(const struct cog_entry *entry, const struct cog_source *source,
-                                 struct cog_error *err)
+enum cog_status cog_entry_check_frame(const struct cog_entry *entry,
+                                      const struct cog_source *source, struct cog_error *err)
 {
     unsigned char head[COG_ENTRY_HEAD_SIZE];
     uint64_t end = COG_ENTRY_HEAD_SIZE;
@@ -1062,7 +1062,69 @@ enum cog_status cog_entry_verify(const struct cog_entry *entry, const struct cog
         status = check_padding(source, end, part.offset, err);
         end = part.offset + part.stored_size;
     }
+    return status;
+}
+
+enum cog_status cog_entry_verify(const struct cog_entry *entry, const struct cog_source *source,
+                                 struct cog_error *err)
+{
+    enum cog_status status = cog_entry_check_frame(entry, source, err);
+
     if (status == COG_OK)
         status = cog_entry_check_chunks(entry, source, 0, entry->chunks, err);
+    return status;
+}
+
+struct finds { /* the numbers of damaged chunks, as many as there is room for */
+    uint32_t *chunks;
+    size_t most, count;
+};
+
+/* Which chunks of [first, stop), all of one part, do not hold: each read by itself. */
+static enum cog_status find_in_window(const struct cog_entry *entry,
+                                      const struct cog_source *source, struct helper *helper,
+                                      const struct cog_part *part, uint32_t first, uint32_t stop,
+                                      struct finds *finds, struct cog_error *err)
+{
+    enum cog_status status = COG_OK;
+
+    for (uint32_t chunk = first; chunk < stop && status == COG_OK; chunk++) {
+        struct window window;
+        status = next_window(entry, source, helper, part, chunk, chunk + 1, &window, err);
+        if (status == COG_ERR_DAMAGED) {
+            if (finds->count < finds->most)
+                finds->chunks[finds->count] = chunk;
+            finds->count++;
+            status = COG_OK;
+        }
+    }
+    return status;
+}
+
+enum cog_status cog_entry_find_damage(const struct cog_entry *entry,
+                                      const struct cog_source *source, uint32_t first,
+                                      uint32_t stop, uint32_t *damaged, size_t most, size_t *found,
+                                      struct cog_error *err)
+{
+    struct helper helper = {NULL, false};
+    struct finds finds = {damaged, most, 0};
+    enum cog_status status = COG_OK;
+
+    *found = 0;
+    stop = stop < entry->chunks ? stop : entry->chunks;
+    while (status == COG_OK && first < stop) {
+        struct cog_part part;
+        struct window window;
+        uint32_t end;
+        (void)cog_entry_part(entry, part_of_chunk(entry, first), &part);
+        end = part.first_chunk + part.chunk_count;
+        status = next_window(entry, source, &helper, &part, first, end < stop ? end : stop, &window,
+                             err);
+        if (status == COG_ERR_DAMAGED)
+            status = find_in_window(entry, source, &helper, &part, first, window.stop, &finds, err);
+        first = window.stop;
+    }
+    drop_codec(&helper);
+    *found = finds.count;
     return status;
 }

@@ -236,8 +236,20 @@ enum cog_status cog_entry_extent(const struct cog_entry *entry, uint32_t number,
                                  uint32_t *first_chunk, uint32_t *chunk_count);
 /* True when raw bytes lie as they are in the file (codec 0, filter 0): mappable. */
 bool cog_part_is_plain(const struct cog_part *part);
+/* What lies outside of the chunks and the index: head and padding. */
+enum cog_status cog_entry_check_frame(const struct cog_entry *entry,
+                                      const struct cog_source *source, struct cog_error *err);
 /* Everything: head, padding, every chunk, every extension. */
 enum cog_status cog_entry_verify(const struct cog_entry *entry, const struct cog_source *source,
                                  struct cog_error *err);
+/*
+ * Look at chunks [first, stop) of the file (a `stop` beyond its end is its end) and go on behind
+ * what is damaged: the numbers of those that do not hold into `damaged`, the first `most` of them,
+ * `*found` how many there are. COG_OK also where there are some; else what the source answered.
+ */
+enum cog_status cog_entry_find_damage(const struct cog_entry *entry,
+                                      const struct cog_source *source, uint32_t first,
+                                      uint32_t stop, uint32_t *damaged, size_t most, size_t *found,
+                                      struct cog_error *err);
 
 #endif

@@ -91,7 +91,9 @@ enum cog_get_flags {
     COG_GET_ANY_AGE = 8,
     /* read through the descriptor, never through a map, whose pages would count as memory of the
      * process: for whoever reads a large value piece by piece */
-    COG_GET_NO_MAP = 16
+    COG_GET_NO_MAP = 16,
+    /* leave a damaged entry where it is: for whoever only looks (verify) */
+    COG_GET_LEAVE = 32
 };
 
 /*
@@ -139,6 +141,8 @@ uint64_t cog_object_disk_bytes(const struct cog_object *object);
 enum cog_status cog_object_verify_part(struct cog_object *object, uint32_t part,
                                        struct cog_error *err);
 bool cog_object_is_verified(const struct cog_object *object, uint32_t part);
+/* Forget that any of it has been verified: somebody has found damage in the file. */
+void cog_object_distrust(const struct cog_object *object);
 /* Report damage found after the get (a chunk that fails later): the generation goes to quarantine
  * if it is still the one. */
 void cog_store_report_damage(struct cog_store *store, struct cog_object *object);

@@ -48,6 +48,15 @@ static void remember_print(struct cog_verified *verified, uint64_t print)
     atomic_store_explicit(&set[loser], print, memory_order_relaxed);
 }
 
+static void forget_print(struct cog_verified *verified, uint64_t print)
+{
+    _Atomic uint64_t *set = verified->prints[print % COG_VERIFIED_SETS];
+    for (unsigned i = 0; i < COG_VERIFIED_WAYS; i++) {
+        uint64_t there = print;
+        (void)atomic_compare_exchange_strong(&set[i], &there, 0);
+    }
+}
+
 /* --- memory of small objects --------------------------------------------------------------- */
 
 static const struct {
@@ -285,6 +294,15 @@ enum cog_status cog_object_verify_part(struct cog_object *object, uint32_t part,
         remember_print(&object->store->verified, fingerprint(object, part));
     }
     return COG_OK;
+}
+
+void cog_object_distrust(const struct cog_object *object)
+{
+    struct cog_verified *verified = &object->store->verified;
+    forget_print(verified, fingerprint(object, COG_ALL_PARTS));
+    for (uint32_t i = 0; i < cog_entry_part_count(object->entry); i++) {
+        forget_print(verified, fingerprint(object, i));
+    }
 }
 
 /* Everything in the image holds: by what this process has seen before, or by looking now. */
@@ -582,8 +600,10 @@ static enum cog_status give_up(struct request *request, struct cog_object *objec
     struct cog_store *store = request->store;
     if (status == COG_ERR_DAMAGED) {
         request->miss = COG_MISS_DAMAGED;
-        (void)cog_store_remove_open(store, request->digest, object->fd, COG_REMOVE_QUARANTINE,
-                                    NULL);
+        if ((request->flags & COG_GET_LEAVE) == 0) {
+            (void)cog_store_remove_open(store, request->digest, object->fd, COG_REMOVE_QUARANTINE,
+                                        NULL);
+        }
     } else if (status == COG_ERR_IO) {
         request->miss = COG_MISS_UNAVAILABLE;
         cog_count(&store->counters.io_errors, 1);

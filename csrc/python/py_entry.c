@@ -1075,7 +1075,8 @@ static PyMethodDef entry_methods[] = {
     {"submit", (PyCFunction)(void (*)(void))cog_py_entry_submit, METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR(
          "submit($self, channel, future, operation, /, *args, **kwargs)\n--\n\nRun the "
-         "method named `operation` (value, read, read_container, verify) in the thread pool.")},
+         "method named `operation` (value, read, read_container, verify, damage) in the thread "
+         "pool.")},
     {"value", FUNCTION(entry_value), METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("value($self, *, mode='cow', max_bytes=1073741824, frames=True)\n--\n\nThe value, "
                "decoded afresh.")},
@@ -1088,6 +1089,9 @@ static PyMethodDef entry_methods[] = {
                "not copied; None = it never ends.")},
     {"verify", entry_verify, METH_NOARGS,
      PyDoc_STR("verify($self, /)\n--\n\nCheck every byte; DamagedError names what is wrong.")},
+    {"damage", (PyCFunction)(void (*)(void))cog_py_entry_damage, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("damage($self, /, first=0, stop=None)\n--\n\nWhat does not hold of chunks "
+               "[first, stop), as (part, chunk of it); (None, None): outside of them.")},
     {"tobytes", entry_tobytes, METH_NOARGS,
      PyDoc_STR("tobytes($self, /)\n--\n\nThe container as it is stored.")},
     {"read_container", FUNCTION(entry_read_container), METH_VARARGS | METH_KEYWORDS,

@@ -355,8 +355,9 @@ static const struct cog_py_operation op_read_container = {
     read_finish,      entry_release,
 };
 
-static const struct cog_py_operation *const operations[] = {&op_value, &op_read, &op_read_container,
-                                                            &op_verify, NULL};
+static const struct cog_py_operation *const operations[] = {&op_value,          &op_read,
+                                                            &op_read_container, &op_verify,
+                                                            &cog_py_op_damage,  NULL};
 
 PyObject *cog_py_entry_submit(PyObject *self, PyObject *args, PyObject *kwargs)
 {

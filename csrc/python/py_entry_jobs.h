@@ -1,6 +1,6 @@
 /*
- * Reading an Entry without holding the loop: the same work as its methods value(), read() and
- * verify(), as jobs of the thread pool, and value_now(), which never waits.
+ * Reading an Entry without holding the loop: the same work as its methods value(), read(), verify()
+ * and damage(), as jobs of the thread pool, and value_now(), which never waits.
  */
 #ifndef COG_PY_ENTRY_JOBS_H
 #define COG_PY_ENTRY_JOBS_H
@@ -24,7 +24,11 @@ int cog_py_value_options(PyObject *args, PyObject *kwargs, PyObject **slow,
                          enum cog_value_mode *mode, unsigned long long *max_bytes,
                          PyObject **frames);
 
-/* Methods of Entry: submit(channel, future, operation, ...) and value_now(slow, ...). */
+extern const struct cog_py_operation cog_py_op_damage;
+
+/* Methods of Entry: submit(channel, future, operation, ...), value_now(slow, ...) and
+ * damage(first=0, stop=None). */
+PyObject *cog_py_entry_damage(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *cog_py_entry_submit(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *cog_py_entry_value_now(PyObject *self, PyObject *args, PyObject *kwargs);
 

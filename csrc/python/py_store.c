@@ -537,7 +537,8 @@ int cog_py_add_store(PyObject *module)
     if (PyModule_AddIntConstant(module, "GET_NO_TOUCH", COG_GET_NO_TOUCH) < 0 ||
         PyModule_AddIntConstant(module, "GET_INDEX_ONLY", COG_GET_INDEX_ONLY) < 0 ||
         PyModule_AddIntConstant(module, "GET_ANY_AGE", COG_GET_ANY_AGE) < 0 ||
-        PyModule_AddIntConstant(module, "GET_NO_MAP", COG_GET_NO_MAP) < 0) {
+        PyModule_AddIntConstant(module, "GET_NO_MAP", COG_GET_NO_MAP) < 0 ||
+        PyModule_AddIntConstant(module, "GET_LEAVE", COG_GET_LEAVE) < 0) {
         return -1;
     }
     return 0;

@@ -27,6 +27,8 @@
 #define cog_entry_check_chunks buggy_check_chunks
 #define cog_entry_extent buggy_extent
 #define cog_entry_verify buggy_verify
+#define cog_entry_check_frame buggy_check_frame
+#define cog_entry_find_damage buggy_find_damage
 #define cog_entry_part buggy_part
 #define cog_part_is_plain buggy_is_plain
 

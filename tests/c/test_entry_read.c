@@ -301,6 +301,74 @@ static void check_verify_looks_at_everything(enum kit_which which)
 }
 
 /* Head, padding (of the mixed sample's array), chunks of every codec and filter. */
+/* Flip every byte of one chunk in turn: that chunk is found, and no other. */
+static void check_chunk_is_found(const struct cog_entry *entry, const struct cog_source *source,
+                                 unsigned char *image, uint64_t offset, uint64_t size,
+                                 uint32_t chunk)
+{
+    uint32_t found[4];
+    size_t count;
+
+    for (uint64_t at = offset; at < offset + size; at++) {
+        image[at] ^= 8;
+        CHECK_EQ(cog_entry_find_damage(entry, source, 0, UINT32_MAX, found, 4, &count, NULL),
+                 COG_OK);
+        CHECK(count == 1 && found[0] == chunk);
+        CHECK_EQ(cog_entry_find_damage(entry, source, chunk + 1, UINT32_MAX, found, 4, &count,
+                                       NULL),
+                 COG_OK);
+        CHECK_EQ(count, 0);
+        CHECK_EQ(cog_entry_find_damage(entry, source, 0, chunk, found, 4, &count, NULL), COG_OK);
+        CHECK_EQ(count, 0);
+        CHECK_EQ(cog_entry_check_frame(entry, source, NULL), COG_OK);
+        image[at] ^= 8;
+    }
+}
+
+static void check_damage_is_found(enum kit_which which, size_t window)
+{
+    size_t size, count;
+    unsigned char *image = kit_build(&kit_real, kit_sample(which, false), &size);
+    struct cog_source source = cog_memory_source(image, size);
+    struct cog_entry *entry;
+    struct cog_part part;
+    uint32_t found[2], chunks = 0;
+
+    CHECK_EQ(cog_entry_open(&source, NULL, 0, 0, &entry, NULL), COG_OK);
+    if (window != 0) { /* through reads of a few chunks, not in place */
+        source.view = NULL;
+        source.window = window;
+    }
+    CHECK_EQ(cog_entry_find_damage(entry, &source, 0, UINT32_MAX, found, 2, &count, NULL), COG_OK);
+    CHECK_EQ(count, 0);
+    for (uint32_t i = 0; cog_entry_part(entry, i, &part) == COG_OK; i++) {
+        for (uint32_t c = 0; c < part.chunk_count; c++, chunks++) {
+            uint64_t start = (uint64_t)c * part.chunk_size, offset, stored;
+            uint32_t chunk, one;
+            CHECK_EQ(cog_entry_extent(entry, i, start, start + 1, &offset, &stored, &chunk, &one),
+                     COG_OK);
+            CHECK_EQ(chunk, chunks);
+            check_chunk_is_found(entry, &source, image, offset, stored, chunk);
+        }
+    }
+    CHECK_EQ(chunks, cog_entry_chunk_count(entry));
+    for (size_t i = COG_ENTRY_HEAD_SIZE; i < size - COG_ENTRY_TAIL_SIZE; i++)
+        image[i] ^= 8;
+    CHECK_EQ(cog_entry_find_damage(entry, &source, 0, UINT32_MAX, found, 2, &count, NULL), COG_OK);
+    CHECK_EQ(count, chunks); /* all of them, of which two are named */
+    CHECK(found[0] == 0 && found[1] == 1);
+    cog_entry_free(entry);
+    free(image);
+}
+
+static void test_damage_is_found_where_it_is(void)
+{
+    check_damage_is_found(KIT_MIXED, 0);
+    check_damage_is_found(KIT_MIXED, 200);
+    check_damage_is_found(KIT_FILTERED, 0);
+    check_damage_is_found(KIT_FILTERED, 100000);
+}
+
 static void test_verify_looks_at_everything(void)
 {
     check_verify_looks_at_everything(KIT_MIXED);
@@ -416,6 +484,7 @@ int main(void)
     RUN(test_a_source_that_fails_is_not_damage);
     RUN(test_a_kept_index_does_not_read_another_write);
     RUN(test_verify_looks_at_everything);
+    RUN(test_damage_is_found_where_it_is);
     RUN(test_every_refused_allocation_is_answered);
     RUN(test_a_small_entry_opens_with_one_allocation);
     cog_codec_free_spares();

@@ -144,6 +144,35 @@ static void test_damage_found_later_spares_a_newer_generation(struct kit *kit)
     cog_store_close(store);
 }
 
+/* Who only looks changes nothing, and what was believed before is not believed any more. */
+static void test_looking_at_damage_leaves_it_where_it_is(struct kit *kit)
+{
+    struct cog_store *store = kit_open(kit, NULL);
+    unsigned look = COG_GET_LEAVE | COG_GET_NO_TOUCH | COG_GET_NO_MAP;
+    struct cog_object *object;
+    enum cog_miss miss;
+    char path[400];
+    kit_object(kit, "k", path);
+    kit_fill(value, LARGE, 1, 1);
+    CHECK_EQ(kit_put(store, "k", value, LARGE), COG_OK);
+    CHECK(kit_has(store, "k", value, LARGE)); /* verified, once for this process */
+    kit_flip(path, 5000, 1);
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK_EQ(cog_store_get(store, "k", 1, look, &object, &miss, NULL), COG_ABSENT);
+        CHECK_EQ(miss, COG_MISS_DAMAGED);
+        CHECK(kit_exists(path));
+    }
+    CHECK_EQ(kit_count(kit, "quarantine"), 0);
+    REQUIRE(cog_store_get(store, "k", 1, look | COG_GET_INDEX_ONLY, &object, NULL, NULL) == COG_OK);
+    cog_object_distrust(object);
+    cog_object_free(object);
+    CHECK(kit_exists(path));
+    CHECK_EQ(kit_miss(store, "k"), COG_MISS_DAMAGED);
+    CHECK(!kit_exists(path));
+    CHECK_EQ(kit_count(kit, "quarantine"), 1);
+    cog_store_close(store);
+}
+
 static void test_an_entry_without_a_valid_slot_is_expired_not_damaged(struct kit *kit)
 {
     struct cog_store *store = kit_open(kit, NULL);
@@ -441,6 +470,7 @@ int main(void)
     KIT_RUN(test_every_kind_of_damage_is_a_miss_and_is_set_aside);
     KIT_RUN(test_the_quarantine_keeps_its_bytes_under_the_cap);
     KIT_RUN(test_damage_found_later_spares_a_newer_generation);
+    KIT_RUN(test_looking_at_damage_leaves_it_where_it_is);
     KIT_RUN(test_an_entry_without_a_valid_slot_is_expired_not_damaged);
     KIT_RUN(test_planted_names_are_plain_misses_and_never_block);
     KIT_RUN(test_an_entry_of_another_key_is_foreign_and_stays);

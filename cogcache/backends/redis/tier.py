@@ -23,6 +23,7 @@ from cogcache.backends.base import (
 )
 from cogcache.backends.faults import AbsentError, MisconfiguredError, RefusedError, RemoteError
 from cogcache.backends.lanes import Call, Lane
+from cogcache.backends.places import Place
 from cogcache.backends.receiving import Receiver
 from cogcache.backends.redis.client import (
     BULK_FACTOR,
@@ -582,6 +583,12 @@ class RedisBackend(CacheBackend):
         """See ``CacheBackend``: all of them, whatever the source, since nothing but the entries
         themselves says where they are from. Pages of names, 100 entries at a time.
         """
+        async for place in self.places(source):
+            if place.entry is not None:
+                yield place.entry
+
+    async def places(self, source: int = 0) -> AsyncIterator[Place]:
+        """See ``CacheBackend``; all of them, as ``scan`` does."""
         del source
         await self._sync_tags()
         seen: set[int] = set()  # the server may name one twice
@@ -591,9 +598,8 @@ class RedisBackend(CacheBackend):
             if len(seen) > 10 * COUNTED_NAMES:
                 seen.clear()
             for first in range(0, len(fresh), SCAN_BATCH):
-                entries = await self._peek(fresh[first : first + SCAN_BATCH])
-                for entry in entries:
-                    yield entry
+                for place in await self._look_at(fresh[first : first + SCAN_BATCH]):
+                    yield place
 
     async def _pages(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
         """Names that match, a page at a time."""
@@ -608,8 +614,8 @@ class RedisBackend(CacheBackend):
             if int(cursor) == 0:
                 return
 
-    async def _peek(self, names: Sequence[bytes]) -> list[_core.Entry]:
-        """The entries of manifests, without their values; what is none is left out."""
+    async def _look_at(self, names: Sequence[bytes]) -> list[Place]:
+        """The entries of manifests, without their values; what is none of ours is left out."""
 
         async def work(client: Any) -> list[Any]:
             pipe = client.pipeline(transaction=False)
@@ -620,19 +626,23 @@ class RedisBackend(CacheBackend):
             return _told(await pipe.execute(raise_on_error=False))
 
         answers = await self._client.run(work, factor=BULK_FACTOR)
-        entries = []
+        found = []
         for number, name in enumerate(names):
             start, tail, size = answers[3 * number : 3 * number + 3]
-            if isinstance(start, Exception) or isinstance(tail, Exception):
+            if isinstance(start, Exception) or isinstance(tail, Exception) or not size:
                 continue
             base = name.removesuffix(b":m")
+            text, mark = name.decode(errors="replace"), (name, _token_of(start))
             try:
                 entry = await self._peek_one(base, start, tail, size)
-            except (_core.DamagedError, _core.ForeignError, AbsentError):
+            except (_core.ForeignError, AbsentError):
+                continue
+            except _core.DamagedError as error:
+                found.append(Place(text, None, mark, str(error), is_damaged=True))
                 continue
             if self._names.of_key(entry.key) == base:
-                entries.append(entry)
-        return entries
+                found.append(Place(text, entry, mark))
+        return found
 
     async def _peek_one(self, base: bytes, start: bytes, tail: bytes, size: int) -> _core.Entry:
         rest = max(0, size - FIXED_BYTES)
@@ -640,6 +650,19 @@ class RedisBackend(CacheBackend):
         remote = RemoteBytes(self._client, base, manifest)
         remote = await remote.with_tail(index_bytes(manifest.tail[-48:]) + TAIL_BYTES)
         return remote.open()
+
+    async def place_again(self, place: Place) -> Place | None:
+        now = await self._look_at([place.mark[0]])
+        return now[0] if now and now[0].mark == place.mark else None
+
+    async def damage_in(
+        self, entry: _core.Entry, first: int, stop: int
+    ) -> list[tuple[int | None, int | None]]:
+        return await self._in_lane(lambda call: entry.damage(first, stop))
+
+    async def remove_place(self, place: Place) -> bool:
+        name, token = place.mark
+        return await self._remove(name.removesuffix(b":m"), token)
 
     async def gc(self) -> int:
         """Unlink slices without a life that no manifest names (its manifest was evicted, or removed

@@ -31,6 +31,7 @@ from cogcache.backends.faults import (
     UnavailableError,
 )
 from cogcache.backends.lanes import Call, Lane
+from cogcache.backends.places import Place
 from cogcache.backends.receiving import Receiver
 from cogcache.backends.s3.census import Census
 from cogcache.backends.s3.client import SMALL_BYTES, S3Client
@@ -765,11 +766,16 @@ class S3Backend(CacheBackend):
             yield one, entry
 
     def _peek(self, call: Call, name: str) -> _core.Entry:
-        tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
+        return self._opened(name, self._reads.tail(call, name, SCAN_TAIL_BYTES))
+
+    def _opened(self, name: str, tail: Tail) -> _core.Entry:
+        """The entry, whatever its key is, that has this end; of a thread of a lane."""
         if tail.is_whole:
             return _core.Entry.from_bytes(tail.data)
         remote = RemoteBytes(self._reads, self._client, name, tail)
-        return _core.Entry.from_reader(tail.size, remote.read)
+        entry = _core.Entry.from_reader(tail.size, remote.read)
+        remote.opened()
+        return entry
 
     async def iter_keys(
         self, pattern: str | None = None, include_metadata: bool = False
@@ -817,6 +823,52 @@ class S3Backend(CacheBackend):
         return self._names.of_key(entry.key) == name and matcher.matches(
             str(Key.from_encoded(entry.key))
         )
+
+    async def places(self, source: int = 0) -> AsyncIterator[Place]:
+        """See ``CacheBackend``: eight objects at a time are opened."""
+
+        async def open_one(item: tuple[Listed, bool | None]) -> Place | None:
+            return await self._place_at(item[0].name)
+
+        pages = self._ours(await self._prefixes_of(source))
+        async for _, place in in_parallel(pages, open_one):
+            if place is not None:
+                yield place
+
+    async def _place_at(self, name: str) -> Place | None:
+        try:
+            return await self._in(self._client.small, self._open_place, name)
+        except (AbsentError, ChangedError, _core.ForeignError):
+            return None
+        except NotAskedError:
+            raise
+        except RemoteError as error:
+            return Place(name, None, error=str(error))
+
+    def _open_place(self, call: Call, name: str) -> Place | None:
+        tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
+        try:
+            entry = self._opened(name, tail)
+        except _core.DamagedError as error:
+            return Place(name, None, tail.etag, str(error), is_damaged=True)
+        return Place(name, entry, tail.etag) if self._names.of_key(entry.key) == name else None
+
+    async def place_again(self, place: Place) -> Place | None:
+        now = await self._place_at(place.name)
+        is_other = now is not None and place.mark is not None and now.mark != place.mark
+        return None if is_other else now
+
+    async def damage_in(
+        self, entry: _core.Entry, first: int, stop: int
+    ) -> list[tuple[int | None, int | None]]:
+        return await self._in(self._client.work, lambda call: entry.damage(first, stop))
+
+    async def remove_place(self, place: Place) -> bool:
+        """Delete the object; not another generation, where the store knows conditions."""
+        await self._late.settled(place.name, self._client.seconds_for(0))
+        removed = await self._delete_generation(place.name, place.mark or "")
+        self._forget(place.name)
+        return removed
 
     async def cleanup_expired(self) -> int:
         removed = 0

@@ -1,0 +1,453 @@
+"""Reading everything that is stored and comparing it with its checksums:
+``CacheManager.verify``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cogcache import _core
+from cogcache._inline import is_inline
+from cogcache.backends.base import CacheBackend
+from cogcache.backends.faults import AbsentError, NotAskedError
+from cogcache.backends.places import Place
+from cogcache.keys import Key
+
+if TYPE_CHECKING:
+    from cogcache.selection import Selection
+
+__all__ = ["Damage", "DamagedEntry", "TierCheck", "VerifyProgress", "VerifyReport", "verify_tiers"]
+
+AT_ONCE: Final = 4  # entries of a tier that are read together
+SLICE_BYTES: Final = 8 << 20  # stored bytes that one step reads
+INLINE_BYTES: Final = 64 << 10  # what is in memory and so short is checked on the loop's thread ...
+BREATH_BYTES: Final = 1 << 20  # ... which turns after so much
+TOLD_ENTRIES: Final = 1000
+LISTED: Final = 10_000  # damaged entries of a tier that a report names
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One place inside an entry whose bytes are not those that were written.
+
+    Attributes:
+        part: Number of the part; ``None`` outside of all parts.
+        kind: Of the part: ``"frame"``, ``"array"``, ``"blob"``, ``"doc"`` ...; ``""`` outside.
+        name: Of the part, such as the id of a frame; may be empty.
+        chunk: Number of the chunk within the part; ``None`` where that cannot be said.
+    """
+
+    part: int | None
+    kind: str = ""
+    name: str = ""
+    chunk: int | None = None
+
+    def __str__(self) -> str:
+        if self.part is None:
+            return "outside of its parts"
+        name = f" {self.name}" if self.name else ""
+        return f"part {self.part} ({self.kind}{name}), chunk {self.chunk}"
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedEntry:
+    """An entry that is not as it was written, or could not be read.
+
+    Attributes:
+        key: Its key; ``None`` where the entry does not tell it any more.
+        tier: Name of the tier.
+        place: What it is called there: a file under ``<base_path>/v1``, an object, a Redis key.
+        damage: Where it is damaged, as far as that has a place; 1,024 of them at most for each 8
+            MiB.
+        error: What else is wrong, in words; ``""`` if nothing.
+        stored_bytes: Its size as stored; 0 where that is not known.
+        removed: Whether ``fix`` took it away.
+    """
+
+    key: Key | None
+    tier: str
+    place: str
+    damage: tuple[Damage, ...] = ()
+    error: str = ""
+    stored_bytes: int = 0
+    removed: bool = False
+
+    def __str__(self) -> str:
+        what = "; ".join([*map(str, self.damage[:3]), *([self.error] if self.error else [])])
+        more = f" and {len(self.damage) - 3:,} more" if len(self.damage) > 3 else ""
+        name = self.place if self.key is None else f"{self.key} ({self.place})"
+        return f"{self.tier}: {name}: {what}{more}{'; removed' if self.removed else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class TierCheck:
+    """What was found in one tier.
+
+    Attributes:
+        tier: Its name.
+        entries: Entries that were read.
+        bytes_read: As stored.
+        damaged: How many of them are damaged.
+        removed: How many of those were taken away.
+        unreadable: How many could not be read for another reason, so that nothing is known.
+        error: Why the tier could not be looked through to its end; ``""`` if it was.
+    """
+
+    tier: str
+    entries: int
+    bytes_read: int
+    damaged: int
+    removed: int
+    unreadable: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What ``verify`` found.
+
+    Attributes:
+        tiers: Tier by tier, in order of priority.
+        damaged: The damaged entries, the first 10,000 of each tier.
+        unreadable: Entries of which nothing is known since they could not be read; as many.
+        entries: Entries that were read.
+        bytes_read: As stored.
+        seconds: How long it took.
+        fix: Whether damaged entries were to be taken away.
+    """
+
+    tiers: tuple[TierCheck, ...]
+    damaged: tuple[DamagedEntry, ...]
+    unreadable: tuple[DamagedEntry, ...]
+    entries: int
+    bytes_read: int
+    seconds: float
+    fix: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was read and is as it was written."""
+        return not any(tier.damaged or tier.unreadable or tier.error for tier in self.tiers)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyProgress:
+    """How far ``verify`` is.
+
+    Attributes:
+        tier: The tier that is being read.
+        entries: Read so far, in all tiers.
+        bytes_read: As stored.
+        damaged: Found so far.
+    """
+
+    tier: str
+    entries: int
+    bytes_read: int
+    damaged: int
+
+
+async def verify_tiers(
+    tiers: Sequence[CacheBackend],
+    meant: Selection,
+    *,
+    fix: bool,
+    progress: Callable[[VerifyProgress], object] | None,
+) -> VerifyReport:
+    """See ``CacheManager.verify``."""
+    began = time.monotonic()
+    done: list[_Check] = []
+    for tier in tiers:
+        check = _Check(tier, meant, fix, progress, done)
+        await check.run()
+        done.append(check)
+    return VerifyReport(
+        tiers=tuple(check.result() for check in done),
+        damaged=tuple(one for check in done for one in check.damaged),
+        unreadable=tuple(one for check in done for one in check.unreadable),
+        entries=sum(check.entries for check in done),
+        bytes_read=sum(check.bytes_read for check in done),
+        seconds=time.monotonic() - began,
+        fix=fix,
+    )
+
+
+class _InterruptError(Exception):
+    """The callback raised its cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What reading an entry has shown.
+
+    Attributes:
+        damage: What does not hold.
+        error: What else is wrong.
+        is_known: Whether it was read; else nothing is known of it.
+    """
+
+    damage: tuple[Damage, ...] = ()
+    error: str = ""
+    is_known: bool = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was read and is as it was written."""
+        return not (self.damage or self.error)
+
+
+class _Check:
+    """The verification of one tier."""
+
+    def __init__(
+        self,
+        tier: CacheBackend,
+        meant: Selection,
+        fix: bool,
+        progress: Callable[[VerifyProgress], object] | None,
+        before: Sequence[_Check],
+    ) -> None:
+        self._tier = tier
+        self._meant = meant
+        self._fix = fix
+        self._progress = progress
+        self._before = before
+        self._told = (0, 0)  # entries and bytes, when last told
+        self._breath = 0  # bytes since the loop turned
+        self.damaged: list[DamagedEntry] = []
+        self.unreadable: list[DamagedEntry] = []
+        self.entries = self.bytes_read = 0
+        self.damaged_count = self.unreadable_count = self.removed = 0
+        self.error = ""
+
+    def result(self) -> TierCheck:
+        return TierCheck(
+            self._tier.name,
+            self.entries,
+            self.bytes_read,
+            self.damaged_count,
+            self.removed,
+            self.unreadable_count,
+            self.error,
+        )
+
+    async def run(self) -> None:
+        """Look through the tier; where it does not answer, ``error`` says so."""
+        most = AT_ONCE if self._tier.is_remote else min(AT_ONCE, os.cpu_count() or 1)
+        try:
+            await _some_at_once(self._places(), self._look, most)
+            self._tell()
+        except _InterruptError as error:
+            raise error.args[0] from None
+
+    async def _places(self) -> AsyncGenerator[Place, None]:
+        """The places that are meant, without those whose entries are at hand, short and whole."""
+        places = self._tier.places(self._meant.source_hash)
+        while not self.error:
+            try:
+                place = await anext(places)
+            except StopAsyncIteration:
+                return
+            except Exception as error:
+                self._give_up(error)
+                return
+            entry = place.entry
+            if entry is not None and not self._is_meant(entry):
+                continue
+            if (
+                entry is not None
+                and entry.in_memory
+                and entry.length <= INLINE_BYTES
+                and not entry.damage()
+            ):
+                self._count(entry.length)
+                self._count_entry()
+                await self._breathe(entry.length)
+            else:
+                yield place
+
+    def _is_meant(self, entry: _core.Entry) -> bool:
+        if self._meant.everything:
+            return True
+        return self._meant.means(entry, Key.from_encoded(entry.key), self._tier.now_ms())
+
+    async def _breathe(self, size: int) -> None:
+        self._breath += size
+        if self._breath >= BREATH_BYTES:
+            self._breath = 0
+            if not is_inline():
+                await asyncio.sleep(0)
+
+    async def _look(self, place: Place) -> None:
+        """Read one entry, and once more if it is not whole; then it is what it seems."""
+        verdict = await self._read(place, counting=True)
+        if not verdict.is_whole:
+            try:
+                now = await self._tier.place_again(place)
+            except Exception as error:
+                if verdict.is_known:
+                    verdict = _Verdict(error=str(error), is_known=False)
+            else:
+                if now is None:
+                    return  # removed or replaced meanwhile
+                place, verdict = now, await self._read(now)
+        if verdict.is_known:
+            self._count_entry()
+        if not verdict.is_whole:
+            await self._report(place, verdict)
+
+    async def _read(self, place: Place, *, counting: bool = False) -> _Verdict:
+        entry = place.entry
+        if entry is None:
+            return _Verdict(error=place.error, is_known=place.is_damaged)
+        parts = entry.parts()
+        found: list[Damage] = []
+        left = entry.length
+        try:
+            for first, stop, size in _slices(parts):
+                for number, chunk in await self._tier.damage_in(entry, first, stop):
+                    found.append(_damage(parts, number, chunk))
+                if counting:
+                    self._count(min(size, left))
+                    left -= min(size, left)
+        except (_core.DamagedError, AbsentError) as error:
+            return _Verdict(tuple(found), str(error) or "some of its bytes are missing")
+        except NotAskedError as error:
+            self._give_up(error)
+            return _Verdict(error=str(error), is_known=False)
+        except _InterruptError:
+            raise
+        except Exception as error:
+            return _Verdict(error=str(error) or type(error).__name__, is_known=False)
+        if counting:
+            self._count(left)
+        return _Verdict(tuple(found))
+
+    async def _report(self, place: Place, verdict: _Verdict) -> None:
+        removed = False
+        if verdict.is_known and self._fix:
+            try:
+                removed = await self._tier.remove_place(place)
+            except Exception as error:
+                self._tier.note_fault("delete", error)
+        entry = place.entry
+        told = DamagedEntry(
+            key=None if entry is None else Key.from_encoded(entry.key),
+            tier=self._tier.name,
+            place=place.name,
+            damage=verdict.damage,
+            error=verdict.error,
+            stored_bytes=0 if entry is None else entry.length,
+            removed=removed,
+        )
+        self.removed += removed
+        if verdict.is_known:
+            self.damaged_count += 1
+        else:
+            self.unreadable_count += 1
+        listed = self.damaged if verdict.is_known else self.unreadable
+        if len(listed) < LISTED:
+            listed.append(told)
+
+    def _give_up(self, error: Exception) -> None:
+        """The tier does not answer: what comes now would not be answered either."""
+        if not self.error:
+            self._tier.note_fault("verify", error)
+            self.error = f"{type(error).__name__}: {error}"
+
+    # --- counting and telling ---------------------------------------------------------------------
+
+    def _count_entry(self) -> None:
+        self.entries += 1
+        if self.entries - self._told[0] >= TOLD_ENTRIES:
+            self._tell()
+
+    def _count(self, size: int) -> None:
+        self.bytes_read += size
+        if self.bytes_read - self._told[1] >= SLICE_BYTES:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self.entries, self.bytes_read
+        if self._progress is None:
+            return
+        checks = [*self._before, self]
+        told = VerifyProgress(
+            self._tier.name,
+            sum(check.entries for check in checks),
+            sum(check.bytes_read for check in checks),
+            sum(check.damaged_count for check in checks),
+        )
+        try:
+            self._progress(told)
+        except BaseException as error:
+            raise _InterruptError(error) from error
+
+
+def _slices(parts: Sequence[_core.PartInfo]) -> Iterator[tuple[int, int, int]]:
+    """Chunks [first, stop) of a container to be read with one step, and about how many bytes they
+    are; at least one slice, which may have no chunks.
+    """
+    first = stop = size = 0
+    for part in parts:
+        left = part.chunk_count
+        while left:
+            each = max(1, part.stored_size // part.chunk_count)
+            some = min(left, max(1, (SLICE_BYTES - size) // each))
+            left -= some
+            stop += some
+            size += some * each
+            if size >= SLICE_BYTES and (left or part is not parts[-1]):
+                yield first, stop, size
+                first, size = stop, 0
+    yield first, stop, size
+
+
+def _damage(parts: Sequence[_core.PartInfo], number: int | None, chunk: int | None) -> Damage:
+    if number is None:
+        return Damage(None)
+    return Damage(number, parts[number].kind, parts[number].name, chunk)
+
+
+async def _some_at_once(
+    places: AsyncGenerator[Place, None], look: Callable[[Place], Awaitable[None]], most: int
+) -> None:
+    """``look`` at every place, ``most`` of them together; one after another when inline. Leaving
+    early cancels what is under way.
+    """
+    running: set[asyncio.Future[None]] = set()
+    async with aclosing(places):
+        try:
+            async for place in places:
+                if is_inline():
+                    await look(place)
+                    continue
+                if len(running) >= most:
+                    running = await _one_less(running)
+                running.add(asyncio.ensure_future(look(place)))
+            while running:
+                running = await _one_less(running)
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _one_less(running: set[asyncio.Future[None]]) -> set[asyncio.Future[None]]:
+    done, others = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        for task in done:
+            task.result()
+    finally:
+        running.difference_update(done)
+    return others
