@@ -5,6 +5,7 @@ import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.checkkinds import listed_kinds, tally
 from support.servers import fixtures
 from support.servers.fixtures import (  # noqa: F401 - fixtures of every test
     proxied_place,
@@ -41,6 +42,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if long_forms:
         config.hook.pytest_deselected(items=long_forms)
         items[:] = [item for item in items if item not in set(long_forms)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List by name the kinds of checks of large values, with what became of them."""
+    ended = {
+        outcome: [
+            report.nodeid
+            for report in terminalreporter.stats.get(outcome, ())
+            if isinstance(report, pytest.TestReport)
+        ]
+        for outcome in ("passed", "failed", "skipped", "error")
+    }
+    for line in tally(listed_kinds(), ended):
+        terminalreporter.write_line(line)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
