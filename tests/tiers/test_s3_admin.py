@@ -241,6 +241,26 @@ def test_what_is_remembered_is_bounded_and_passes() -> None:
     assert len(memory) == 0 and memory._weight == 0
 
 
+def test_what_was_asked_for_before_a_name_was_forgotten_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cogcache.backends.s3.memory.FORGOTTEN", 3)
+    memory: Remembered[int] = Remembered(100, lambda: 0.0)
+    asked = memory.moment
+    memory.forget("changed")
+    assert not memory.keep("changed", 1, 5.0, asked) and memory.get("changed") is None
+    assert memory.keep("another", 1, 5.0, asked) and memory.get("another") == 1
+    assert memory.keep("changed", 2, 5.0, memory.moment) and memory.get("changed") == 2
+    later = memory.moment
+    for number in range(4):  # more than are known one by one
+        memory.forget(str(number))
+    assert not memory.keep("new", 1, 5.0, asked) and not memory.keep("0", 1, 5.0, later)
+    assert memory.keep("new", 1, 5.0, memory.moment)
+    asked = memory.moment
+    memory.clear()
+    assert not memory.keep("new", 1, 5.0, asked)
+
+
 async def test_a_key_that_is_listed_can_be_read_and_deleted(s3_place: S3Place) -> None:
     tier = tier_at(s3_place)
     keys = [

@@ -146,6 +146,7 @@ class S3Backend(CacheBackend):
         word = self._gone.get(name)
         if word is not None:
             return word
+        since = self._gone.moment, self._missed.moment
         try:
             entry = await self._fetch(key, name, index_only)
             if self._indexes.get(name) is not None and self._why_dead(entry) is not None:
@@ -153,10 +154,10 @@ class S3Backend(CacheBackend):
                 entry = await self._fetch(key, name, index_only)
         except AbsentError:
             self.note_works("read")
-            self._note_absent(name)
+            self._note_absent(name, since)
             return "absent"
         except _core.DamagedError as error:
-            return self._set_aside(name, error)
+            return self._set_aside(name, error, since[0])
         except _core.ForeignError:
             self._missed.forget(name)
             return "absent"
@@ -225,6 +226,7 @@ class S3Backend(CacheBackend):
         """An entry that reads what is asked of it. Its index is remembered, even where it begins
         before the tail; one that is remembered already is only asked whether it still holds.
         """
+        since = self._indexes.moment
         known = self._indexes.get(name)
         tail = self._reads.tail(call, name, want, known=known)
         if tail.is_whole:
@@ -232,8 +234,8 @@ class S3Backend(CacheBackend):
         remote = RemoteBytes(self._reads, self._client, name, tail)
         entry = _core.Entry.from_reader(tail.size, remote.read, key)
         remote.opened()
-        self._indexes.keep(name, remote.tail, INDEX_SECONDS)
-        self._fresh.keep(name, True, FRESH_SECONDS)
+        if self._indexes.keep(name, remote.tail, INDEX_SECONDS, since):
+            self._fresh.keep(name, True, FRESH_SECONDS)
         return entry
 
     def _reopen(self, key: bytes, name: str, tail: Tail) -> _core.Entry:
@@ -946,12 +948,12 @@ class S3Backend(CacheBackend):
 
     # --- what this process remembers --------------------------------------------------------------
 
-    def _note_absent(self, name: str) -> None:
+    def _note_absent(self, name: str, since: tuple[int, int]) -> None:
         if self._written.get(name) is None:
             share = 0.8 + 0.4 * self._random.random()
-            self._gone.keep(name, "absent", ABSENT_SECONDS * share)
+            self._gone.keep(name, "absent", ABSENT_SECONDS * share, since[0])
         if not self._is_raw(name):
-            self._missed.keep(name, True, MISSED_SECONDS)
+            self._missed.keep(name, True, MISSED_SECONDS, since[1])
 
     def _note_written(self, name: str) -> None:
         self._written.keep(name, True, ABSENT_SECONDS * 2)
@@ -962,7 +964,7 @@ class S3Backend(CacheBackend):
             kept.forget(name)
         self._census.changed()
 
-    def _set_aside(self, name: str, error: Exception) -> str:
+    def _set_aside(self, name: str, error: Exception, since: int | None = None) -> str:
         """An object that was damaged twice is left alone for a while; it is not deleted, since the
         way to it may be what is damaged.
         """
@@ -970,7 +972,8 @@ class S3Backend(CacheBackend):
         logger.warning("%s: left a damaged entry alone: %s: %s", self.name, name, error)
         self._indexes.forget(name)
         self._missed.forget(name)  # there is something, which the next write has to replace
-        self._gone.keep(name, "damaged", DAMAGED_SECONDS * (0.8 + 0.4 * self._random.random()))
+        seconds = DAMAGED_SECONDS * (0.8 + 0.4 * self._random.random())
+        self._gone.keep(name, "damaged", seconds, since)
         return "damaged"
 
 
