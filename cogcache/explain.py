@@ -112,7 +112,7 @@ async def explain_miss(
     """Ask every tier about ``key`` and look for entries of the same source and artifact. Counts
     nothing.
     """
-    answers = tuple([await _answer(manager, tier, key) for tier in manager.backends])
+    answers = await ask_tiers(manager, key)
     note = _NEVER_LOOKED_AT if source.kind == "opaque" else ""
     if any(answer.present for answer in answers):
         return Explanation(key, artifact, source.uri, "hit", answers, (), note=note)
@@ -129,6 +129,11 @@ async def explain_miss(
             reason = "source-changed"
     nearest = nearest[:NEAREST_SHOWN]
     return Explanation(key, artifact, source.uri, reason, answers, nearest, len(near), note)
+
+
+async def ask_tiers(manager: CacheManager, key: Key) -> tuple[TierAnswer, ...]:
+    """What each tier knows of a key, in order of priority. Counts nothing."""
+    return tuple([await _answer(manager, tier, key) for tier in manager.backends])
 
 
 async def _answer(manager: CacheManager, tier: CacheBackend, key: Key) -> TierAnswer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -84,7 +84,7 @@ class Plan:
     count: int
     stored_bytes: int
     unavailable: tuple[str, ...]
-    _carry_out: Callable[[], Awaitable[int]] = field(repr=False, compare=False)
+    _carry_out: Callable[[Collection[bytes]], Awaitable[int]] = field(repr=False, compare=False)
     _runs_inline: Callable[[], bool] = field(repr=False, compare=False)
 
     @property
@@ -99,7 +99,13 @@ class Plan:
             How many of its entries were deleted. Fewer than ``count`` if some were gone or replaced
             meanwhile, or a tier was down.
         """
-        return await self._carry_out()
+        return await self._carry_out({one.key.encoded for one in self.entries})
+
+    def only(self, test: Callable[[SelectedEntry], object]) -> Plan:
+        """The part of the plan whose entries pass ``test``; this one stays as it is."""
+        kept = tuple(one for one in self.entries if test(one))
+        stored = sum(one.stored_bytes for one in kept)
+        return replace(self, entries=kept, count=len(kept), stored_bytes=stored)
 
     def __str__(self) -> str:
         entries = "1 entry" if self.count == 1 else f"{self.count:,} entries"
@@ -258,13 +264,13 @@ async def select_from(
             tier.note_fault("list", error)
             unavailable.append(tier.name)
 
-    async def carry_out() -> int:
+    async def carry_out(chosen: Collection[bytes]) -> int:
         gone: set[bytes] = set()
-        async with forgetting(found.__contains__, found):
+        async with forgetting(chosen.__contains__, chosen):
             for tier, tokens in zip(tiers, writes, strict=True):
                 try:
                     for key, token in tokens.items():
-                        if await tier.discard_write(key, token):
+                        if key in chosen and await tier.discard_write(key, token):
                             gone.add(key)
                             tier.counters["deletes"] += 1
                 except Exception as error:

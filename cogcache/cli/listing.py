@@ -1,0 +1,198 @@
+"""``ls`` and ``stats``: what is there."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from cogcache.cli.common import (
+    CacheChoice,
+    Filters,
+    cache_options,
+    filter_options,
+    json_option,
+    opened,
+    run_async,
+)
+from cogcache.cli.output import clean, duration, print_json, print_table, size, summary
+from cogcache.selection import Plan, SelectedEntry
+from cogcache.usage import usage_of
+
+__all__ = ["described", "ls_command", "stats_command", "tell_unavailable"]
+
+_SORTS = ("size", "age", "key")
+
+
+@click.command(
+    "ls",
+    short_help="List entries.",
+    epilog="Example: cogcache ls -a keyframes --older-than 30d --sort age",
+)
+@click.argument("pattern", required=False)
+@filter_options
+@click.option("--sort", type=click.Choice(_SORTS), default="size", show_default=True)
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("-q", "--quiet", is_flag=True, help="Keys only, one a line.")
+@json_option
+@cache_options
+def ls_command(
+    pattern: str | None,
+    filters: Filters,
+    sort: str,
+    limit: int | None,
+    quiet: bool,
+    as_json: bool,
+    cache: CacheChoice,
+) -> None:
+    """List entries, those that match PATTERN ('a:b:*' for all that lie under a:b)."""
+
+    async def work() -> Plan:
+        async with opened(cache) as manager:
+            return await filters.matching(pattern).plan(manager)
+
+    plan = run_async(work)
+    orders: dict[str, Any] = {
+        "size": lambda one: -one.stored_bytes,
+        "age": lambda one: one.created_at,
+        "key": lambda one: str(one.key),
+    }
+    entries = sorted(plan.entries, key=orders[sort])[:limit]
+    if as_json:
+        print_json(
+            entries=[described(one) for one in entries],
+            count=plan.count,
+            stored_bytes=plan.stored_bytes,
+            unavailable=plan.unavailable,
+        )
+    elif quiet:
+        for one in entries:
+            click.echo(str(one.key))
+    elif entries:
+        now = time.time()
+        print_table(
+            ("SIZE", "AGE", "LEFT", "KEY"),
+            [
+                (
+                    size(one.stored_bytes),
+                    duration(max(0.0, now - one.created_at)),
+                    duration(None if one.expires_at is None else max(0.0, one.expires_at - now)),
+                    one.key,
+                )
+                for one in entries
+            ],
+            right=("SIZE", "AGE", "LEFT"),
+        )
+    if not as_json:
+        more = f", {len(entries):,} shown" if len(entries) < plan.count else ""
+        summary(f"{plan.count:,} entries, {size(plan.stored_bytes)}{more}")
+    tell_unavailable(plan)
+
+
+def described(one: SelectedEntry) -> dict[str, Any]:
+    """An entry for JSON."""
+    return {
+        "key": str(one.key),
+        "artifact": one.key.artifact,
+        "profile": one.key.profile,
+        "stored_bytes": one.stored_bytes,
+        "raw_bytes": one.raw_bytes,
+        "created_at": one.created_at,
+        "expires_at": one.expires_at,
+        "cost_seconds": one.cost_seconds,
+        "tags": one.tags,
+        "source_uri": one.source_uri,
+        "tiers": one.tiers,
+    }
+
+
+def tell_unavailable(plan: Plan) -> None:
+    """Say which tiers could not be asked, and fail then."""
+    if plan.unavailable:
+        click.echo(f"cogcache: not available: {', '.join(plan.unavailable)}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+@click.command(
+    "stats",
+    short_help="Say what is stored.",
+    epilog="Example: cogcache stats --json",
+)
+@json_option
+@cache_options
+def stats_command(as_json: bool, cache: CacheChoice) -> None:
+    """Say what is stored, by tier, artifact, profile and tag.
+
+    Hits and misses are counted by each process for itself: ask get_stats() there.
+    """
+
+    async def work() -> list[dict[str, Any]]:
+        async with opened(cache) as manager:
+            stats = (await manager.get_stats())["backends"]
+            return [
+                {**_tier_row(tier.name, stats[tier.name]), "usage": await usage_of([tier])}
+                for tier in manager.backends
+            ]
+
+    tiers = run_async(work)
+    usage: dict[str, Any] = {}
+    for tier in tiers:
+        _add_up(usage, tier["usage"])
+    if as_json:
+        print_json(tiers=tiers, **usage)
+    else:
+        print_table(
+            ("TIER", "STATE", "ENTRIES", "STORED", "LIMIT", "FREE"),
+            [
+                (
+                    tier["name"],
+                    tier["state"],
+                    tier["usage"]["entries"],
+                    size(tier["usage"]["stored_bytes"]),
+                    size(tier["limit_bytes"]) if tier["limit_bytes"] else "-",
+                    size(tier["free_bytes"]) if tier["free_bytes"] is not None else "-",
+                )
+                for tier in tiers
+            ],
+            right=("ENTRIES", "STORED", "LIMIT", "FREE"),
+        )
+        for what in ("artifacts", "profiles", "tags"):
+            _print_groups(what[:-1], usage[what])
+    if any(tier["state"] != "works" for tier in tiers):
+        raise click.exceptions.Exit(1)
+
+
+def _tier_row(name: str, stats: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": stats.get("state", "works"),
+        "limit_bytes": stats.get("limit_bytes") or None,
+        "free_bytes": stats.get("free_bytes"),
+        "quarantine_files": stats.get("quarantine_files", 0),
+        "last_fault": stats.get("last_fault"),
+    }
+
+
+def _add_up(total: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add the numbers of one tier to those of all, group by group."""
+    for name, value in more.items():
+        if isinstance(value, dict):
+            _add_up(total.setdefault(name, {}), value)
+        else:
+            total[name] = total.get(name, 0) + value
+
+
+def _print_groups(what: str, groups: dict[str, dict[str, int]]) -> None:
+    if not groups:
+        return
+    click.echo()
+    rows = sorted(groups.items(), key=lambda pair: (-pair[1]["stored_bytes"], pair[0]))
+    print_table(
+        (what.upper(), "ENTRIES", "STORED", "RAW"),
+        [
+            (clean(name) or "-", g["entries"], size(g["stored_bytes"]), size(g["raw_bytes"]))
+            for name, g in rows
+        ],
+        right=("ENTRIES", "STORED", "RAW"),
+    )
