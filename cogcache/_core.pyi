@@ -314,6 +314,11 @@ class Entry:
         are those of now.
         """
     def to_image(self) -> Image: ...
+    def readdressed(self, key: Buffer, meta: Buffer, /) -> tuple[bytes, int, bytes]:
+        """The same parts under another key and with other metadata, which is packed: the first 32
+        bytes of that container, where its parts end (they are those of this one, from byte 32), and
+        what comes behind them. Version, life and checksums stay.
+        """
 
 # --- the filesystem store (py_store.c) ------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Fault, Lookup, StoreResult, duration_ms, duration_seconds
 from cogcache.archives import ArchiveReport
 from cogcache.archives.reading import ArchiveSource, read_archive
+from cogcache.archives.rekey import Rekey
 from cogcache.archives.writing import ArchiveTarget, write_archive
 from cogcache.backends.base import (
     META_ARTIFACT,
@@ -1063,6 +1064,7 @@ class CacheManager:
         source: ArchiveSource,
         *,
         on_conflict: Literal["keep", "replace"] = "keep",
+        rekey: Mapping[str, str] | None = None,
         max_entry_bytes: int = 64 << 30,
         max_entries: int = 1_000_000,
     ) -> ArchiveReport:
@@ -1079,14 +1081,20 @@ class CacheManager:
                 ``sys.stdin.buffer``.
             on_conflict: What becomes of a key that the cache has already: ``"keep"`` leaves it,
                 ``"replace"`` overwrites it.
+            rekey: Where sources lie here: paths or URIs there to those here; with ``/`` at the end
+                of both, all that lies below. By default an artifact is only found for a video at
+                the same path with the same time. With it the key is that of the file that is here,
+                which must have the same size (that it is the same one is your word); where there is
+                none yet, of a copy that will keep its time. An artifact that was made from another
+                one needs that one in the archive, or the default keyframes.
             max_entry_bytes: A larger entry is refused.
             max_entries: Those beyond are refused.
 
         Raises:
             OSError: The source cannot be read.
             TypeError: ``source`` is no path and no binary file.
-            ValueError: It is no archive of cogcache, or one of a later version; a limit or
-                ``on_conflict`` that cannot be.
+            ValueError: It is no archive of cogcache, or one of a later version; a limit, a place
+                or ``on_conflict`` that cannot be.
         """
         self._check_open()
         if on_conflict not in ("keep", "replace"):
@@ -1100,6 +1108,7 @@ class CacheManager:
             self._writing,
             source,
             on_conflict=on_conflict,
+            rekey=None if rekey is None else Rekey(rekey),
             max_entry_bytes=max_entry_bytes,
             max_entries=max_entries,
         )

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from cogcache import _core
-from cogcache._identity import SourceRef
 from cogcache._offload import beside
 from cogcache.archives import tar
 from cogcache.archives.layout import ENTRY, MANIFEST
 from cogcache.archives.manifest import Manifest, read_manifest
+from cogcache.archives.rekey import RefusedError, Rekey, source_of
 from cogcache.archives.report import ArchiveReport, Tally
 from cogcache.archives.scratch import IN_MEMORY, Scratch
 from cogcache.archives.sending import send
-from cogcache.backends.base import META_SOURCE, META_SOURCE_URI, META_TAGS
+from cogcache.backends.base import META_SOURCE, META_TAGS
 from cogcache.exceptions import shown
 from cogcache.keys import Key
 
@@ -53,10 +53,6 @@ class Readable(Protocol):
 ArchiveSource = str | os.PathLike[str] | Readable
 
 
-class _RefusedError(Exception):
-    """One member is not taken; the argument is the word for why."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Arrived:
     """What a member was: an entry that is whole and what it says it is, or the word for why not."""
@@ -73,13 +69,14 @@ async def read_archive(
     source: ArchiveSource,
     *,
     on_conflict: Literal["keep", "replace"],
+    rekey: Rekey | None,
     max_entry_bytes: int,
     max_entries: int,
 ) -> ArchiveReport:
     """See ``CacheManager.import_archive``."""
     tally = Tally()
     with _opened(source) as stream:
-        archive = _Archive(stream, max_entry_bytes, max_entries)
+        archive = _Archive(stream, rekey, max_entry_bytes, max_entries)
         await beside(archive.begin)
         while True:
             try:
@@ -133,23 +130,9 @@ def _hashes(entry: _core.Entry) -> tuple[int, int]:
     artifact.
     """
     key = Key.from_encoded(entry.key)
-    ref = _source_of(entry)
+    ref = source_of(entry)
     kind = _core.hash64(f"{key.profile}\0{key.artifact}".encode("utf-8", "surrogatepass"))
     return 0 if ref is None else ref.uri_hash, kind & 0xFFFFFFFF if key.artifact else 0
-
-
-def _source_of(entry: _core.Entry) -> SourceRef | None:
-    """The source that an entry says it was made from, if it says it in a way that is known."""
-    identity = entry.meta.get(META_SOURCE)
-    if not isinstance(identity, list | tuple) or not identity:
-        return None
-    uri = entry.meta.get(META_SOURCE_URI)
-    if not isinstance(uri, str):
-        uri = identity[1] if len(identity) > 1 and isinstance(identity[1], str) else ""
-    try:
-        return SourceRef.from_identity(list(identity), uri=uri)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 class _Archive:
@@ -160,8 +143,11 @@ class _Archive:
         manifest: What the archive says of itself.
     """
 
-    def __init__(self, stream: Readable, max_entry_bytes: int, max_entries: int) -> None:
+    def __init__(
+        self, stream: Readable, rekey: Rekey | None, max_entry_bytes: int, max_entries: int
+    ) -> None:
         self._stream = stream
+        self._rekey = rekey
         self._most = max_entry_bytes
         self._most_entries = max_entries
         self._seen: set[bytes] = set()
@@ -190,7 +176,8 @@ class _Archive:
             member = self._tar.next()
             if member is None or member.name.removeprefix("./") != MANIFEST:
                 raise tar.TarError(f"its first member is not {MANIFEST}")
-            self.manifest = read_manifest(self._tar.read)
+            most_keys = 0 if self._rekey is None else self._most_entries
+            self.manifest = read_manifest(self._tar.read, most_keys=most_keys)
         except tar.TarError as error:
             raise ValueError(f"source is no archive of cogcache: {error}") from None
 
@@ -202,27 +189,31 @@ class _Archive:
                 continue
             try:
                 return self._checked(member, beat)
-            except _RefusedError as refused:
+            except RefusedError as refused:
                 return _Arrived(member.name, word=str(refused))
         return None
 
     def _checked(self, member: tar.Member, beat: Callable[[], None]) -> _Arrived:
         named = ENTRY.fullmatch(member.name)
         if member.kind != "file":
-            raise _RefusedError("not-a-file")
+            raise RefusedError("not-a-file")
         if named is None:
-            raise _RefusedError("unknown-name")
+            raise RefusedError("unknown-name")
         key_digest = bytes.fromhex(named[1])
         if key_digest in self._seen:
-            raise _RefusedError("duplicate")
+            raise RefusedError("duplicate")
         if member.size > self._most or len(self._seen) >= self._most_entries:
-            raise _RefusedError("too-large" if member.size > self._most else "too-many")
+            raise RefusedError("too-large" if member.size > self._most else "too-many")
         self._seen.add(key_digest)
         scratch = Scratch(member.size)
         try:
-            return _Arrived(
-                member.name, self._verified(scratch, named[2], key_digest, beat), scratch
-            )
+            entry = self._verified(scratch, named[2], key_digest, beat)
+            here = None if self._rekey is None else self._rekey.readdressed(entry, self.manifest)
+            if here is not None:
+                old = scratch
+                with old:
+                    scratch, entry = _rewritten(old, entry, *here)
+            return _Arrived(member.name, entry, scratch)
         except BaseException:
             scratch.__exit__()
             raise
@@ -237,26 +228,48 @@ class _Archive:
             scratch.write_at(at, piece)
             at += len(piece)
         if hasher.digest().hex() != digest:
-            raise _RefusedError("wrong-digest")
+            raise RefusedError("wrong-digest")
         try:
             entry = scratch.entry()
             entry.verify()
             meta = entry.meta
             key = Key.from_encoded(entry.key)
         except _core.DamagedError:
-            raise _RefusedError("damaged") from None
+            raise RefusedError("damaged") from None
         except (_core.ForeignError, _core.UnsupportedError):
-            raise _RefusedError("unsupported") from None
+            raise RefusedError("unsupported") from None
         except ValueError:
-            raise _RefusedError("wrong-key") from None
+            raise RefusedError("wrong-key") from None
         if _core.hash128(entry.key) != key_digest:
-            raise _RefusedError("wrong-key")
+            raise RefusedError("wrong-key")
         if META_SOURCE in meta and key.text is None:
-            ref = _source_of(entry)
+            ref = source_of(entry)
             if ref is not None and ref.fingerprint != key.source:
-                raise _RefusedError("wrong-source")
+                raise RefusedError("wrong-source")
         beat()
         return entry
+
+
+def _rewritten(
+    old: Scratch, entry: _core.Entry, key: bytes, meta: dict[int | str, Any]
+) -> tuple[Scratch, _core.Entry]:
+    """The same parts under another key."""
+    try:
+        head, data_end, tail = entry.readdressed(key, _core.pack(meta))
+    except ValueError:  # over a limit of the metadata
+        raise RefusedError("too-large") from None
+    new = Scratch(data_end + len(tail))
+    try:
+        new.write_at(0, head)
+        for start in range(len(head), data_end, _STEP):
+            new.write_at(start, old.read(start, min(_STEP, data_end - start)))
+        new.write_at(data_end, tail)
+        written = new.entry(key)
+        written.verify()
+    except BaseException:
+        new.__exit__()
+        raise
+    return new, written
 
 
 def _opened(source: ArchiveSource) -> AbstractContextManager[Readable]:

@@ -19,7 +19,8 @@ struct cog_entry { /* one block: this, the raw index, places, chunk ends, names 
     uint64_t data_end; /* = start of the stored index */
     struct cog_freshness fresh;
     unsigned slot;
-    bool is_fresh; /* some slot is valid */
+    bool is_fresh;     /* some slot is valid */
+    size_t index_size; /* raw */
     uint32_t key_size, meta_size, parts, chunks, names_size, listed;
     uint8_t formats, raw_width, listed_width, order_width;
     const unsigned char *key, *meta, *format_table, *format_of, *kind_of, *shared_of, *suffix_of;
@@ -530,6 +531,7 @@ static struct cog_entry *new_entry(const struct cog_entry *parsed, const unsigne
     entry->chunk_end = (void *)block;
     block += ends;
     memcpy(block, index, index_size);
+    entry->index_size = index_size;
     (void)parse_columns(entry, block, index_size, NULL); /* the same counts, now in our own copy */
     entry->names = block + index_room;
     return entry;
@@ -1126,5 +1128,58 @@ enum cog_status cog_entry_find_damage(const struct cog_entry *entry,
     }
     drop_codec(&helper);
     *found = finds.count;
+    return status;
+}
+
+/* --- another address ----------------------------------------------------------------------- */
+
+/* The counts with the new lengths, key, metadata, and all columns and extensions as they are. */
+static enum cog_status append_readdressed(const struct cog_entry *entry, const void *key,
+                                          size_t key_size, const void *meta, size_t meta_size,
+                                          struct cog_buf *out)
+{
+    const unsigned char *index = entry->key - COG_INDEX_COUNTS;
+    size_t before = COG_INDEX_COUNTS + (size_t)entry->key_size + entry->meta_size;
+    unsigned char counts[COG_INDEX_COUNTS];
+    enum cog_status status;
+
+    memcpy(counts, index, sizeof counts);
+    cog_store_le32(counts, (uint32_t)key_size);
+    cog_store_le32(counts + 4, (uint32_t)meta_size);
+    status = cog_buf_append(out, counts, sizeof counts);
+    if (status == COG_OK)
+        status = cog_buf_append(out, key, key_size);
+    if (status == COG_OK)
+        status = cog_buf_append(out, meta, meta_size);
+    if (status == COG_OK)
+        status = cog_buf_append(out, index + before, entry->index_size - before);
+    return status;
+}
+
+enum cog_status cog_entry_readdress(const struct cog_entry *entry, const void *key, size_t key_size,
+                                    const void *meta, size_t meta_size,
+                                    unsigned char head[COG_ENTRY_HEAD_SIZE], struct cog_buf *tail,
+                                    uint64_t *data_end, struct cog_error *err)
+{
+    struct cog_digest digest;
+    struct cog_meta parsed;
+    enum cog_status status;
+    size_t rest = entry->index_size - entry->key_size - entry->meta_size;
+
+    if (key_size > COG_KEY_LIMIT || meta_size > COG_META_LIMIT ||
+        rest + key_size + meta_size > COG_INDEX_LIMIT)
+        return cog_fail(err, COG_ERR_LIMIT, 0, "key, metadata or index over their limit");
+    if (cog_meta_parse(meta, meta_size, &parsed) != COG_OK)
+        return cog_fail(err, COG_ERR_INVALID, 0, "the metadata breaks a rule of its format");
+    cog_hash128(key, key_size, &digest);
+    cog_store_le64(head, COG_HEAD_MAGIC);
+    cog_store_le64(head + 8, entry->token);
+    memcpy(head + 16, digest.bytes, sizeof digest.bytes);
+    *data_end = entry->data_end;
+    tail->size = 0;
+    status = append_readdressed(entry, key, key_size, meta, meta_size, tail);
+    if (status == COG_OK)
+        status = cog_entry_append_tail(tail, entry->token, entry->data_end, tail->size,
+                                       COG_CODEC_STORED, entry->is_fresh ? &entry->fresh : NULL);
     return status;
 }

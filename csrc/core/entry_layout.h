@@ -83,4 +83,12 @@ static inline bool cog_format_is_implied(const struct cog_format *format)
     return format->codec == COG_CODEC_STORED && format->filter <= COG_FILTER_BITSHUFFLE;
 }
 
+/*
+ * Freshness slots and footer, behind the stored index that `tail` holds, which begins at `data_end`
+ * of the container. `fresh` goes into slot A with seq 1; NULL: refreshed 0, ttl never.
+ */
+enum cog_status cog_entry_append_tail(struct cog_buf *tail, uint64_t token, uint64_t data_end,
+                                      size_t raw_index, uint8_t index_codec,
+                                      const struct cog_freshness *fresh);
+
 #endif

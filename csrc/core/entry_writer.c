@@ -804,10 +804,9 @@ static enum cog_status squeeze_index(struct cog_entry_writer *writer, struct cog
 
 /* --- end ----------------------------------------------------------------------------------- */
 
-/* Freshness slots and footer, behind the stored index that `tail` holds. */
-static enum cog_status append_tail(const struct cog_entry_writer *writer, struct cog_buf *tail,
-                                   size_t raw_index, uint8_t index_codec,
-                                   const struct cog_freshness *fresh)
+enum cog_status cog_entry_append_tail(struct cog_buf *tail, uint64_t token, uint64_t data_end,
+                                      size_t raw_index, uint8_t index_codec,
+                                      const struct cog_freshness *fresh)
 {
     size_t stored = tail->size;
     struct cog_freshness first = {0};
@@ -821,14 +820,14 @@ static enum cog_status append_tail(const struct cog_entry_writer *writer, struct
     else
         first.ttl_ms = COG_NEVER;
     first.seq = 1;
-    cog_slot_encode(&first, writer->token, slots);
+    cog_slot_encode(&first, token, slots);
     memset(slots + COG_SLOT_SIZE, 0, COG_SLOT_SIZE);
     footer = slots + 2 * COG_SLOT_SIZE;
-    cog_store_le64(footer + COG_FOOTER_TOKEN, writer->token);
-    cog_store_le64(footer + COG_FOOTER_LENGTH, writer->offset + tail->size);
+    cog_store_le64(footer + COG_FOOTER_TOKEN, token);
+    cog_store_le64(footer + COG_FOOTER_LENGTH, data_end + tail->size);
     cog_store_le32(footer + COG_FOOTER_INDEX_STORED, (uint32_t)stored);
     cog_store_le32(footer + COG_FOOTER_INDEX_RAW, (uint32_t)raw_index);
-    cog_store_le64(footer + COG_FOOTER_INDEX_SUM, cog_index_sum(tail->data, stored, writer->token));
+    cog_store_le64(footer + COG_FOOTER_INDEX_SUM, cog_index_sum(tail->data, stored, token));
     footer[COG_FOOTER_MAJOR] = COG_MAJOR;
     footer[COG_FOOTER_MINOR] = COG_MINOR;
     footer[COG_FOOTER_INDEX_CODEC] = index_codec;
@@ -877,7 +876,8 @@ enum cog_status cog_entry_finish(struct cog_entry_writer *writer, const void *me
         status = squeeze_index(writer, &tail, &index_codec);
     }
     if (status == COG_OK)
-        status = append_tail(writer, &tail, raw_index, index_codec, fresh);
+        status = cog_entry_append_tail(&tail, writer->token, writer->offset, raw_index, index_codec,
+                                       fresh);
     if (status == COG_OK)
         status = emit(writer, tail.data, tail.size, false, err);
     if (status == COG_OK) {

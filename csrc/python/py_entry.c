@@ -788,6 +788,35 @@ static PyObject *entry_verify(PyObject *object, PyObject *Py_UNUSED(none))
     Py_RETURN_NONE;
 }
 
+static PyObject *entry_readdressed(PyObject *object, PyObject *args)
+{
+    struct py_entry *self = entry_of(object);
+    unsigned char head[COG_ENTRY_HEAD_SIZE];
+    struct cog_buf tail = {0};
+    struct cog_error err = {0};
+    uint64_t data_end = 0;
+    Py_buffer key, meta;
+    PyObject *answer = NULL;
+
+    if (!PyArg_ParseTuple(args, "y*y*:readdressed", &key, &meta)) {
+        return NULL;
+    }
+    enum cog_status status = cog_entry_readdress(self->entry, key.buf, (size_t)key.len, meta.buf,
+                                                 (size_t)meta.len, head, &tail, &data_end, &err);
+
+    if (status == COG_OK) {
+        answer = Py_BuildValue("y#Ky#", (const char *)head, (Py_ssize_t)sizeof head,
+                               (unsigned long long)data_end, (const char *)tail.data,
+                               (Py_ssize_t)tail.size);
+    } else {
+        (void)fail(object, status, NULL, &err);
+    }
+    cog_buf_release(&tail);
+    PyBuffer_Release(&meta);
+    PyBuffer_Release(&key);
+    return answer;
+}
+
 static uint64_t raw_bytes_of(const struct cog_entry *entry)
 {
     uint64_t total = 0;
@@ -1052,6 +1081,9 @@ static PyGetSetDef entry_getset[] = {
 #define FUNCTION(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef entry_methods[] = {
+    {"readdressed", entry_readdressed, METH_VARARGS,
+     PyDoc_STR("readdressed(key, meta, /)\n--\n\nThe same parts under another key: head, end of "
+               "the parts, tail.")},
     {"from_bytes", FUNCTION(entry_from_bytes),
      METH_METHOD | METH_FASTCALL | METH_KEYWORDS | METH_CLASS,
      PyDoc_STR("Open a container in memory; with a key, only that key's.")},
