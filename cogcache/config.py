@@ -682,6 +682,9 @@ class ChunkingConfig:
             cutting them; otherwise such a tier refuses them, and the others keep them.
         size_threshold: With ``enabled=False``, the stored bytes from which they do.
         chunk_size: Bytes of a chunk of a stream, 4 KiB to 64 MiB.
+        chunk_sizes: The same for some keys: patterns of printed keys, as ``clear`` takes them, and
+            sizes, such as ``{"hls:*": 1 << 20, "archive:*": 8 << 20}``. The first that means a key
+            counts.
         timeout_ms: How long one chunk may take, for every 5 MiB that it has.
         max_chunks: Of one value. A stream of announced length gets larger chunks to keep it, one of
             unknown length is refused beyond it.
@@ -717,6 +720,7 @@ class ChunkingConfig:
     use_edge_cache: bool = True
     edge_cache_ttl: float = 3600
     read_ahead: bool = True
+    chunk_sizes: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("enabled", "log_chunk_operations", "use_edge_cache", "read_ahead"):
@@ -733,6 +737,16 @@ class ChunkingConfig:
             if value is None:
                 raise ConfigError(f"{name} must be a whole number from {least} to {most}")
             whole(value, name, least=least, most=most)
+        if not isinstance(self.chunk_sizes, Mapping | None):
+            raise ConfigError(
+                "chunk_sizes must map patterns of keys to bytes, as {'hls:*': 1048576}, not be "
+                f"{shown(self.chunk_sizes)}"
+            )
+        for pattern, size in (self.chunk_sizes or {}).items():
+            least, most = bounds["chunk_size"]
+            if not isinstance(pattern, str) or size is None:
+                raise ConfigError("chunk_sizes must map patterns of keys to numbers of bytes")
+            whole(size, f"chunk_sizes[{shown(pattern)}]", least=least, most=most)
         number(self.edge_cache_ttl, "edge_cache_ttl", most=31_536_000)
         if self.enabled and self.size_threshold != 20_971_520:
             warn(

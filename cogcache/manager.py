@@ -56,6 +56,7 @@ from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFiles
 from cogcache.backends.memory import MemoryCacheBackend
 from cogcache.backends.redis.tier import RedisBackend
 from cogcache.backends.s3.tier import S3Backend
+from cogcache.chunksizes import ChunkSizes
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
 from cogcache.config import CacheConfig, ChunkingConfig
 from cogcache.exceptions import (
@@ -169,6 +170,7 @@ class CacheManager:
             again=self._same_elsewhere,
             runs_inline=self._runs_inline,
         )
+        self._chunk_sizes = ChunkSizes(self._reading.chunking)
         self.sync: Any = SyncFacade(self, self._runs_inline)
         self._use(make_tiers(config))
 
@@ -766,7 +768,7 @@ class CacheManager:
         if encoded is None:
             return None
         chunking = self._reading.chunking
-        options: dict[str, Any] = {"chunk_size": chunking.chunk_size}
+        options: dict[str, Any] = {"chunk_size": self._chunk_sizes.of(encoded)}
         if self.config.chunking is not None:
             options["max_chunks"] = chunking.max_chunks
         known = known_length(source) if length is None else length

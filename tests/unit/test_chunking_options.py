@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from support_cache import DictTier, manager_over
 
-from cogcache import ChunkingConfig, CogcacheWarning, IncompleteError, _core
+from cogcache import ChunkingConfig, CogcacheWarning, ConfigError, IncompleteError, _core
 from cogcache.manager import CacheManager
 
 MIB = 1 << 20
@@ -128,6 +128,77 @@ async def test_a_stream_is_cut_into_chunks_of_the_size_that_was_said() -> None:
         async with manager.open("key") as reader:
             assert reader is not None and reader._info is not None
             assert reader._info.chunk_size == size
+
+
+async def test_namespaces_of_one_store_have_chunks_of_their_own_size() -> None:  # C25
+    sizes = {"hls:*": MIB, "archive:*": 8 * MIB, "hls:long:*": 2 * MIB}
+    tier = DictTier()
+    manager = manager_over(tier, chunking={"chunk_sizes": sizes})
+    data = blob(17 * MIB + 3)
+    wanted = {"hls:a": 18, "hls:long:a": 18, "archive:a": 3, "hls": 4, "other:a": 4}
+    for key, chunks in wanted.items():
+        result = await manager.put_stream(key, pieces(data))
+        assert (key, result.chunks) == (key, chunks)
+        assert result.chunk_size == sizes.get(f"{key.split(':')[0]}:*" if ":" in key else "", CHUNK)
+    async with manager.tee_stream("hls:b", pieces(data)) as stream:
+        assert b"".join([piece async for piece in stream]) == data
+    assert (await stream.stored()).chunk_size == MIB
+    later = manager_over(tier)  # what is stored keeps its own
+    for key in (*wanted, "hls:b"):
+        assert await later.read_range(key, 5 * MIB - 2, 9 * MIB) == data[5 * MIB - 2 : 9 * MIB]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hls:*": 100}, r"chunk_sizes\['hls:\*'\] must be .* at least 4096"),
+        ({"hls:*": None}, "patterns of keys to numbers"),
+        ({7: MIB}, "patterns of keys to numbers"),
+        ([("hls:*", MIB)], "chunk_sizes must map patterns"),
+        ({"hls*x": MIB}, r"chunk_sizes: 'hls\*x': .*stands for whole segments"),
+        ({"": MIB}, "must not be empty"),
+    ],
+)
+def test_wrong_sizes_of_chunks_are_said(sizes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        manager_over(DictTier(), chunking={"chunk_sizes": sizes})
+
+
+@pytest.mark.parametrize("size", [39_000_000, 41_000_000])
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_stream_is_a_stream_whatever_its_length(size: int, known: bool) -> None:  # C36
+    tier = Streaming()
+    manager = manager_over(tier)
+    data = blob(size)
+
+    async def source() -> AsyncIterator[bytes]:
+        for at in range(0, size, MIB):
+            yield data[at : at + MIB]
+            if at == 32 * MIB:
+                assert tier.fed > CHUNK  # it was not gathered first
+
+    result = await manager.put_stream("key", source(), length=size if known else None)
+    assert (result.size, result.chunks) == (size, -(-size // CHUNK))
+    assert tier.fed == result.stored_bytes
+
+
+class Streaming(DictTier):
+    """A tier that counts the bytes of a stream as they come."""
+
+    fed = 0
+
+    async def receive(self, key: bytes, token: int, *, source: int = 0, kind: int = 0) -> Any:
+        return self
+
+    async def feed(self, data: bytes, /) -> str | None:
+        self.fed += len(data)
+        return None
+
+    async def finish(self) -> str | None:
+        return None
+
+    async def abort(self) -> None:
+        pass
 
 
 @of("maxChunks")
@@ -268,6 +339,9 @@ async def test_a_second_range_of_a_chunk_asks_nobody(block: dict[str, Any], kept
 
 
 def test_no_option_is_left_out() -> None:
-    names = {field.name for field in dataclasses.fields(ChunkingConfig)} - {"read_ahead"}
+    names = {field.name for field in dataclasses.fields(ChunkingConfig)} - {
+        "read_ahead",
+        "chunk_sizes",
+    }
     aliases: Any = {name: alias for alias, name in ChunkingConfig.ALIASES.items()}
     assert {aliases.get(name, name) for name in names} == TESTED
