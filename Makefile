@@ -58,13 +58,8 @@ docs: .venv/built .venv/docs ## build the documentation into docs/_build
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 	@echo "docs/_build/index.html"
 
-wheel: .venv/created .venv/wheel ## build the sdist and a self-contained wheel into dist
-	@rm -rf dist build/wheel && mkdir -p build
-	@$(BIN)/python -m build --outdir build/wheel . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
-	@mkdir -p dist && mv build/wheel/*.tar.gz dist/
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl \
-		>build/auditwheel.log 2>&1 || { cat build/auditwheel.log; exit 1; }
-	@ls dist/*
+wheel: .venv/created .venv/wheel ## build the sdist, and for every Python a self-contained wheel, into dist
+	@.ci/wheels
 
 clean: ## remove everything that was built, .venv included
 	rm -rf .venv build dist docs/_build .demo *.egg-info .*_cache .hypothesis cogcache/*.so
