@@ -26,6 +26,7 @@ from cogcache import _bridge, _core
 from cogcache._fork import renew_after_fork
 from cogcache._inline import call_in_background, is_inline
 from cogcache.backends.base import CacheBackend
+from cogcache.backends.lanes import sent_again
 from cogcache.backlog import Backlog, Job
 from cogcache.policy import Policy
 from cogcache.spool import Claim, Spool, Spooled
@@ -261,6 +262,7 @@ class WriteBehind:
                 self._wake()
 
     async def _send(self, job: Job) -> str:
+        sent_again.set(job.spooled is not None)
         if job.spooled is None or self.spool is None:
             assert job.entry is not None
             return await self._send_entry(job, job.entry, None)

@@ -35,7 +35,7 @@ FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 30.0
 FIRST_CONFIGURATION_PAUSE_SECONDS: Final = 60.0
 LONGEST_CONFIGURATION_PAUSE_SECONDS: Final = 300.0
-PROBE_SECONDS: Final = 30.0  # a probe that has not reported by then is given up for lost
+PROBE_SECONDS: Final = 30.0  # a probe that has not reported by then has another one beside it
 _JITTER: Final = 0.2  # a pause is shortened by up to this share, never lengthened
 _BUCKETS: Final = 10
 
@@ -45,13 +45,18 @@ class Attempt:
     for a call that says nothing about the server (cancelled, or it never began).
     """
 
-    __slots__ = ("_breaker", "_era", "_open", "is_probe")
+    __slots__ = ("_breaker", "_era", "_open", "_probe")
 
-    def __init__(self, breaker: Breaker, era: int, is_probe: bool) -> None:
+    def __init__(self, breaker: Breaker, era: int, probe: int) -> None:
         self._breaker = breaker
         self._era = era
         self._open = True
-        self.is_probe = is_probe
+        self._probe = probe
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it was let through although the breaker is open."""
+        return self._probe > 0
 
     def succeeded(self) -> None:
         """The server did its work."""
@@ -76,7 +81,7 @@ class Attempt:
     def _report(self, outcome: str) -> None:
         if self._open:
             self._open = False
-            self._breaker._report(self._era, self.is_probe, outcome)
+            self._breaker._report(self._era, self._probe, outcome)
 
 
 class Breaker:
@@ -113,6 +118,7 @@ class Breaker:
         self._why: Literal["closed", "open", "configuration"] = "closed"
         self._pause = 0.0
         self._next_probe = 0.0
+        self._probe = 0  # the number of the last one
         self._probe_ends: float | None = None
         self.opened = 0
         self.rejected = 0
@@ -148,15 +154,15 @@ class Breaker:
         """Ask to make a call; ``None`` means that the tier is not to be asked now."""
         with self._lock:
             if self._why == "closed":
-                return Attempt(self, self._era, False)
+                return Attempt(self, self._era, 0)
             now = self._clock()
             taken = self._probe_ends is not None and now < self._probe_ends
             if taken or now < self._next_probe:
                 self.rejected += 1
                 return None
-            self._era += 1  # a probe given up for lost reports to nobody
+            self._probe += 1
             self._probe_ends = now + PROBE_SECONDS
-            return Attempt(self, self._era, True)
+            return Attempt(self, self._era, self._probe)
 
     def refuses(self) -> bool:
         """Whether ``enter`` would answer ``None`` now; counted as rejected if so. For asking before
@@ -173,12 +179,14 @@ class Breaker:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _report(self, era: int, is_probe: bool, outcome: str) -> None:
+    def _report(self, era: int, probe: int, outcome: str) -> None:
         with self._lock:
             if era != self._era:
                 return
-            if is_probe:
-                self._end_probe(outcome)
+            if probe:
+                # One that was given up for lost has only good news to tell: it took long.
+                if probe == self._probe or outcome == "success":
+                    self._end_probe(outcome)
             elif outcome != "nothing":
                 self._count(outcome)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "AbsentError",
+    "BusyError",
     "MisconfiguredError",
     "MismatchError",
     "NotAskedError",
@@ -53,6 +54,10 @@ class UnavailableError(RemoteError):
 
 class NotAskedError(UnavailableError):
     """Nothing was sent."""
+
+
+class BusyError(NotAskedError):
+    """No thread of ours was free for it: that says nothing about the server."""
 
 
 class MismatchError(UnavailableError):

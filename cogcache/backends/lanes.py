@@ -2,8 +2,9 @@
 
 boto3 blocks, so each request occupies a thread. They are daemons of the tier's own: they belong to
 no event loop, end when idle, and one that hangs in a dead connection does not keep the process from
-ending. A waiter has a deadline of its own and never waits for a thread beyond it; the thread then
-ends by itself at its next read, and only then is free for other work.
+ending. A waiter has a deadline of its own; when that is over, the thread ends by itself at its next
+read, and only then is free for other work. The time of a call begins when a thread takes it: to
+wait for one is bounded too, but says nothing about the server.
 
 A store that is asked for too much says so (503, 429). Then only half as many transfers are under
 way at once, and twice as many again after each half minute without such an answer.
@@ -17,19 +18,23 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from cogcache._fork import renew_after_fork
-from cogcache.backends.faults import NotAskedError, UnavailableError
+from cogcache.backends.faults import BusyError, NotAskedError, UnavailableError
 from cogcache.breaker import Attempt, Breaker
 
-__all__ = ["Call", "Lane", "current_call"]
+__all__ = ["Call", "Lane", "current_call", "sent_again"]
 
 T = TypeVar("T")
 
 WIDEN_SECONDS: Final = 30.0  # without a refusal, until twice as many may be under way again
 _IDLE_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 5.0  # a waiter without a thread looks how those get on who have one
 _here = threading.local()
+# Whether somebody sends again what is being written here, also when this task is cancelled.
+sent_again: ContextVar[bool] = ContextVar("cogcache_sent_again", default=False)
 
 
 def current_call() -> Call | None:
@@ -42,24 +47,45 @@ class Call:
     """A piece of work in a lane, and what its waiter and its thread tell each other.
 
     Attributes:
-        deadline: Monotonic seconds after which nobody waits any more; the thread puts it off when
-            it begins a transfer of known size.
+        deadline: Monotonic seconds after which nobody waits any more; put off when a thread takes
+            it, and by that when it begins a transfer of known size.
+        begun: A thread has it.
         abandoned: Nobody waits; the thread ends at its next look.
+        cancelled: Because the waiter was cancelled, and not by those who send again later: nobody
+            wants what has been done of it.
         attempt: The request under way, for the breaker.
         heard: A byte of an answer has come since the attempt began.
         sent_at: Monotonic seconds of its last request.
         most_bytes: How many more it may ask for; ``None`` without a limit.
     """
 
-    __slots__ = ("abandoned", "attempt", "deadline", "heard", "most_bytes", "sent_at")
+    __slots__ = (
+        "_seconds",
+        "abandoned",
+        "attempt",
+        "begun",
+        "cancelled",
+        "deadline",
+        "heard",
+        "most_bytes",
+        "sent_at",
+    )
 
     def __init__(self, seconds: float, most_bytes: int | None = None) -> None:
+        self._seconds = seconds
         self.deadline = time.monotonic() + seconds
+        self.begun = False
         self.abandoned = False
+        self.cancelled = False
         self.attempt: Attempt | None = None
         self.heard = False
         self.most_bytes = most_bytes
         self.sent_at = 0.0
+
+    def begin(self) -> None:
+        """A thread has it: what it waited for that was none of the server's time."""
+        self.begun = True
+        self.extend(self._seconds)
 
     def ask_for(self, size: int) -> None:
         """Raise when this work may not ask for so many bytes."""
@@ -81,6 +107,14 @@ class Call:
 class Lane:
     """Up to ``threads`` threads with a queue before them, and the breaker of what they ask.
 
+    Args:
+        name: For ``describe``, and of the threads.
+        threads: At most.
+        breaker: One of its own by default.
+        waits: Work here may take long: a waiter waits for a thread as long as those who have one
+            are within their deadlines, else as long as for its answer.
+        clock: Monotonic seconds, for ``slow_down``.
+
     Attributes:
         name: ``"small"``, ``"bulk"`` or ``"work"``.
         breaker: Asked before each request.
@@ -93,11 +127,13 @@ class Lane:
         threads: int,
         breaker: Breaker | None = None,
         *,
+        waits: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.breaker = Breaker() if breaker is None else breaker
         self.narrowed = 0
+        self._waits = waits
         self._clock = clock
         self._most = threads
         self._narrow = threads  # how many there may be since the last halving
@@ -111,16 +147,19 @@ class Lane:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads = 0
         self._unfinished = 0
+        self._under_way: set[Call] = set()
 
     async def run(
         self, work: Callable[[Call], T], *, seconds: float, most_bytes: int | None = None
     ) -> T:
-        """Run ``work(call)`` in a thread and wait for it, ``seconds`` long or until ``call``'s
-        deadline, if the work puts it off; ``most_bytes`` are what it may ask for.
+        """Run ``work(call)`` in a thread and wait for it, ``seconds`` long from when a thread has
+        it, or until ``call``'s deadline, if the work puts it off; ``most_bytes`` are what it may
+        ask for.
 
         Cancelling leaves the thread to end by itself and drops its result.
 
         Raises:
+            BusyError: No thread was free for it.
             UnavailableError: The breaker is open, or no result came in time.
         """
         self.refuse_when_open()
@@ -128,17 +167,29 @@ class Lane:
         waiter = asyncio.wrap_future(self.submit(work, call))
         try:
             while not waiter.done():
-                left = call.deadline - time.monotonic()
+                left = self._waited_for_until(call) - time.monotonic()
                 if left <= 0:
+                    if not call.begun:
+                        raise BusyError(f"not asked: all {self._most} threads were busy")
                     self._note_late(call)
                     raise UnavailableError(
                         "no answer within the deadline", unreachable=not call.heard
                     )
-                await asyncio.wait({waiter}, timeout=left)
+                await asyncio.wait({waiter}, timeout=min(left, _LOOK_SECONDS))
             return waiter.result()
+        except asyncio.CancelledError:
+            call.cancelled = not sent_again.get()
+            raise
         finally:
             call.abandoned = True
             waiter.cancel()
+
+    def _waited_for_until(self, call: Call) -> float:
+        """Monotonic seconds."""
+        if call.begun or not self._waits:
+            return call.deadline
+        with self._lock:
+            return max([call.deadline, *(one.deadline for one in self._under_way)])
 
     def refuse_when_open(self) -> None:
         """Raise at once while the breaker is open: that costs no thread."""
@@ -153,6 +204,9 @@ class Lane:
             if not future.set_running_or_notify_cancel():
                 return
             _here.call = call
+            call.begin()
+            with self._lock:
+                self._under_way.add(call)
             try:
                 call.check()
                 result = work(call)
@@ -162,6 +216,8 @@ class Lane:
                 future.set_result(result)
             finally:
                 _here.call = None
+                with self._lock:
+                    self._under_way.discard(call)
 
         try:
             self._start(job)

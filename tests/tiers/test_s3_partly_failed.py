@@ -21,7 +21,7 @@ from support_cache import manager_over
 from support_s3 import config_at, object_of, tier_at
 
 from cogcache import FilesystemCacheConfig, S3CacheConfig
-from cogcache.backends.faults import MisconfiguredError
+from cogcache.backends.faults import BusyError, MisconfiguredError
 from cogcache.backends.filesystem import FilesystemCacheBackend
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.keys import Key, key_bytes
@@ -80,6 +80,58 @@ async def test_a_put_that_was_cancelled_does_not_arrive_after_a_delete(
     await deleting
     await asyncio.to_thread(wait_for_lanes)
     assert await tier_at(s3_place).get("key") is None
+
+
+@pytest.mark.parametrize("pattern", [None, "key*"])
+async def test_a_put_that_was_cancelled_does_not_arrive_after_everything_was_cleared(
+    tier: S3Backend, s3_proxy: Proxy, s3_place: S3Place, pattern: str | None
+) -> None:
+    await a_held_put(tier, s3_proxy, b"old")
+    clearing = asyncio.create_task(tier.clear(pattern))
+    await turn(tier)
+    s3_proxy.release()
+    await clearing
+    await asyncio.to_thread(wait_for_lanes)
+    assert await tier_at(s3_place).get("key") is None
+
+
+async def test_what_is_cleared_does_not_wait_for_writes_of_other_keys(
+    tier: S3Backend, s3_proxy: Proxy
+) -> None:
+    assert await tier.set("other", "value")
+    await a_held_put(tier, s3_proxy, b"old")
+    assert await tier.clear("other*") == 1
+    s3_proxy.release()
+
+
+async def test_a_stream_that_was_cancelled_does_not_arrive_after_the_next_put(
+    tier: S3Backend, s3_proxy: Proxy, s3_place: S3Place
+) -> None:
+    manager = manager_over(tier)
+    s3_proxy.set("hold", where="before", kind="PutObject", times=1)
+    putting = asyncio.create_task(manager.put_stream("key", b"old"))
+    await asyncio.to_thread(s3_proxy.wait_held)
+    putting.cancel()
+    await asyncio.gather(putting, return_exceptions=True)
+    setting = asyncio.create_task(manager.put_stream("key", b"new"))
+    await turn(tier)
+    s3_proxy.release()
+    assert (await setting).stored
+    await asyncio.to_thread(wait_for_lanes)
+    assert await tier_at(s3_place).get("key") == b"new"
+
+
+async def test_that_no_thread_was_free_is_no_fault_of_the_store(
+    tier: S3Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: Any, **__: Any) -> Any:
+        raise BusyError("not asked: all 4 threads were busy")
+
+    assert await tier.set("large", random.Random(1).randbytes(9 * MIB))
+    monkeypatch.setattr(tier._client.work, "run", busy)
+    assert await tier.fetch(key_bytes("large")) == "unavailable"
+    assert (tier.counters["busy"], tier.counters["errors"]) == (1, 0)
+    assert tier.last_fault is None
 
 
 async def test_a_put_does_not_wait_for_ever_for_one_that_was_cancelled(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.servers.fixtures import wait_for_lanes
 from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
 from support_s3 import config_at, entry_of, names_in, tier_at
@@ -371,4 +372,70 @@ async def test_uploads_that_nobody_goes_on_with_are_bounded(
     assert records.find(key_bytes("key:0")) is None
     await tier.gc(-3600)  # older than an hour from now: all
     assert (uploads_in(s3_place), records_in(tmp_path)) == ([], [])
+    await manager.aclose()
+
+
+async def a_held_part(manager: CacheManager, proxy: Proxy, skip: int) -> asyncio.Task[Any]:
+    """Put the value; its parts are held when the store has so many of them."""
+    proxy.set("hold", kind="UploadPart", skip=skip, where="before")
+    setting = asyncio.create_task(manager.store("key", value_of(5 * PART_BYTES)))
+    await asyncio.to_thread(proxy.wait_held)
+    return setting
+
+
+async def settled(proxy: Proxy) -> None:
+    """Let the threads of what was given up end, and let nothing of it arrive."""
+    await asyncio.to_thread(wait_for_lanes)
+    proxy.drop()
+    proxy.clear()
+
+
+@weed
+async def test_a_put_that_was_cancelled_leaves_nothing(
+    tmp_path: Path, proxied_place: S3Place, s3_place: S3Place, s3_proxy: Proxy
+) -> None:
+    manager = manager_at(tmp_path, proxied_place)
+    setting = await a_held_part(manager, s3_proxy, skip=1)
+    assert len(uploads_in(s3_place)) == len(records_in(tmp_path)) == 1
+    setting.cancel()
+    await asyncio.gather(setting, return_exceptions=True)
+    await settled(s3_proxy)
+    assert (uploads_in(s3_place), records_in(tmp_path)) == ([], [])
+    await manager.aclose()
+
+
+@weed
+async def test_what_is_being_sent_again_later_is_left_when_its_sender_is_cancelled(
+    tmp_path: Path, proxied_place: S3Place, s3_place: S3Place, s3_proxy: Proxy
+) -> None:
+    manager = manager_at(tmp_path, proxied_place, write_mode="behind")
+    assert (await (await a_held_part(manager, s3_proxy, skip=1))).later
+    await manager.aclose(0)
+    await settled(s3_proxy)
+    assert len(uploads_in(s3_place)) == len(records_in(tmp_path)) == 1
+    manager = manager_at(tmp_path, proxied_place, write_mode="behind")
+    s3_proxy.zero()
+    assert await manager.flush(300) == 0
+    assert s3_proxy.counts()["kinds"].get("CreateMultipartUpload", 0) == 0
+    assert (uploads_in(s3_place), records_in(tmp_path)) == ([], [])
+    await manager.aclose()
+
+
+@weed
+async def test_an_upload_is_not_given_up_while_the_store_may_be_completing_it(
+    tmp_path: Path, proxied_place: S3Place, s3_place: S3Place, s3_proxy: Proxy
+) -> None:
+    manager = manager_at(tmp_path, proxied_place)
+    complete = "CompleteMultipartUpload"
+    s3_proxy.set("status", status=404, code="NoSuchUpload", kind=complete, skip=1)
+    s3_proxy.set("hold", kind=complete, where="after", times=1)
+    value = value_of(2 * PART_BYTES)
+    setting = asyncio.create_task(manager.store("key", value))
+    await asyncio.to_thread(s3_proxy.wait_held)
+    setting.cancel()
+    await asyncio.gather(setting, return_exceptions=True)
+    s3_proxy.drop()  # so that it is asked once more, and says that it knows of no such upload
+    await settled(s3_proxy)
+    assert "AbortMultipartUpload" not in s3_proxy.counts()["kinds"]
+    assert await tier_at(s3_place).get("key") == value
     await manager.aclose()

@@ -197,6 +197,32 @@ def test_a_probe_that_never_reports_does_not_keep_it_open(breaker: Breaker, cloc
     assert breaker.state == "closed"
 
 
+def test_probes_that_all_take_longer_than_the_next_one_waits_close_it(
+    breaker: Breaker, clock: Time
+) -> None:
+    fail(breaker, 5, unreachable=True)
+    clock.now += 1
+    slow = entered(breaker)
+    clock.now += module.PROBE_SECONDS
+    assert entered(breaker).is_probe  # as slow as the first
+    clock.now += 15
+    slow.succeeded()
+    assert breaker.state == "closed"
+
+
+def test_a_probe_that_was_given_up_for_lost_says_nothing_about_a_later_outage(
+    breaker: Breaker, clock: Time
+) -> None:
+    fail(breaker, 5, unreachable=True)
+    clock.now += 1
+    slow = entered(breaker)
+    clock.now += module.PROBE_SECONDS
+    entered(breaker).succeeded()
+    fail(breaker, 5, unreachable=True)
+    slow.succeeded()
+    assert breaker.state == "open"
+
+
 def test_a_misconfiguration_opens_at_once_and_for_long(breaker: Breaker, clock: Time) -> None:
     succeed(breaker, 1000)
     entered(breaker).misconfigured()

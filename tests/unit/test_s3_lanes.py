@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import types
 
 import pytest
 
+from cogcache.backends import lanes
+from cogcache.backends.faults import BusyError
 from cogcache.backends.lanes import WIDEN_SECONDS, Call, Lane
 
 PATIENCE = 60.0  # seconds until what hangs is called so
@@ -111,3 +115,76 @@ def test_those_who_idle_leave_too(lane: Lane, clock: Time) -> None:
     for _ in range(5):
         jobs.run(4)
         assert jobs.most == 4
+
+
+class Held:
+    """All threads of a lane are at work that began with so many seconds."""
+
+    def __init__(self, lane: Lane, threads: int, seconds: float) -> None:
+        self._go = threading.Event()
+        begun = threading.Semaphore(0)
+
+        def work(call: Call) -> None:
+            begun.release()
+            assert self._go.wait(PATIENCE)
+
+        for _ in range(threads):
+            lane.submit(work, Call(seconds))
+        for _ in range(threads):
+            assert begun.acquire(timeout=PATIENCE)
+
+    def end(self) -> None:
+        self._go.set()
+
+
+@pytest.fixture
+def time_of_calls(clock: Time, monkeypatch: pytest.MonkeyPatch) -> Time:
+    monkeypatch.setattr(lanes, "time", types.SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(lanes, "_LOOK_SECONDS", 0.001)
+    return clock
+
+
+def untouched(lane: Lane) -> bool:
+    breaker = lane.breaker
+    return breaker.state == "closed" and not breaker._window and not breaker._unreachable
+
+
+async def test_large_work_waits_for_a_thread_while_those_who_have_one_are_in_time(
+    time_of_calls: Time,
+) -> None:
+    lane = Lane("work", 4, waits=True)
+    others = Held(lane, 4, seconds=1000)
+    waiting = asyncio.create_task(lane.run(lambda call: "done", seconds=1))
+    await asyncio.sleep(0)
+    time_of_calls.now += 500
+    await asyncio.wait({waiting}, timeout=0.1)
+    assert not waiting.done()
+    others.end()
+    assert await waiting == "done"
+    assert untouched(lane)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_that_no_thread_is_free_is_said_as_it_is_and_counts_against_nobody(
+    time_of_calls: Time, waits: bool
+) -> None:
+    lane = Lane("lane", 2, waits=waits)
+    others = Held(lane, 2, seconds=2 if waits else 1000)
+    waiting = asyncio.create_task(lane.run(lambda call: "done", seconds=1))
+    await asyncio.sleep(0)
+    time_of_calls.now += 3
+    with pytest.raises(BusyError, match="all 2 threads were busy"):
+        await waiting
+    assert untouched(lane)
+    others.end()
+
+
+async def test_the_time_of_a_call_begins_when_a_thread_has_it(time_of_calls: Time) -> None:
+    lane = Lane("lane", 1)
+    others = Held(lane, 1, seconds=1000)
+    call = Call(10)
+    future = lane.submit(lambda call: call.check() or "done", call)
+    time_of_calls.now += 9
+    others.end()
+    assert await asyncio.wrap_future(future) == "done"
+    assert call.deadline == time_of_calls.now + 10

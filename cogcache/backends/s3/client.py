@@ -83,8 +83,8 @@ class S3Client:
         self._config = config
         self._base_seconds = config.timeout_seconds or SMALL_SECONDS
         self.small = Lane("small", _THREADS)
-        self.bulk = Lane("bulk", _THREADS)
-        self.work = Lane("work", _WORKERS, self.small.breaker)
+        self.bulk = Lane("bulk", _THREADS, waits=True)
+        self.work = Lane("work", _WORKERS, self.small.breaker, waits=True)
         self.requests: dict[str, int] = {}
         self.bytes_out = 0
         self.slow_downs = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from cogcache._fork import renew_after_fork
@@ -53,11 +53,19 @@ class LateWrites:
         Raises:
             UnavailableError: One is still under way after so many seconds.
         """
-        if name not in self._under_way:
-            return
+        if name in self._under_way:
+            await self.all_settled(name.__eq__, seconds)
+
+    async def all_settled(self, meant: Callable[[str], bool], seconds: float) -> None:
+        """The same for the objects whose names are ``meant``."""
         with self._lock:
-            calls = self._under_way.get(name, {}).items()
-            late = [future for call, future in calls if call.abandoned]
+            late = [
+                future
+                for name, calls in self._under_way.items()
+                if meant(name)
+                for call, future in calls.items()
+                if call.abandoned
+            ]
         if late:
             _, left = await asyncio.wait(
                 [asyncio.wrap_future(_follow(future)) for future in late], timeout=seconds

@@ -16,6 +16,7 @@ from cogcache.backends.faults import NotAskedError, RemoteError, UnavailableErro
 from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import PARALLEL, RANGE_BYTES, Reads, Tail, wait_for
+from cogcache.backends.s3.late import LateWrites
 from cogcache.backends.s3.payload import Payload
 from cogcache.backends.s3.probe import Abilities
 from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
@@ -84,6 +85,7 @@ class S3Upload:
         self,
         client: S3Client,
         writes: Writes,
+        late: LateWrites,
         name: str,
         token: int,
         can: Abilities,
@@ -95,6 +97,7 @@ class S3Upload:
     ) -> None:
         self._client = client
         self._writes = writes
+        self._late = late
         self._name = name
         self._token = f"{token:016x}"
         self._can = can
@@ -207,7 +210,7 @@ class S3Upload:
 
             def work(call: Call) -> bool:
                 once = self._once and self._can.create_once
-                with self._turn:
+                with self._turn, self._late.of(self._name, call):
                     return self._writes.complete(call, upload, self._token, self._size, once=once)
 
             ours = await self._run(work, 4 * PART_BYTES)
@@ -220,9 +223,10 @@ class S3Upload:
         lane = self._client.lane_for(size)
 
         def put(call: Call) -> bool:
-            return self._writes.put(
-                call, lane, self._name, body, self._token, self._can, once=self._once
-            )
+            with self._late.of(self._name, call):
+                return self._writes.put(
+                    call, lane, self._name, body, self._token, self._can, once=self._once
+                )
 
         def confirm(call: Call) -> bool:
             return self._writes.confirm(call, self._name, self._token, size)

@@ -24,6 +24,7 @@ from cogcache.backends.base import (
 )
 from cogcache.backends.faults import (
     AbsentError,
+    BusyError,
     MisconfiguredError,
     NotAskedError,
     RefusedError,
@@ -129,6 +130,7 @@ class S3Backend(CacheBackend):
         self._fresh: Remembered[bool] = Remembered(REMEMBERED, clock)
         self._records: Records | None = None
         self.counters["created_by_others"] = 0
+        self.counters["busy"] = 0  # calls that no thread was free for
         self._probing = threading.Lock()
         renew_after_fork(self)
 
@@ -440,11 +442,13 @@ class S3Backend(CacheBackend):
                 return "read-only"
             can = await self.prepare()
             await self._mark(key, source)
+            await self._late.settled(name, self._client.seconds_for(PART_BYTES))
         except RemoteError as error:
             return self._write_failed(error)
         return S3Upload(
             self._client,
             self._writes,
+            self._late,
             name,
             token,
             can,
@@ -714,9 +718,20 @@ class S3Backend(CacheBackend):
     # --- listing ----------------------------------------------------------------------------------
 
     async def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
-        async for _, entry in self._entries(await self._prefixes_of(source)):
+        prefixes = await self._prefixes_of(source)
+        await self._settled(lambda name: name.startswith(tuple(prefixes)))
+        async for _, entry in self._entries(prefixes):
             if entry is not None:
                 yield entry
+
+    async def _settled(self, meant: Callable[[str], bool]) -> None:
+        """Wait for the writes of these objects that were given up, before they are listed: one that
+        arrives after that would be missed by whoever removes what there is.
+
+        Raises:
+            UnavailableError: One is still under way after the time of a small call.
+        """
+        await self._late.all_settled(meant, self._client.seconds_for(0))
 
     async def _prefixes_of(self, source: int) -> list[str]:
         """Where the objects of a URI are; of every URI that nobody named, too."""
@@ -741,13 +756,17 @@ class S3Backend(CacheBackend):
             async for page in self._listing.pages(prefix):
                 found: list[tuple[Listed, bool | None]] = []
                 for one in page:
-                    name = self._names.parse(one.name)
-                    if name is None:
-                        continue
-                    verdict = True if pattern is None else judge(pattern, name)
+                    verdict = self._judge(one.name, pattern)
                     if verdict is not False:
                         found.append((one, verdict))
                 yield found
+
+    def _judge(self, name: str, pattern: KeyPattern | None) -> bool | None:
+        """Whether an object is ours and its key matches; ``None`` where the name does not say."""
+        parsed = self._names.parse(name)
+        if parsed is None:
+            return False
+        return True if pattern is None else judge(pattern, parsed)
 
     async def _entries(
         self, prefixes: list[str], pattern: KeyPattern | None = None
@@ -800,6 +819,7 @@ class S3Backend(CacheBackend):
         if matcher.exact is not None:
             return int(await self.delete(matcher.exact))
         removed = 0
+        await self._settled(lambda name: self._judge(name, matcher) is not False)
         async for page in self._ours(self._names.list_prefixes(matcher), matcher):
             names = [one.name for one, verdict in page if verdict]
             for one, verdict in page:
@@ -936,6 +956,9 @@ class S3Backend(CacheBackend):
     def note_fault(self, what: str, error: Exception) -> None:
         if isinstance(error, AbsentError | ChangedError):
             return  # another host replaced or removed it: nothing is wrong with the tier
+        if isinstance(error, BusyError):
+            self.counters["busy"] += 1
+            return
         super().note_fault(what, error)
 
     async def aclose(self) -> None:

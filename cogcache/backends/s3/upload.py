@@ -143,7 +143,7 @@ class Writes:
                 upload.add(call, body)
             return self.complete(call, upload, token, size, once=once)
         except BaseException as error:
-            upload.break_off(error)
+            upload.break_off(error, wanted=not call.cancelled)
             raise
 
     def begin(
@@ -216,6 +216,7 @@ class Writes:
         if once and self._client.knows("CompleteMultipartUpload", "IfNoneMatch"):
             condition = {"IfNoneMatch": "*"}
         call.extend(self._client.seconds_for(size))
+        upload.completing = True
         try:
             self._client.send(
                 call,
@@ -227,6 +228,7 @@ class Writes:
                 **condition,
             )
         except NotAskedError:
+            upload.completing = False
             raise
         except (AbsentError, ChangedError, ConflictError, UnavailableError) as error:
             # A lost answer, an upload that an earlier try completed, or one that said 200 and then
@@ -248,6 +250,7 @@ class Upload:
         id: The store's.
         mark: The token in its metadata; that of the put that began it.
         record: What the next put of the key goes on with, if this one breaks off.
+        completing: The store may be making it visible now.
     """
 
     def __init__(
@@ -265,6 +268,7 @@ class Upload:
         self.id = upload_id
         self.mark = mark
         self.record: Record | None = None
+        self.completing = False
         self._there = dict(there or {})
         self._lock = threading.Lock()
         self._stopped = False
@@ -313,9 +317,15 @@ class Upload:
         """
         return self.record is not None and isinstance(error, UnavailableError)
 
-    def break_off(self, error: BaseException) -> None:
-        """Leave the upload for a later put of its key, or give it up; never raises."""
-        if self.can_be_left(error):
+    def break_off(self, error: BaseException, *, wanted: bool = True) -> None:
+        """Leave the upload for a later put of its key, or give it up; never raises.
+
+        Args:
+            error: Why.
+            wanted: Somebody may go on with it. Else it is left only where nobody knows whether it
+                is being completed: a store that gives up then may take the bytes of the new object.
+        """
+        if self.can_be_left(error) and (wanted or self.completing):
             self.leave()
         else:
             self.abort()
