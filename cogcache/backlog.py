@@ -254,6 +254,10 @@ class Backlog:
         with self._lock:
             return frozenset(self._names)
 
+    def awaits(self, key: bytes) -> bool:
+        """Whether a job of a key waits that is not on its way."""
+        return key in self._waiting
+
     def is_sending(self, job: Job) -> bool:
         """Whether this very job is on its way."""
         return self._sending.get(job.key) is job

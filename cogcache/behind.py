@@ -27,9 +27,9 @@ from cogcache._fork import renew_after_fork
 from cogcache._inline import call_in_background, is_inline
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.lanes import sent_again
-from cogcache.backlog import Backlog, Job
+from cogcache.backlog import BUSY_SECONDS, Backlog, Job
 from cogcache.policy import Policy
-from cogcache.spool import Claim, Spool, Spooled
+from cogcache.spool import Claim, Spool, Spooled, is_newer
 
 __all__ = ["LATER", "WriteBehind"]
 
@@ -297,6 +297,8 @@ class WriteBehind:
             if word in _PASSING:
                 return "retried"
             outcome = "sent" if word is None else "refused"
+            if word is None and not job.withdrawn and claim is not None:
+                await self._send_newer(job, entry)
             stands = claim is None or claim.stands()
             if word is None and (job.withdrawn or not stands or self._is_dead(entry)):
                 # Forgotten while it was on its way: it must not come back.
@@ -305,6 +307,23 @@ class WriteBehind:
         if claim is not None:
             await claim.finish()
         return outcome
+
+    async def _send_newer(self, job: Job, sent: _core.Entry) -> None:
+        """If another process has put the key while this was on its way, what it sent may have
+        arrived before: have it sent once more, by whoever comes to it first.
+        """
+        assert self.spool is not None
+        until = time.monotonic() + BLOCK_SECONDS
+        while time.monotonic() < until and not self._jobs.awaits(job.key):
+            newest = await self.spool.newest(job.key)
+            if newest is None or not is_newer(newest, sent):
+                return
+            spooled = await self.spool.again(newest, job.source, job.kind)
+            if spooled != "busy":
+                if not isinstance(spooled, str):
+                    self._jobs.adopt([spooled])
+                return
+            await asyncio.sleep(BUSY_SECONDS)  # it is on its way just now, and may be overtaken
 
     # --- what others left -------------------------------------------------------------------------
 
@@ -340,7 +359,7 @@ class WriteBehind:
             return
         self._scanned = now
         newest: dict[bytes, Spooled] = {}
-        for job in await self.spool.jobs(self._jobs.names):  # the oldest first
+        for job in await self.spool.jobs(self._jobs.names, self._note_damaged):  # the oldest first
             older = newest.get(job.key)
             newest[job.key] = job
             if older is not None and not await self._forget_older(older):
@@ -348,6 +367,11 @@ class WriteBehind:
                 await self._forget_older(job)
         for job in self._jobs.adopt(newest.values()):
             await self._forget_older(job)
+
+    def _note_damaged(self, name: str) -> None:
+        """The record of a waiting entry could not be read, and has been removed."""
+        self.counters["damaged"] += 1
+        logger.warning("%s: the record of a waiting entry is damaged: %s", self.tier.name, name)
 
     async def _forget_older(self, job: Spooled) -> bool:
         """A newer put of its key waits as well; whether that is true: clocks are set back, and two

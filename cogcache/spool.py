@@ -14,14 +14,16 @@ meant for, whatever else is configured.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from cogcache import _bridge, _core
@@ -31,9 +33,13 @@ from cogcache._offload import NoAnswerError, offload
 from cogcache._reading import no_beat
 from cogcache.backends.base import CacheBackend
 
-__all__ = ["Claim", "Spool", "Spooled", "destination_of"]
+__all__ = ["Claim", "Spool", "Spooled", "destination_of", "is_newer"]
+
+logger = logging.getLogger("cogcache")
+T = TypeVar("T")
 
 ORPHAN_SECONDS: Final = 600.0  # a link without a record is a put that was killed in between
+VERSION: Final = 1  # of a record
 LOOK_SECONDS: Final = 30.0  # without getting further, and a look is given up
 _PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
 _PLACES: Final = ("endpoint_url", "bucket", "expanded_path")
@@ -111,6 +117,8 @@ class Spool:
     def __init__(self, store: _core.Store, destination: str) -> None:
         self._store = store
         self._ending = f"-{destination}"
+        self._can_lock = False  # as far as anybody knows
+        self._said = False
 
     def path(self, name: str) -> str:
         """Where a file of the spool is."""
@@ -142,15 +150,18 @@ class Spool:
 
     async def has_newer(self, entry: _core.Entry) -> bool:
         """Whether somebody has put another value of the key into the store since this one."""
-        found = await _bridge.run(self._store, "fetch", entry.key, _PEEK)
-        if isinstance(found, str) or found.token == entry.token:
-            return False
-        newer: bool = found.created_ms >= entry.created_ms
-        return newer
+        found = await self.newest(entry.key)
+        return found is not None and is_newer(found, entry)
+
+    async def newest(self, key: bytes) -> _core.Entry | None:
+        """What the store has of a key now."""
+        found = await _bridge.run(self._store, "fetch", key, _PEEK)
+        return None if isinstance(found, str) else found
 
     async def keep(self, key: bytes, token: int, source: int, kind: int) -> Spooled | str:
         """Keep the generation ``token`` of a key for sending, durably; or one word for why it
-        cannot be: ``"absent"`` when the store has another by now, ``"no-space"`` ...
+        cannot be: ``"absent"`` when the store has another by now, ``"no-space"``, ``"no-locks"``
+        where nobody could ever claim it ...
         """
         entry = await _bridge.run(self._store, "fetch", key, _PEEK)
         if isinstance(entry, str):
@@ -164,7 +175,7 @@ class Spool:
         word: str | None = await _bridge.run(self._store, "spool_link", entry, f"{label}.entry")
         if word is None:
             record = {
-                "version": 1,
+                "version": VERSION,
                 "key": key.hex(),
                 "size": job.size,
                 "source": source,
@@ -173,10 +184,27 @@ class Spool:
             }
             data = json.dumps(record).encode()
             word = await _bridge.run(self._store, "spool_write", entry.digest, f"{label}.job", data)
+        if word is None and not await self._locks(name):
+            word = "no-locks"
         if word is not None:
             await self.remove(name)
             return word
         return job
+
+    async def again(self, entry: _core.Entry, source: int, kind: int) -> Spooled | str:
+        """``keep`` for a generation of which there may be a job already: that one, if nobody is
+        sending it now, else ``"busy"``.
+        """
+        name = f"{entry.digest.hex()}-{entry.token:016x}{self._ending}"
+        claim = self.claim(name)
+        if claim == "absent":
+            return await self.keep(entry.key, entry.token, source, kind)
+        if isinstance(claim, str):
+            return claim
+        claim.release()
+        with contextlib.suppress(ValueError):
+            return self._read(name) or "absent"
+        return "absent"
 
     async def remove(self, name: str) -> None:
         """Forget a job, whoever works at it; the record first, so that no job lacks its entry."""
@@ -185,47 +213,102 @@ class Spool:
 
     def claim(self, name: str) -> Claim | str:
         """Make a job one's own: ``"busy"`` while another has it, ``"absent"`` when it is done."""
+        taken = self._take(name)
+        return "busy" if taken == "no-locks" else taken
+
+    def _take(self, name: str) -> Claim | str:
         path = self.path(f"{name}.job")
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return "absent"
-        except OSError:
+        except OSError as error:
+            self._say_why(error)
             return "busy"
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             done = os.fstat(fd).st_nlink == 0
-        except OSError:
+        except BlockingIOError:
             os.close(fd)
             return "busy"
+        except OSError as error:
+            os.close(fd)
+            self._say_why(error)
+            return "no-locks"
         claim = Claim(self, name, fd)
         if done:
             claim.release()
             return "absent"
         return claim
 
-    async def jobs(self, known: frozenset[str] = frozenset()) -> list[Spooled]:
+    async def _locks(self, name: str) -> bool:
+        """Whether files of the spool can be locked, tried with a new one until they could."""
+        if not self._can_lock:
+            with contextlib.suppress(NoAnswerError, RuntimeError):  # then nobody knows
+                self._can_lock = await self._off_loop(self._try_lock, name)
+                return self._can_lock
+        return True
+
+    def _try_lock(self, beat: Callable[[], None], name: str) -> bool:
+        beat()
+        taken = self._take(name)
+        if isinstance(taken, Claim):
+            taken.release()
+        return taken != "no-locks"
+
+    def _say_why(self, error: OSError) -> None:
+        """Nobody has a job, and yet it cannot be claimed: said once."""
+        if not self._said:
+            self._said = True
+            logger.warning(
+                "entries that wait in %s cannot be claimed for sending: %s; as long as that is so, "
+                "each put sends its own. If it lasts, put base_path on a filesystem where flock "
+                "works, or set behind_durable=False",
+                self.path(""),
+                error,
+            )
+
+    async def jobs(
+        self,
+        known: frozenset[str] = frozenset(),
+        damaged: Callable[[str], object] = lambda name: None,
+    ) -> list[Spooled]:
         """What waits for this destination, whoever put it, the oldest first, without the ``known``
-        names. Links that a killed put left without a record are removed.
+        names. Links that a killed put left without a record are removed, and so are records that
+        cannot be read, with their links; ``damaged`` is told the names of these.
         """
-        if is_inline():
-            found, orphans = self._look(known)
-        else:
-            try:
-                found, orphans = await offload(
-                    lambda beat: self._look(known, beat), timeout_seconds=LOOK_SECONDS
-                )
-            except (NoAnswerError, RuntimeError):
-                return []  # a disk that hangs, or no thread: the next look will find them
+        try:
+            found, orphans, spoilt = await self._off_loop(self._look, known)
+        except (NoAnswerError, RuntimeError):
+            return []  # a disk that hangs, or no thread: the next look will find them
         for name in orphans:
             await _bridge.run(self._store, "spool_remove", name)
+        for name in spoilt:
+            claim = self.claim(name)
+            if isinstance(claim, Claim):  # else somebody is just sending it
+                with contextlib.suppress(OSError):
+                    await claim.finish()
+                    damaged(name)
+                claim.release()
         return found
 
+    async def _off_loop(self, work: Callable[[Callable[[], None], Any], T], about: Any) -> T:
+        """``work(beat, about)`` where it holds up nobody.
+
+        Raises:
+            NoAnswerError: The disk hangs.
+            RuntimeError: There is no thread.
+        """
+        if is_inline():
+            return work(no_beat, about)
+        return await offload(lambda beat: work(beat, about), timeout_seconds=LOOK_SECONDS)
+
     def _look(
-        self, known: frozenset[str], beat: Callable[[], None] = no_beat
-    ) -> tuple[list[Spooled], list[str]]:
-        """Jobs, and names of old links that have no record."""
+        self, beat: Callable[[], None], known: frozenset[str]
+    ) -> tuple[list[Spooled], list[str], list[str]]:
+        """Jobs, names of old links that have no record, and names of records that are spoilt."""
         found: dict[str, Spooled] = {}
+        spoilt: list[str] = []
         links: list[os.DirEntry[str]] = []
         for item in self._files():
             name, ending = os.path.splitext(item.name)
@@ -233,7 +316,11 @@ class Spool:
                 continue
             beat()
             if ending == ".job":
-                job = self._read(name)
+                try:
+                    job = self._read(name)
+                except ValueError:
+                    spoilt.append(name)
+                    continue
                 if job is not None:
                     found[name] = job
             elif ending == ".entry":
@@ -245,7 +332,7 @@ class Spool:
                 with contextlib.suppress(OSError):
                     if time.time() - item.stat().st_ctime > ORPHAN_SECONDS:
                         orphans.append(item.name)
-        return sorted(found.values(), key=lambda job: job.made_ms), orphans
+        return sorted(found.values(), key=lambda job: job.made_ms), orphans, spoilt
 
     def _files(self) -> Iterator[os.DirEntry[str]]:
         try:
@@ -255,10 +342,23 @@ class Spool:
             return  # none yet, or the disk is gone: the store says so itself
 
     def _read(self, name: str) -> Spooled | None:
+        """A job; ``None``: done meanwhile, or of a later version, or not to be read just now.
+
+        Raises:
+            ValueError: Nobody will ever read it.
+        """
         try:
             with open(self.path(f"{name}.job"), "rb") as file:
-                record: dict[str, Any] = json.loads(file.read())
-            return Spooled(
+                data = file.read()
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise ValueError("the disk has lost it") from error
+            return None
+        try:
+            record: dict[str, Any] = json.loads(data)
+            if int(record["version"]) > VERSION:
+                return None
+            job = Spooled(
                 name,
                 bytes.fromhex(record["key"]),
                 int(record["size"]),
@@ -266,8 +366,16 @@ class Spool:
                 int(record["kind"]),
                 int(record["made_ms"]),
             )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # done meanwhile, or of a later version
+        except (KeyError, TypeError) as error:
+            raise ValueError("no record of ours") from error
+        if not name.startswith(_core.hash128(job.key).hex()):
+            raise ValueError("of another key")
+        return job
+
+
+def is_newer(entry: _core.Entry, other: _core.Entry) -> bool:
+    """Whether it was put after another one of its key."""
+    return entry.token != other.token and entry.created_ms >= other.created_ms
 
 
 def destination_of(tier: CacheBackend) -> str:

@@ -39,6 +39,8 @@ class Writing:
 
     def __init__(self, tiers: Tiers) -> None:
         self._tiers = tiers
+        policies = [tiers.guard(tier).policy for tier in tiers.backends]
+        self._composes = len(policies) > 1 or not all(one.is_plain for one in policies)
         tiers.promotions.use(self.write_one)
         self._local = next(
             (tier for tier in tiers.backends if isinstance(tier, FilesystemCacheBackend)), None
@@ -48,8 +50,8 @@ class Writing:
                 tier.keep_records(self._local.store)
             if tiers.guard(tier).policy.write_mode == "behind":
                 tiers.queues[id(tier)] = self._queue_of(tier)
-        policies = [tiers.guard(tier).policy for tier in tiers.backends]
-        self._composes = len(policies) > 1 or not all(one.is_plain for one in policies)
+        for queue in tiers.queues.values():
+            queue.begin()  # other threads write from now on
 
     def _queue_of(self, tier: CacheBackend) -> WriteBehind:
         policy = self._tiers.guard(tier).policy
@@ -60,9 +62,7 @@ class Writing:
                 spool = Spool(store, destination_of(tier))
             limit = self._local.config.max_size_mb
             most = most if limit is None else limit * 1_000_000 / SPOOL_SHARE
-        queue = WriteBehind(tier, policy, self.write_one, self._tiers.is_dead, spool, most)
-        queue.begin()
-        return queue
+        return WriteBehind(tier, policy, self.write_one, self._tiers.is_dead, spool, most)
 
     async def compose(self, draft: _core.Draft) -> What:
         """The draft as the tiers need it: finished where there are several or sizes matter."""

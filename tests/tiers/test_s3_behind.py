@@ -36,7 +36,7 @@ def behind_manager(path: Path, place: S3Place, **options: Any) -> CacheManager:
         CacheConfig(
             [
                 FilesystemCacheConfig(base_path=path, max_size_mb=100),
-                config_at(place, write_mode="behind", **options),
+                config_at(place, **{"write_mode": "behind", **options}),
             ]
         )
     )
@@ -158,6 +158,38 @@ async def test_a_value_that_was_removed_while_it_was_uploaded_does_not_come_back
     assert await tier.fetch(key_bytes("key")) == "absent"
     await tier.aclose()
     await manager.aclose()
+
+
+@pytest.mark.parametrize("mode", ["behind", "through"])
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_value_that_arrives_after_a_newer_one_of_another_process_does_not_stay(
+    tmp_path: Path,
+    proxied_place: S3Place,
+    s3_place: S3Place,
+    s3_proxy: Proxy,
+    mode: str,
+    deleted: bool,
+) -> None:
+    one = behind_manager(tmp_path, proxied_place)
+    assert await one.set("before", 0)
+    assert await one.flush(60) == 0
+    s3_proxy.set("hold", kind="PutObject", where="before", times=1)
+    assert await one.set("key", "old")
+    await asyncio.to_thread(s3_proxy.wait_held)
+    other = behind_manager(tmp_path, proxied_place, write_mode=mode)
+    if deleted:  # which withdraws what is on its way
+        await other.delete("key")
+    assert await other.set("key", "new")
+    assert await other.flush(60) == 0
+    tier = tier_at(s3_place)
+    assert await tier.get("key") == "new"
+    s3_proxy.release()
+    assert await one.flush(60) == 0
+    tier._gone.clear()
+    assert await tier.get("key") == "new"
+    assert jobs_in(tmp_path) == []
+    for manager in (one, other):
+        await manager.aclose()
 
 
 @pytest.mark.parametrize("fault", ["black_hole", "hold"])

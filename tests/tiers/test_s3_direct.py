@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.servers.fixtures import wait_for_lanes
 from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
 from support_s3 import tier_at
@@ -291,3 +292,46 @@ async def test_a_read_that_nobody_waits_for_ends_its_connection_and_is_no_fault(
     s3_proxy.clear()
     assert await tier.get("first") == "value"
     assert sum(bucket[2] for bucket in tier._client.small.breaker._window) == 0
+
+
+# --- bodies that boto3 sends -------------------------------------------------------------------
+
+
+@ONE
+async def test_a_body_that_boto3_sends_may_take_longer_than_to_connect(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    tier = tier_at(proxied_place, direct_requests=False, timeout_seconds=2.5)  # 1 s to connect
+    tier._abilities = await tier_at(proxied_place).prepare()
+    sender = tier._client._variant("bulk", 0, carries=True)
+    heads: list[dict[str, Any]] = []
+    sender.meta.events.register_last(
+        "before-send.s3", lambda request, **_: heads.append(dict(request.headers))
+    )
+    # At most 10 MiB are in buffers of the way, so the rest takes 1.5 s.
+    s3_proxy.set("rate_upload", kind="PutObject", bytes_per_second=4 * MIB)
+    assert await tier.set("slow", blob(16 * MIB - 10_000))
+    s3_proxy.clear()
+    assert await tier_at(proxied_place).get("slow") == blob(16 * MIB - 10_000)
+    assert heads and not any("Expect" in head for head in heads)
+
+
+@ONE
+async def test_a_body_that_nobody_waits_for_is_sent_no_further_by_boto3(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    tier = tier_at(proxied_place, direct_requests=False)
+    await tier.prepare()
+    s3_proxy.zero()
+    before = tier._client.requests["put_object"]
+    s3_proxy.set("rate_upload", kind="PutObject", bytes_per_second=3 * MIB)
+    setting = asyncio.create_task(tier.set("large", blob(16 * MIB - 10_000)))
+    while not s3_proxy.counts()["bytes_up"]:
+        await asyncio.sleep(0.005)
+    setting.cancel()
+    await asyncio.gather(setting, return_exceptions=True)
+    await asyncio.to_thread(wait_for_lanes)
+    assert "PutObject" not in s3_proxy.counts()["kinds"]  # none that came whole
+    assert tier._client.requests["put_object"] == before + 1
+    assert sum(bucket[2] for bucket in tier._client.bulk.breaker._window) == 0
+    assert await tier.get("large") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -317,6 +318,96 @@ async def test_a_damaged_job_is_thrown_away_and_counted(tmp_path: Path) -> None:
     assert slow.written == []
     assert queue.counters["damaged"] == 1
     assert files_of(tmp_path) == []
+    await manager.aclose()
+
+
+SPOILT = {
+    "cut": lambda record: record[: len(record) // 2],
+    "empty": lambda record: b"",
+    "garbage": lambda record: bytes(255 - byte for byte in record),
+    "no record of ours": lambda record: b"[1]",
+    "a field is lost": lambda record: record.replace(b'"kind"', b'"kand"'),
+    "a bit of the key": lambda record: record.replace(b'"key": "', b'"key": "00'),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+async def test_a_job_whose_record_cannot_be_read_is_thrown_away_counted_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    local = local_at(tmp_path)
+    queue_less = Spool(local.store, destination_of(HeldTier("slow", write_mode="behind")))
+    for key in ("spoilt", "whole"):
+        assert await local.set(key, key)
+        entry = await local.fetch(key_bytes(key))
+        assert not isinstance(entry, str)
+        job = await queue_less.keep(entry.key, entry.token, 0, 0)
+        assert not isinstance(job, str)
+        if key == "spoilt":
+            path = Path(queue_less.path(f"{job.name}.job"))
+            path.write_bytes(SPOILT[how](path.read_bytes()))
+    await local.aclose()
+    manager, slow = over(tmp_path)
+    for _ in range(2):
+        assert await manager.flush(60) == 0
+    assert slow.written == [key_bytes("whole")]
+    assert files_of(tmp_path) == []
+    queue = next(iter(manager._tiers.queues.values()))
+    assert queue.counters["damaged"] == 1
+    assert caplog.text.count("the record of a waiting entry is damaged") == 1
+    await manager.aclose()
+
+
+async def test_a_job_of_a_later_version_is_left_to_those_who_know_it(tmp_path: Path) -> None:
+    local = local_at(tmp_path)
+    spool = Spool(local.store, "d" * 16)
+    assert await local.set("key", 1)
+    entry = await local.fetch(key_bytes("key"))
+    assert not isinstance(entry, str)
+    job = await spool.keep(entry.key, entry.token, 0, 0)
+    assert not isinstance(job, str)
+    Path(spool.path(f"{job.name}.job")).write_text('{"version": 2, "what": "ever"}')
+    assert await spool.jobs() == []
+    assert len(files_of(tmp_path)) == 2
+    await local.aclose()
+
+
+def no_locks(fd: Any, how: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+async def test_where_nothing_can_be_locked_each_put_sends_its_own_and_that_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager, slow = over(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("cogcache.spool.fcntl.flock", no_locks)
+        for key in ("one", "two"):
+            stored = await manager.store(key, key)
+            assert (stored.later, stored.tiers[-1]) == ((), "slow")
+            assert await slow.get(key) == key
+        assert files_of(tmp_path) == []
+        assert caplog.text.count("No locks available") == 1
+        assert "behind_durable=False" in caplog.text
+    assert (await manager.store("three", 3)).later == ("slow",)
+    assert await manager.flush(60) == 0
+    await manager.aclose()
+
+
+async def test_what_waits_already_and_cannot_be_locked_stays_and_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kill_while_it_waits(tmp_path, "await manager.store('key', 'value')")
+    with monkeypatch.context() as patch:
+        patch.setattr("cogcache.spool.fcntl.flock", no_locks)
+        manager, slow = over(tmp_path)
+        while "cannot be claimed for sending" not in caplog.text:
+            await asyncio.sleep(0.001)
+        assert await manager.flush(0.05) == 1
+        assert caplog.text.count("cannot be claimed for sending") == 1
+        assert len(files_of(tmp_path)) == 2
+    assert await manager.flush(60) == 0
+    assert await slow.get("key") == "value"
     await manager.aclose()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -53,6 +54,19 @@ def test_what_was_begun_is_found_when_it_is_released(records: Records) -> None:
     )
     found.done()
     assert records.find(KEY) is None
+
+
+def test_where_nothing_can_be_locked_no_record_is_left(
+    records: Records, store: _core.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cogcache.backends.s3.resume.fcntl.flock", no_locks)
+        assert records.make(KEY) is None
+        assert os.listdir(Path(store.root, "spool")) == []
+    begun(records).done()
 
 
 @pytest.mark.parametrize("way", ["begun so", "spent later"])

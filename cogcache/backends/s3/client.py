@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 
 from cogcache._fork import renew_after_fork
@@ -25,8 +26,9 @@ from cogcache.backends.faults import (
     UnavailableError,
 )
 from cogcache.backends.lanes import Call, Lane, current_call
-from cogcache.backends.s3.direct import OPERATIONS, Direct, Patience
+from cogcache.backends.s3.direct import OPERATIONS, SLOW_BYTES_A_SECOND, Direct, Patience
 from cogcache.backends.s3.errors import error_of, is_expired_token
+from cogcache.backends.s3.payload import Reading
 from cogcache.breaker import Attempt
 from cogcache.exceptions import ConfigError
 
@@ -47,8 +49,15 @@ _LANES: Final[dict[str, dict[str, Any]]] = {
         "read": 0.6,
         "max_pool_connections": _THREADS + _WORKERS,
         "attempts": 2,
+        "carried": SMALL_BYTES,  # by a request, at most
     },
-    "bulk": {"connect": 0.4, "read": 2.0, "max_pool_connections": _THREADS, "attempts": 4},
+    "bulk": {
+        "connect": 0.4,
+        "read": 2.0,
+        "max_pool_connections": _THREADS,
+        "attempts": 4,
+        "carried": 16 << 20,
+    },
 }
 
 
@@ -98,7 +107,7 @@ class S3Client:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, int, bool], Any] = {}
         self._direct: Direct | None = None
         self._session: Any = None
         self._pid = os.getpid()
@@ -203,17 +212,25 @@ class S3Client:
         """
         client = self._client(lane)  # after a fork, a new way to ask too
         direct = self._direct
+        body = params.get("Body")
         refused = False
+        tried = 0
         if direct is not None and direct.takes(operation, params):
             answer = direct.send(call, lane, operation, params)
             if not isinstance(answer, str):
                 return answer
             refused = answer == "refused"
-            client = self._second(lane)
+            tried = 1
+        if tried or body:
+            client = self._variant(lane, tried, carries=bool(body))
         self._asked.name = params.get("Key", "")
-        if "Body" in params:
-            params = {**params, "Body": params["Body"].joined()}
-        given: dict[str, Any] = getattr(client, operation)(Bucket=self._config.bucket, **params)
+        if body is not None:
+            params = {**params, "Body": Reading(body, lambda: _look(call))}
+        try:
+            given: dict[str, Any] = getattr(client, operation)(Bucket=self._config.bucket, **params)
+        except CancelledError:
+            call.check()
+            raise
         if refused and direct is not None:
             direct.was_wrong()
         return given
@@ -221,17 +238,19 @@ class S3Client:
     def _client(self, lane: str) -> Any:
         if os.getpid() != self._pid:  # forked without Python's knowing
             self._begin()
-        client = self._clients.get(lane)
+        client = self._clients.get((lane, 0, False))
         if client is None:
             with self._lock:  # sessions are not for several threads
-                if lane not in self._clients:
+                if (lane, 0, False) not in self._clients:
                     self._make_clients()
-                client = self._clients[lane]
+                client = self._clients[lane, 0, False]
         return client
 
-    def _second(self, lane: str) -> Any:
-        """A client that tries once less, because we have."""
-        name = f"{lane}, second"
+    def _variant(self, lane: str, tried: int, *, carries: bool) -> Any:
+        """A client that tries so many times less, because we have, and that is patient for what it
+        ``carries`` to the store.
+        """
+        name = (lane, tried, carries)
         client = self._clients.get(name)
         if client is None:
             with self._lock:
@@ -239,7 +258,7 @@ class S3Client:
                 client = self._clients.get(name)
                 if client is None:
                     style = first.meta.config.s3["addressing_style"]
-                    client = self._make(self._session, lane, style, tried=1)
+                    client = self._make(self._session, lane, style, tried, carries=carries)
                     self._clients[name] = client
         return client
 
@@ -260,10 +279,11 @@ class S3Client:
         made = {}
         for lane in _LANES:
             style = "path" if config.endpoint_url else "auto"
-            made[lane] = self._make(session, lane, style)
-            if style == "auto" and not _is_aws(made[lane].meta.endpoint_url):
-                made[lane].close()
-                made[lane] = self._make(session, lane, "path")  # AWS_ENDPOINT_URL and the like
+            client = self._make(session, lane, style)
+            if style == "auto" and not _is_aws(client.meta.endpoint_url):
+                client.close()
+                client = self._make(session, lane, "path")  # AWS_ENDPOINT_URL and the like
+            made[lane, 0, False] = client
         self._session = session
         self._direct = self._make_direct(core) if config.direct_requests else None
         self._clients = made
@@ -308,14 +328,18 @@ class S3Client:
             return (self._config.endpoint_url or "https").startswith("http:")
         return signed
 
-    def _make(self, session: Any, lane: str, style: str, tried: int = 0) -> Any:
+    def _make(
+        self, session: Any, lane: str, style: str, tried: int = 0, *, carries: bool = False
+    ) -> Any:
         from botocore.config import Config
 
         chosen = _LANES[lane]
+        # As `Patience.after`: what was sent may lie in buffers of the way for long.
+        after = chosen["carried"] / SLOW_BYTES_A_SECOND if carries else 0.0
         options: dict[str, Any] = {
             "signature_version": "s3v4",
             "connect_timeout": chosen["connect"] * self._base_seconds,
-            "read_timeout": chosen["read"] * self._base_seconds,
+            "read_timeout": chosen["read"] * self._base_seconds + after,
             "max_pool_connections": chosen["max_pool_connections"],
             "tcp_keepalive": True,
             "retries": {"mode": "standard", "total_max_attempts": chosen["attempts"] - tried},
@@ -345,6 +369,8 @@ class S3Client:
     def _count(self, event_name: str, request: Any, **_: Any) -> None:
         from botocore import xform_name
 
+        # botocore waits for a "100 Continue" before it sends a file, many stores give none.
+        request.headers.pop("Expect", None)
         operation = event_name.rpartition(".")[2]
         carries = operation in ("PutObject", "UploadPart")
         size = int(request.headers.get("Content-Length", 0)) if carries else 0
@@ -396,6 +422,14 @@ def _report(attempt: Attempt, fault: RemoteError, operation: str) -> None:
         attempt.failed(unreachable=fault.unreachable)
     else:
         attempt.succeeded()  # the store works; it is the request that it did not like
+
+
+def _look(call: Call) -> None:
+    """Botocore passes this on at once; of other exceptions it would try again."""
+    try:
+        call.check()
+    except UnavailableError as error:
+        raise CancelledError from error
 
 
 def _refuse_redirect(response: Any = None, **_: Any) -> None:

@@ -213,6 +213,7 @@ class Records:
         self._store = store
         self._label = f"{destination}.upload"
         self.leaving: dict[str, Future[None]] = {}
+        self._no_locks = False  # the filesystem gave none when it was last asked
         renew_after_fork(self)
 
     def after_fork(self) -> None:
@@ -234,6 +235,8 @@ class Records:
             with contextlib.suppress(OSError, RuntimeError):  # closed, or the disk is gone
                 self._store.spool_write(_core.hash128(key), self._label, b" " * _RECORD_BYTES)
                 record = self.find(key)
+                if self._no_locks:  # nobody could ever take it up
+                    self.remove(self.name_of(key))
         return record
 
     def remove(self, name: str) -> None:
@@ -269,10 +272,13 @@ class Records:
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._no_locks = False
             if os.fstat(fd).st_nlink > 0:
                 return Record(self, name, fd)
+        except BlockingIOError:
+            self._no_locks = False
         except OSError:
-            pass
+            self._no_locks = True
         os.close(fd)
         return None
 
