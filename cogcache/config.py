@@ -248,8 +248,10 @@ class BackendConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _WithPolicy(BackendConfig):
-    """The policy fields of ``BackendConfig`` as options, for our own configurations."""
+class PolicyOptions:
+    """What ``BackendConfig`` says about the use of a tier, as options of a dataclass: derive from
+    both.
+    """
 
     write_mode: str = "through"
     required: bool = False
@@ -264,7 +266,7 @@ class _WithPolicy(BackendConfig):
 
 @_strict
 @dataclass(frozen=True)
-class FilesystemCacheConfig(_WithPolicy):
+class FilesystemCacheConfig(BackendConfig, PolicyOptions):
     """A tier of files under one directory, shared by any number of processes.
 
     Attributes:
@@ -379,7 +381,7 @@ class StructuredFilesystemConfig(FilesystemCacheConfig):
 
 @_strict
 @dataclass(frozen=True)
-class MemoryCacheConfig(_WithPolicy):
+class MemoryCacheConfig(BackendConfig, PolicyOptions):
     """A tier in this process' memory. It keeps encoded entries, so that nobody can change a value
     for others.
 
@@ -404,7 +406,7 @@ class MemoryCacheConfig(_WithPolicy):
 
 @_strict
 @dataclass(frozen=True)
-class S3CacheConfig(_WithPolicy):
+class S3CacheConfig(BackendConfig, PolicyOptions):
     """A tier in a bucket of an S3 store, shared by any number of hosts (``docs/tiers.md``).
 
     Needs ``pip install cogcache-video[s3]``. What is not given is found as boto3 finds it: in the
@@ -543,7 +545,7 @@ S3CacheBackendConfig = S3CacheConfig
 
 @_strict
 @dataclass(frozen=True)
-class RedisCacheConfig(_WithPolicy):
+class RedisCacheConfig(BackendConfig, PolicyOptions):
     """A tier in a Redis (6.2 or newer) or Valkey server, shared by any number of hosts
     (``docs/tiers.md``).
 

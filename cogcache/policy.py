@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, TypeVar
 
 from cogcache import _core
@@ -14,6 +14,7 @@ from cogcache._inline import is_inline
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.faults import NotAskedError
 from cogcache.breaker import Breaker
+from cogcache.config import PolicyOptions
 from cogcache.latency import Latency
 
 __all__ = ["ROUTED", "Guard", "Policy"]
@@ -28,26 +29,14 @@ class LateError(OSError):
     """The tier did not answer within its ``timeout_seconds``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The policy fields of a tier's configuration; see ``BackendConfig``. A configuration of
-    somebody else's that lacks one has its default.
-    """
-
-    write_mode: str = "through"
-    required: bool = False
-    timeout_seconds: float | None = None
-    min_value_size: int = 0
-    max_value_size: int | None = None
-    behind_items: int = 10_000
-    behind_mb: float = 1000
-    behind_when_full: str = "sync"
-    behind_durable: bool = True
+@dataclass(frozen=True, kw_only=True)
+class Policy(PolicyOptions):
+    """The policy of a tier. Where its configuration lacks an option, it is the default."""
 
     @classmethod
     def of(cls, tier: CacheBackend) -> Policy:
         """The policy of a tier."""
-        named = {name: getattr(tier.config, name, None) for name in cls.__slots__}
+        named = {f.name: getattr(tier.config, f.name, None) for f in fields(cls)}
         return cls(**{name: value for name, value in named.items() if value is not None})
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from cogcache import _core
 from cogcache.backends.base import CacheBackend
-from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig, _WithPolicy
+from cogcache.config import BackendConfig, CacheConfig, FilesystemCacheConfig, PolicyOptions
 from cogcache.manager import CacheManager
 from cogcache.pipeline import PipelineArtifactCache
 
@@ -105,7 +105,7 @@ def a_video(path: Path, content: bytes = b"not really a video") -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyConfig(DictConfig, _WithPolicy):
+class PolicyConfig(DictConfig, PolicyOptions):
     """Of a tier of tests, with the policy fields that every tier of ours has."""
 
     backend_type: str = "policy"

@@ -24,7 +24,7 @@ from cogcache import (
     StructuredFilesystemConfig,
 )
 from cogcache._types import duration_seconds
-from cogcache.config import known_options
+from cogcache.config import BackendConfig, PolicyOptions, known_options
 
 
 @pytest.mark.parametrize(
@@ -466,3 +466,8 @@ def test_redis_takes_its_address_from_the_environment(monkeypatch: pytest.Monkey
 def test_a_wrong_redis_configuration_names_its_field(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         RedisCacheConfig(**{"url": "redis://h", **options})
+
+
+def test_the_options_of_a_policy_are_what_every_configuration_has() -> None:
+    for option in dataclasses.fields(PolicyOptions):
+        assert getattr(BackendConfig, option.name) == option.default
