@@ -40,6 +40,7 @@ from cogcache.exceptions import (
 from cogcache.explain import Explanation
 from cogcache.frames import Frames
 from cogcache.keys import Difference, Key, Keyframes, KeyParts
+from cogcache.listing import Listing
 from cogcache.manager import CacheManager
 from cogcache.pipeline import PipelineArtifactCache
 from cogcache.ranges import RangeAnswer, http_answer, http_headers, parse_range
@@ -48,6 +49,7 @@ from cogcache.selection import Plan, SelectedEntry
 from cogcache.settings import Setting, Settings
 from cogcache.sources import SourceRef, file_digest
 from cogcache.streams import StreamResult
+from cogcache.summaries import ArtifactStats, Stats, Usage
 from cogcache.tee import TeeStream
 from cogcache.verifying import DamagedEntry, VerifyProgress, VerifyReport
 from cogcache.video import VideoArtifacts, VideoCache
@@ -57,6 +59,7 @@ __version__ = "0.1.0"
 __all__ = [
     "REQUIRED",
     "ArchiveReport",
+    "ArtifactStats",
     "BackendConfig",
     "CacheBackend",
     "CacheBackendRegistry",
@@ -80,6 +83,7 @@ __all__ = [
     "KeyParts",
     "KeyTypeError",
     "Keyframes",
+    "Listing",
     "Lookup",
     "MemoryCacheBackend",
     "MemoryCacheConfig",
@@ -100,11 +104,13 @@ __all__ = [
     "Setting",
     "Settings",
     "SourceRef",
+    "Stats",
     "StoreResult",
     "StreamResult",
     "StructuredFilesystemBackend",
     "StructuredFilesystemConfig",
     "TeeStream",
+    "Usage",
     "ValueTypeError",
     "VerifyProgress",
     "VerifyReport",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cogcache import _core
 from cogcache._identity import KINDS_WITH_URI
 from cogcache.backends.base import META_ARTIFACT, META_SOURCE, CacheBackend
+from cogcache.faces import Face, Shown, Table, moment_text, seconds_text, size_text
 from cogcache.keys import Difference, Key
 from cogcache.sources import SourceRef
 
@@ -64,8 +65,8 @@ class NearEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why an artifact is or is not there. ``str()`` is one sentence.
+class Explanation(Shown):
+    """Why an artifact is or is not there. ``str()`` is one sentence, its face has the rest.
 
     Attributes:
         key: What was asked for; ``None`` when the source could not be looked at.
@@ -104,6 +105,40 @@ class Explanation:
                 what = "; ".join(str(difference) for difference in self.nearest[0].differences)
                 text += f"; the nearest entry differs in {what}"
         return f"{text}; {self.note}" if self.note else text
+
+    def face(self) -> Face:
+        """The sentence, each tier's answer, and the nearest entries."""
+        columns = ("tier", "answer", "age>", "left>", "stored>", "cost>")
+        near = tuple(
+            (one.key, "; ".join(map(str, one.differences)), moment_text(one.created))
+            for one in self.nearest
+        )
+        known = f"nearest of {self.known:,} entries of the same source and artifact"
+        return Face(
+            title=str(self),
+            is_bad=not self.hit,
+            facts=(
+                ("key", "unknown" if self.key is None else str(self.key)),
+                ("source", self.source),
+            ),
+            tables=(
+                Table("tiers", columns, tuple(map(_answer_row, self.tiers))),
+                Table(known, ("key", "what differs", "created"), near),
+            ),
+        )
+
+
+def _answer_row(answer: TierAnswer) -> tuple[str, ...]:
+    if not answer.present:
+        return answer.tier, answer.reason, "-", "-", "-", "-"
+    return (
+        answer.tier,
+        "has it",
+        seconds_text(answer.age_seconds or 0),
+        "for ever" if answer.ttl_seconds is None else seconds_text(answer.ttl_seconds),
+        size_text(answer.stored_bytes),
+        seconds_text(answer.cost_seconds) if answer.cost_seconds else "-",
+    )
 
 
 async def explain_miss(

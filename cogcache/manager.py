@@ -58,7 +58,7 @@ from cogcache.backends.redis.tier import RedisBackend
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.chunksizes import ChunkSizes
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
-from cogcache.config import CacheConfig, ChunkingConfig
+from cogcache.config import CacheConfig, ChunkingConfig, whole
 from cogcache.exceptions import (
     ClosedError,
     ConfigError,
@@ -70,11 +70,13 @@ from cogcache.exceptions import (
 from cogcache.feeding import StreamSource, known_length, pieces_of
 from cogcache.into import checked_array, checked_rows, fill, fill_rows
 from cogcache.keys import Key, KeyParts, key_bytes
+from cogcache.listing import PICTURES, Listing, list_entries
 from cogcache.ranges import half_open
 from cogcache.reader import Reader, Reading
 from cogcache.selection import Filters, Plan, meant_by, select_from
 from cogcache.sources import Source
 from cogcache.streams import Inflow, StreamResult
+from cogcache.summaries import Stats, Usage
 from cogcache.tee import TeeInflow, TeeStream
 from cogcache.tiering import Tiers, better_reason, make_tiers, together
 from cogcache.usage import usage_of
@@ -1117,6 +1119,28 @@ class CacheManager:
         self._count("sets", report.entries)
         return report
 
+    async def ls(
+        self, *, limit: int | None = 100, pictures: int = PICTURES, **filters: Unpack[Filters]
+    ) -> Listing:
+        """What is in the cache, the largest first: a list to print, and to see in a notebook.
+
+        Args:
+            limit: Entries of the list at most; ``None`` is all.
+            pictures: Entries whose first frame is read, and shown small; the rest is read from
+                indexes. 0 reads no frame.
+            filters: Those of ``select``.
+
+        Raises:
+            TypeError, ValueError: See ``select``; a ``limit`` or ``pictures`` that is no number
+                from 0 up.
+        """
+        self._check_open()
+        whole(limit, "limit", most=1 << 50)
+        whole(pictures, "pictures", most=1000)
+        meant = await meant_by(filters)
+        plan = await select_from(self.backends, meant, self._writing.forgetting, self._runs_inline)
+        return await list_entries(self._tiers, plan, limit, pictures or 0)
+
     async def verify(
         self,
         *,
@@ -1182,28 +1206,28 @@ class CacheManager:
         """What a key is made of; asks no tier."""
         return (key if isinstance(key, Key) else Key.parse(key)).explain()
 
-    async def get_stats(self) -> dict[str, Any]:
+    async def get_stats(self) -> Stats:
         """``{"manager": {hits, misses, sets, deletes, size_bytes, total_files, hit_rate, ...},
-        "backends": {name: {...}}}``.
+        "backends": {name: {...}}}``: a dictionary that prints, and shows in a notebook, as a table.
         """
         if not self.config.enable_stats:
-            return {"enabled": False, "manager": _manager_stats(self._stats, []), "backends": {}}
+            return Stats(enabled=False, manager=_manager_stats(self._stats, []), backends={})
         tiers = await self._tiers.each("get_stats", lambda tier: tier.get_stats(), failed={})
         named = {
             tier.name: {**tier.counters, **stats, **self._writing.describe(tier)}
             for tier, stats in zip(self.backends, tiers, strict=True)
         }
-        return {
-            "manager": {
+        return Stats(
+            manager={
                 **_manager_stats(self._stats, tiers),
                 **self.counters,
                 "streams": dict(self._reading.counters),
                 "computing": len(self._computations.flights),
             },
-            "backends": named,
-        }
+            backends=named,
+        )
 
-    async def usage(self) -> dict[str, Any]:
+    async def usage(self) -> Usage:
         """What is stored: ``{"entries", "stored_bytes", "raw_bytes", "profiles": {...},
         "artifacts": {...}, "tags": {...}}``, each group with the same three numbers.
 

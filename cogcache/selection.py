@@ -21,6 +21,7 @@ from cogcache.backends.base import (
     tags_of,
 )
 from cogcache.config import nearest, whole
+from cogcache.faces import Face, Picture, Shown, Table, moment_text, seconds_text, size_text
 from cogcache.keys import Key
 from cogcache.sources import (
     Source,
@@ -53,6 +54,7 @@ class SelectedEntry:
         tags: Its own; not those that the cache gives every artifact.
         source_uri: What it was made from; ``""`` for keys of your own.
         tiers: The names of those that have it, in order of priority.
+        frames: How many pictures it has as frames.
     """
 
     key: Key
@@ -64,10 +66,11 @@ class SelectedEntry:
     tags: tuple[str, ...]
     source_uri: str
     tiers: tuple[str, ...]
+    frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Shown):
     """Entries that were selected, and what deleting them does. Nothing has happened yet.
 
     A plan is what the tiers had when it was made. ``delete`` removes exactly the generations that
@@ -107,15 +110,45 @@ class Plan:
         stored = sum(one.stored_bytes for one in kept)
         return replace(self, entries=kept, count=len(kept), stored_bytes=stored)
 
-    def __str__(self) -> str:
+    def face(self) -> Face:
+        """What would be deleted, the largest first."""
         entries = "1 entry" if self.count == 1 else f"{self.count:,} entries"
-        lines = [f"{entries}, {self.stored_bytes:,} bytes stored"]
-        lines += [f"{one.stored_bytes:>15,}  {one.key}" for one in self.entries[:_SHOWN]]
-        if self.count > _SHOWN:
-            lines.append(f"{'...':>15}  and {self.count - _SHOWN:,} more")
-        if self.unavailable:
-            lines.append(f"not asked, since not available: {', '.join(self.unavailable)}")
-        return "\n".join(lines)
+        more = (f"and {self.count - _SHOWN:,} more",) if self.count > _SHOWN else ()
+        gone = (f"not asked, since not available: {', '.join(self.unavailable)}",)
+        costs = sum(one.cost_seconds for one in self.entries)
+        return Face(
+            title=f"{entries}, {self.stored_bytes:,} bytes stored",
+            is_bad=bool(self.unavailable),
+            facts=(
+                ("raw", size_text(sum(one.raw_bytes for one in self.entries))),
+                ("took to compute", seconds_text(costs)),
+            )
+            if self.count
+            else (),
+            tables=(entries_table("entries", self.entries[:_SHOWN]),),
+            notes=(*more, *(gone if self.unavailable else ())),
+        )
+
+
+def entries_table(
+    title: str, entries: Sequence[SelectedEntry], pictures: Mapping[Key, Picture] | None = None
+) -> Table:
+    """Entries as rows, with a column of pictures if there are any."""
+    columns = ("key", "stored>", "raw>", "created", "expires", "cost>", "tags", "tiers")
+    rows: list[tuple[str | Picture, ...]] = []
+    for one in entries:
+        row = (
+            str(one.key),
+            size_text(one.stored_bytes),
+            size_text(one.raw_bytes),
+            moment_text(one.created_at),
+            moment_text(one.expires_at),
+            seconds_text(one.cost_seconds) if one.cost_seconds else "-",
+            ", ".join(one.tags),
+            ", ".join(one.tiers),
+        )
+        rows.append((pictures.get(one.key, ""), *row) if pictures else row)
+    return Table(title, ("frame", *columns) if pictures else columns, tuple(rows))
 
 
 class Filters(TypedDict, total=False):
@@ -291,16 +324,18 @@ def _described(
             stored_bytes=known.stored_bytes + entry.length,
             tiers=(*known.tiers, tier),
         )
+    parts = entry.parts()
     return SelectedEntry(
         key=key,
         stored_bytes=entry.length,
-        raw_bytes=sum(part.raw_size for part in entry.parts()),
+        raw_bytes=sum(part.raw_size for part in parts),
         created_at=entry.created_ms / 1000,
         expires_at=None if entry.expires_ms is None else entry.expires_ms / 1000,
         cost_seconds=entry.cost_ms / 1000,
         tags=tuple(tag for tag in tags_of(entry) if not tag.startswith(URI_TAG)),
         source_uri=next(iter(_uris_of(entry)), ""),
         tiers=(tier,),
+        frames=sum(part.kind == "frame" for part in parts),
     )
 
 

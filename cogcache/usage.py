@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from cogcache._identity import URI_TAG
 from cogcache.backends.base import CacheBackend, tags_of
 from cogcache.keys import Key
+from cogcache.summaries import Usage
 
 if TYPE_CHECKING:
     from cogcache import _core
 
 
-async def usage_of(tiers: Iterable[CacheBackend]) -> dict[str, Any]:
+async def usage_of(tiers: Iterable[CacheBackend]) -> Usage:
     """See ``CacheManager.usage``."""
-    usage: dict[str, Any] = {**_nothing(), "profiles": {}, "artifacts": {}, "tags": {}}
+    usage = Usage(**_nothing(), profiles={}, artifacts={}, tags={})
     for tier in tiers:
         try:
             async for entry in tier.scan():

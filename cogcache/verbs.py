@@ -47,6 +47,7 @@ from cogcache.sources import (
     settle_async,
     unreadable,
 )
+from cogcache.summaries import ArtifactStats
 from cogcache.urls import tier_config
 
 if TYPE_CHECKING:
@@ -498,12 +499,12 @@ class ArtifactVerbs:
                 logger.warning("%s: cannot remove the entries of a video: %s", tier.name, error)
         return len(removed)
 
-    async def get_cache_stats(self) -> dict[str, Any]:
+    async def get_cache_stats(self) -> ArtifactStats:
         """``{"overall": the manager's statistics, "artifacts": {name: {hits, misses, sets,
-        ...}}}``.
+        seconds_saved, ...}}}``: a dictionary that prints, and shows in a notebook, as a table.
         """
         artifacts = {name: dict(self._counts_of(name)) for name in self._artifacts}
-        return {"overall": await self.cache.get_stats(), "artifacts": artifacts}
+        return ArtifactStats(overall=await self.cache.get_stats(), artifacts=artifacts)
 
     async def aclose(self, timeout: float = 10) -> None:
         """Close the manager; see there."""

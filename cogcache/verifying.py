@@ -17,6 +17,7 @@ from cogcache._inline import is_inline
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.faults import AbsentError, NotAskedError
 from cogcache.backends.places import Place
+from cogcache.faces import Face, Shown, Table, seconds_text, size_text
 from cogcache.keys import Key
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ SLICE_BYTES: Final = 8 << 20  # stored bytes that one step reads
 INLINE_BYTES: Final = 64 << 10  # what is in memory and so short is checked on the loop's thread ...
 BREATH_BYTES: Final = 1 << 20  # ... which turns after so much
 TOLD_ENTRIES: Final = 1000
-LISTED: Final = 10_000  # damaged entries of a tier that a report names
+LISTED: Final = 10_000  # damaged entries of a tier that a report names, ...
+SHOWN: Final = 50  # ... and of all that are printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,16 @@ class DamagedEntry:
     stored_bytes: int = 0
     removed: bool = False
 
-    def __str__(self) -> str:
-        what = "; ".join([*map(str, self.damage[:3]), *([self.error] if self.error else [])])
+    @property
+    def what(self) -> str:
+        """What is wrong, in words."""
+        words = [*map(str, self.damage[:3]), *([self.error] if self.error else [])]
         more = f" and {len(self.damage) - 3:,} more" if len(self.damage) > 3 else ""
+        return f"{'; '.join(words)}{more}"
+
+    def __str__(self) -> str:
         name = self.place if self.key is None else f"{self.key} ({self.place})"
-        return f"{self.tier}: {name}: {what}{more}{'; removed' if self.removed else ''}"
+        return f"{self.tier}: {name}: {self.what}{'; removed' if self.removed else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,7 @@ class TierCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(Shown):
     """What ``verify`` found.
 
     Attributes:
@@ -137,6 +144,52 @@ class VerifyReport:
 
     def __bool__(self) -> bool:
         return self.ok
+
+    def face(self) -> Face:
+        """Good or bad news, tier by tier, and what is damaged."""
+        damaged = sum(tier.damaged for tier in self.tiers)
+        unreadable = sum(tier.unreadable for tier in self.tiers)
+        if self.ok:
+            title = f"{self.entries:,} entries are as they were written"
+        elif damaged:
+            title = f"{damaged:,} of {self.entries:,} entries are damaged"
+        else:
+            title = "not everything could be read"
+        rate = f" ({size_text(self.bytes_read / self.seconds)}/s)" if self.seconds else ""
+        columns = ("tier", "entries>", "read>", "damaged>", "removed>", "unreadable>", "error")
+        where = ("key", "tier", "place", "what", "removed")
+        return Face(
+            title=title,
+            is_bad=not self.ok,
+            facts=(
+                ("read", size_text(self.bytes_read)),
+                ("in", f"{seconds_text(self.seconds)}{rate}"),
+                ("unreadable", f"{unreadable:,}"),
+            ),
+            tables=(
+                Table("tiers", columns, tuple(map(_tier_row, self.tiers))),
+                Table("damaged", where, tuple(map(_entry_row, self.damaged[:SHOWN]))),
+                Table("could not be read", where, tuple(map(_entry_row, self.unreadable[:SHOWN]))),
+            ),
+            notes=() if self.fix or not damaged else ("nothing was changed: verify(fix=True)",),
+        )
+
+
+def _tier_row(tier: TierCheck) -> tuple[str, ...]:
+    return (
+        tier.tier,
+        f"{tier.entries:,}",
+        size_text(tier.bytes_read),
+        f"{tier.damaged:,}",
+        f"{tier.removed:,}",
+        f"{tier.unreadable:,}",
+        tier.error,
+    )
+
+
+def _entry_row(one: DamagedEntry) -> tuple[str, ...]:
+    name = "(it does not tell)" if one.key is None else str(one.key)
+    return name, one.tier, one.place, one.what, "yes" if one.removed else "no"
 
 
 @dataclass(frozen=True, slots=True)

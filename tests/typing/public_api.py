@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 from cogcache import (
+    ArtifactStats,
     CacheConfig,
     CacheManager,
     FilesystemCacheConfig,
@@ -103,7 +104,7 @@ async def artifacts(path: Path) -> None:
         await cache.get_embeddings(path, "model", inputs={"frames": key}, mode="view")
         assert_type(await cache.get_all_artifacts(path, {}), VideoArtifacts)
         assert_type(await cache.invalidate_video(path), int)
-        assert_type(await cache.get_cache_stats(), dict[str, Any])
+        assert_type(await cache.get_cache_stats(), ArtifactStats)
         await cache.get_transcript(path, modelsize="base")  # type: ignore[call-arg]  # pyright: ignore
 
 

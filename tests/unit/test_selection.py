@@ -195,9 +195,9 @@ async def test_a_plan_prints_the_largest_first(manager: CacheManager) -> None:
         await manager.set(f"key{number:02}", b"x" * (100 + 10 * number))
     printed = str(await manager.select()).splitlines()
     assert printed[0].startswith("30 entries, ")
-    assert printed[1].split()[-1] == "key29"
-    assert printed[-1].split(maxsplit=1)[1] == "and 10 more"
-    assert len(printed) == 22
+    rows = [line.split()[0] for line in printed if line.lstrip().startswith("key")][1:]
+    assert rows == [f"key{number:02}" for number in range(29, 9, -1)]
+    assert printed[-1] == "and 10 more"
 
 
 async def test_nothing_waits_that_a_plan_deleted(tmp_path: Path) -> None:
