@@ -29,6 +29,8 @@
 #define cog_entry_verify buggy_verify
 #define cog_entry_check_frame buggy_check_frame
 #define cog_entry_find_damage buggy_find_damage
+#define cog_entry_readdress buggy_readdress
+#define cog_entry_append_tail buggy_append_tail
 #define cog_entry_part buggy_part
 #define cog_part_is_plain buggy_is_plain
 
