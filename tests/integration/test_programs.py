@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -141,6 +142,41 @@ def test_a_long_run_that_died_goes_on_with_the_batch_that_is_not_there(
     assert ended(start("long_video.py", root, video, DIE_AT="450"), status=9) == ""
     assert run("long_video.py", root, video) == "720 described, 360 of them now\n"
     assert run("long_video.py", root, video) == "720 described, 0 of them now\n"
+
+
+def test_what_one_site_computed_is_found_at_another_under_its_own_paths(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    [video] = videos_in(here, 1)
+    run("drop_in.py", tmp_path / "cache", video)
+    there.mkdir()
+    shutil.copy2(video, there)
+    archive = tmp_path / "site.tar"
+    assert run("site_to_site.py", "send", tmp_path / "cache", archive).startswith("1 entry")
+    out = run("site_to_site.py", "receive", tmp_path / "new", archive, f"{here}/", f"{there}/")
+    assert out.startswith("1 entry")
+    computed = run("drop_in.py", tmp_path / "new", there / video.name)
+    assert computed == "computed: keyframes\n"  # and not the transcript, which came along
+
+
+def test_a_cache_is_looked_into_from_a_shell(tmp_path: Path, video: Path) -> None:
+    run("drop_in.py", tmp_path / "a cache", video)
+    command = tmp_path / "bin" / "cogcache"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m cogcache \"$@\"\n")
+    command.chmod(0o755)
+    path = f"{command.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", str(PROGRAMS / "look_into.sh"), str(tmp_path / "a cache")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"schema": 1' in done.stdout
+    assert done.stderr == "cogcache: nothing to delete\n"
 
 
 def test_the_tests_of_a_pipeline_pass_with_a_cache_in_memory() -> None:
