@@ -9,11 +9,12 @@ from typing import Any, Literal, TypeVar, overload
 
 from cogcache._arguments import checked_times, flag, warn_of_slips
 from cogcache._offload import beside
-from cogcache._types import Duration
+from cogcache._types import Duration, Lookup
 from cogcache.exceptions import shown
 from cogcache.exporting import PATTERN, export_frames
 from cogcache.frames import Frames, check_channels
 from cogcache.keys import Key, Keyframes
+from cogcache.segments import Segment, frames_of
 from cogcache.sources import Source
 from cogcache.verbs import ArtifactVerbs
 from cogcache.video import VideoArtifacts, VideoCache
@@ -580,6 +581,33 @@ class PipelineArtifactCache(ArtifactVerbs):
             params=params,
         )
         return found.value
+
+    async def get_all_segment_frames(
+        self, video_path: Source, segments: Iterable[Segment], **named: Any
+    ) -> dict[int, Any]:
+        """The frames of many segments of a video in one call, which looks at the source once.
+
+        Args:
+            video_path: The source.
+            segments: ``(segment_id, start_time, end_time)`` of each.
+            **named: Of all of them, as for ``get_segment_frames``. With ``load_images=False`` no
+                picture is read, so that the segments of hours cost little.
+
+        Returns:
+            What ``get_segment_frames`` gives, by segment id in the order of ``segments``; those
+            that are missing are left out.
+
+        Raises:
+            TypeError: A segment that is not ``(segment_id, start_time, end_time)``.
+            ValueError: A segment id that is there twice; an end before its start.
+        """
+        video = await self.video(video_path)
+
+        async def look(segment: Segment) -> Lookup:
+            where = dict(zip(("segment_id", "start_time", "end_time"), segment, strict=True))
+            return await video.lookup("segment_frames", **{"load_images": True, **named}, **where)
+
+        return await frames_of(segments, look)
 
     async def set_segment_frames(
         self,

@@ -18,6 +18,7 @@ from cogcache.config import nearest
 from cogcache.exceptions import shown
 from cogcache.exporting import PATTERN
 from cogcache.keys import Key, Keyframes
+from cogcache.segments import Segment
 from cogcache.sources import SourceRef
 
 if TYPE_CHECKING:
@@ -534,6 +535,12 @@ class VideoCache:
         return await self.cache.get_segment_frames(
             self.source, segment_id, start_time, end_time, **named
         )
+
+    async def get_all_segment_frames(
+        self, segments: Iterable[Segment], **named: Any
+    ) -> dict[int, Any]:
+        """See ``PipelineArtifactCache.get_all_segment_frames``."""
+        return await self.cache.get_all_segment_frames(self.source, segments, **named)
 
     async def set_segment_frames(
         self,
