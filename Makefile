@@ -7,7 +7,7 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 CSRC := $(wildcard csrc/core/*.[ch] csrc/python/*.[ch])
-C_FILES := $(CSRC) $(wildcard tests/c/*.[ch])
+C_FILES := $(CSRC) $(wildcard tests/c/*.[ch] benchmarks/*.c)
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 VIDEO ?=
 SECONDS ?= 20
@@ -40,7 +40,7 @@ torture: .venv/built ## run the long forms of the campaigns: kills, faults, fork
 lint: .venv/built ## check style, types, stubs, layout and warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@echo $(BIN)/clang-format --dry-run -Werror "csrc/*/*.[ch] tests/c/*.[ch]"
+	@echo $(BIN)/clang-format --dry-run -Werror "csrc/*/*.[ch] tests/c/*.[ch] benchmarks/*.c"
 	@$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --allowlist .ci/stubtest-allowlist --ignore-unused-allowlist \
@@ -49,8 +49,9 @@ lint: .venv/built ## check style, types, stubs, layout and warnings
 	@$(MAKE) --no-print-directory -s -j2 -C tests/c warnings
 	COGCACHE_WERROR=1 $(BIN)/python setup.py -q build --build-base build/lint
 
-bench: .venv/built ## measure beside plain files, aiofiles, diskcache, joblib, boto3 and redis-py
+bench: .venv/built ## measure beside the floor in C, plain files, the caches of others, boto3 and redis-py
 	@.ci/setup --servers
+	@$(BIN)/python -m benchmarks.bench_floor
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.bench_remote
 

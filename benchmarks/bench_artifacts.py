@@ -1,4 +1,4 @@
-"""Hit and put of pipeline artifacts: cogcache beside plain files, aiofiles, diskcache and joblib.
+"""Hit and put of pipeline artifacts: cogcache beside plain files and the caches of others.
 
 Run alone with ``python -m benchmarks.bench_artifacts``; ``--quick`` for a look, ``--write`` to
 replace the tables in ``docs/benchmarks.md`` and ``README.md``.

@@ -9,17 +9,18 @@ plain files    ``json`` text in a file       metadata as JSON, one file a pictur
 aiofiles       the same, awaited             the same, 64 files at a time             header, buffer
 diskcache      ``cache[key] = value``        one value                                one value
 joblib         ``dump`` and ``load``         one value                                one value
+cashews        ``await cache.set(...)``      one value                                one value
 =============  ============================  =======================================  ============
 
 The peers are spared what cogcache does: plain files, aiofiles and joblib write straight to the
 final name (a crash leaves half a file), none but cogcache checks a byte of what it reads or keeps a
-size limit (diskcache's is raised out of the way). cogcache is called as a pipeline
-calls it, ``video = await cache.video(path)`` once and then artifact by artifact: the key is made
-on every call, while the peers are handed a short ready-made name.
+size limit (that of diskcache, which cashews stores with, is raised out of the way). cogcache is
+called as a pipeline calls it, ``video = await cache.video(path)`` once and then artifact by
+artifact: the key is made on every call, while the peers are handed a short ready-made name.
 
 It takes part in both of its forms: awaited, where no disk ever holds up the event loop, and
-blocking, through ``video.sync``. Peers are called in the one form that they have: aiofiles is
-awaited, all others block whoever calls them.
+blocking, through ``video.sync``. Peers are called in the one form that they have: aiofiles and
+cashews are awaited, all others block whoever calls them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiofiles
+import cashews
 import diskcache
 import joblib
 import numpy as np
@@ -298,9 +300,31 @@ class Joblib:
         pass
 
 
+class Cashews:
+    """cashews on its disk backend: diskcache behind an executor, so that it can be awaited."""
+
+    name = "cashews"
+    blocking = False
+
+    def __init__(self, root: Path) -> None:
+        self._cache = cashews.Cache()
+        self._cache.setup("disk://", directory=str(root), size_limit=2**40)
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        if not await self._cache.set(key, value):
+            raise RuntimeError(f"cashews did not store {key}")
+
+    async def get(self, kind: Kind, key: str) -> Any:
+        return await self._cache.get(key)
+
+    async def close(self) -> None:
+        await self._cache.close()
+
+
 CONTENDERS: tuple[Callable[[Path], Contender], ...] = (
     Cogcache,
     AioFiles,
+    Cashews,
     CogcacheSync,
     PlainFiles,
     DiskCache,

@@ -27,7 +27,7 @@ async def test_every_contender_is_timed_at_every_operation(
 ) -> None:
     monkeypatch.setattr(bench, "SETTLED", 3)
     results = await bench.measure(artifact, tmp_path, 3)
-    awaited = {"cogcache", "aiofiles", "compressed"}
+    awaited = {"cogcache", "aiofiles", "cashews", "compressed"}
     names = awaited | {"cogcache, sync", "plain files", "diskcache", "joblib"}
     assert set(results) == {(op, artifact.name, n) for op in bench.OPERATIONS for n in names}
     assert all(len(cell.seconds) == 3 and min(cell.seconds) > 0 for cell in results.values())
