@@ -86,7 +86,7 @@ async def guide(names: Names, folder: Path) -> None:
         "diarize": lambda source: ["one speaker"],
         "compute": compute_row,
     }
-    five_minutes, batched, own, one_box, into, choosing = blocks("guide", "python")
+    five_minutes, batched, own, one_box, into, several, choosing = blocks("guide", "python")
     await run(five_minutes, names, "guide")
     keyframes, transcript, texts = await names["ingest"](video)
     assert (transcript, texts) == ({"segments": []}, {"0": "a picture"})
@@ -103,6 +103,12 @@ async def guide(names: Names, folder: Path) -> None:
     await names["cache"].cache.set("there", np.ones(8, np.float32))
     await names["batch_of"](names["cache"], ["there", "not there"], batch)
     assert batch.tolist() == [[1.0] * 8, [2.0] * 8]
+    team: Names = {"PipelineArtifactCache": PipelineArtifactCache}
+    for path in ("/local/cache", "/team/cache"):
+        several = several.replace(path, f"{folder}{path}")
+    await run(several, team, "guide")
+    assert [tier.config.shared for tier in team["cache"].cache.backends] == [False, "group"]
+    await team["cache"].aclose()
     await run(choosing, names, "guide")
     assert await names["forget_an_old_model"](names["cache"]) == 0
 
@@ -113,13 +119,16 @@ async def compute_row(key: str) -> Any:
 
 @of_page
 async def archives(names: Names, folder: Path) -> None:
-    [carry] = blocks("archives", "python")
-    await run(carry, names, "archives")
+    for block in blocks("archives", "python"):
+        await run(block, names, "archives")
     async with (
         PipelineArtifactCache.open(folder / "there") as there,
         PipelineArtifactCache.open(folder / "here") as here,
     ):
+        await there.cache.set("key", "value")
         await names["carry"](there, here)
+        (folder / "embeddings.tar").rename(folder / "site-b.tar")
+        await names["bring_home"](here)
 
 
 @of_page
