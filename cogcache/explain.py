@@ -123,7 +123,7 @@ class Explanation(Shown):
             ),
             tables=(
                 Table("tiers", columns, tuple(map(_answer_row, self.tiers))),
-                Table(known, ("key", "what differs", "created"), near),
+                Table(known, ("key", "what differs", "created (UTC)"), near),
             ),
         )
 

@@ -48,22 +48,23 @@ font:13px/1.45 system-ui,sans-serif;padding:6px 8px;overflow-x:auto}
 .cogcache>div{display:block!important}
 .cogcache h4{margin:0 0 4px;font-size:14px;font-weight:600}
 .cogcache .cc-bad{color:var(--jp-error-color1,var(--cc-bad))}
-.cogcache dl{display:flex;flex-wrap:wrap;gap:4px 24px;margin:4px 0 8px}
-.cogcache dl div{display:flex;gap:6px}
-.cogcache dt,.cogcache caption,.cogcache p{color:var(--jp-content-font-color2,var(--cc-dim));
-font-weight:400}
-.cogcache dd{margin:0;font-variant-numeric:tabular-nums}
-.cogcache table{border-collapse:collapse;margin:6px 0;color:inherit;font:inherit;
-font-variant-numeric:tabular-nums}
-.cogcache caption{text-align:left;padding:0 0 2px}
-.cogcache th,.cogcache td{text-align:left;padding:3px 10px;vertical-align:middle;
-color:inherit;background:none;border:0;
-border-bottom:1px solid var(--jp-border-color2,var(--cc-line));
-white-space:nowrap}
-.cogcache td.cc-long{white-space:normal;overflow-wrap:anywhere;min-width:16em;max-width:60em}
+.cogcache .cc-facts{display:flex;flex-wrap:wrap;gap:4px 24px;margin:4px 0 8px}
+.cogcache .cc-facts div{display:flex;gap:6px;overflow-wrap:anywhere}
+.cogcache .cc-name,.cogcache caption,.cogcache p{
+color:var(--jp-content-font-color2,var(--cc-dim));font-weight:400}
+.cogcache .cc-name{white-space:nowrap}
+.cogcache .cc-facts,.cogcache table{font-variant-numeric:tabular-nums}
+.cogcache.cogcache table{border-collapse:collapse;margin:6px 0;color:inherit;font:inherit;
+table-layout:auto}
+.cogcache caption{caption-side:top;text-align:left;padding:0 0 2px}
+.cogcache.cogcache th,.cogcache.cogcache td{text-align:left;padding:3px 10px;
+vertical-align:middle;color:inherit;background:none;border:0;
+border-bottom:1px solid var(--jp-border-color2,var(--cc-line));white-space:nowrap;max-width:none}
+.cogcache.cogcache td.cc-long{white-space:normal;overflow-wrap:anywhere;min-width:24em;
+max-width:60em}
+.cogcache.cogcache th.cc-num,.cogcache.cogcache td.cc-num{text-align:right}
 .cogcache tbody tr:nth-child(odd){background:var(--jp-rendermime-table-row-background,
 var(--cc-row))}
-.cogcache th.cc-num,.cogcache td.cc-num{text-align:right}
 .cogcache p{margin:4px 0}
 .cogcache img{display:block;max-width:96px;max-height:72px;margin:0}
 """
@@ -136,10 +137,10 @@ class Face:
         inside = [f"<h4{bad}>{_safe(self.title)}</h4>"]
         if self.facts:
             pairs = (
-                f"<div><dt>{_safe(name)}</dt><dd>{_safe(value)}</dd></div>"
+                f'<div><span class="cc-name">{_safe(name)}</span><span>{_safe(value)}</span></div>'
                 for name, value in self.facts
             )
-            inside.append(f"<dl>{''.join(pairs)}</dl>")
+            inside.append(f'<div class="cc-facts">{"".join(pairs)}</div>')
         inside += [_html_of(table) for table in self.tables if table.rows]
         inside += [f"<p>{_safe(note)}</p>" for note in self.notes]
         return (
@@ -164,6 +165,9 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return self.face().html()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.face().text())  # IPython would take a dictionary for nothing but that
 
     def _repr_mimebundle_(
         self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
@@ -208,7 +212,7 @@ def moment_text(unix_seconds: float | None) -> str:
         return "never"
     if not 0 <= unix_seconds < _CALENDAR_END:
         return "beyond the calendar"
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(unix_seconds))
 
 
 def share_text(part: float, whole: float) -> str:

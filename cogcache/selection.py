@@ -134,7 +134,7 @@ def entries_table(
     title: str, entries: Sequence[SelectedEntry], pictures: Mapping[Key, Picture] | None = None
 ) -> Table:
     """Entries as rows, with a column of pictures if there are any."""
-    columns = ("key", "stored>", "raw>", "created", "expires", "cost>", "tags", "tiers")
+    columns = ("key", "stored>", "raw>", "created (UTC)", "expires (UTC)", "cost>", "tags", "tiers")
     rows: list[tuple[str | Picture, ...]] = []
     for one in entries:
         row = (
