@@ -34,6 +34,7 @@ from cogcache.exceptions import (
     KeyTypeError,
     MissingExtraError,
     NotFoundError,
+    PinLimitError,
     RecursiveComputeError,
     ValueTypeError,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "MemoryCacheConfig",
     "MissingExtraError",
     "NotFoundError",
+    "PinLimitError",
     "PipelineArtifactCache",
     "Plan",
     "RangeAnswer",

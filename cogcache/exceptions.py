@@ -94,6 +94,10 @@ class RecursiveComputeError(CogcacheError, RuntimeError):
     """
 
 
+class PinLimitError(CogcacheError, ValueError):
+    """No more entries may be pinned; says what the limit is."""
+
+
 class MissingExtraError(CogcacheError, ImportError):
     """An optional dependency is missing; the message names the extra to install."""
 

@@ -64,6 +64,7 @@ from cogcache.exceptions import (
     ConfigError,
     IncompleteError,
     NotFoundError,
+    PinLimitError,
     shown,
     warn,
 )
@@ -1085,12 +1086,13 @@ class CacheManager:
                 ``sys.stdin.buffer``.
             on_conflict: What becomes of a key that the cache has already: ``"keep"`` leaves it,
                 ``"replace"`` overwrites it.
-            rekey: Where sources lie here: paths or URIs there to those here; with ``/`` at the end
-                of both, all that lies below. By default an artifact is only found for a video at
-                the same path with the same time. With it the key is that of the file that is here,
-                which must have the same size (that it is the same one is your word); where there is
-                none yet, of a copy that will keep its time. An artifact that was made from another
-                one needs that one in the archive, or the default keyframes.
+            rekey: Where sources lie here: paths or URIs there to those here, of a source or of a
+                directory with all that is below it; the longest one counts. By default an artifact
+                is only found for a video at the same path with the same time. With it the key is
+                that of the file that is here, which must have the same size (that it is the same
+                one is your word); where there is none yet, of a copy that will keep its time. An
+                artifact that was made from another one needs that one in the archive, or the
+                default keyframes. The report says from which of these places nothing came.
             max_entry_bytes: A larger entry is refused.
             max_entries: Those beyond are refused.
 
@@ -1179,6 +1181,48 @@ class CacheManager:
         encoded = self._encoded(key)
         found = None if encoded is None else (await self._tiers.find(encoded))[0]
         return None if found is None else describe_entry(found[0])
+
+    async def pin(self, key: str | Key) -> bool:
+        """Keep the entry of ``key`` from being evicted from the filesystem tier, by any process,
+        until ``unpin``: for what must be at hand whatever else comes.
+
+        A new value of the key is pinned too. Deletes, invalidated tags and the end of a life take
+        it away all the same. At most 1,024 entries may be pinned, and half of ``max_size_mb``.
+
+        Returns:
+            Whether the entry is there and pinned.
+
+        Raises:
+            PinLimitError: More would be pinned than may be. (A ``ValueError``.)
+        """
+        encoded = self._encoded(key)
+        if encoded is None:
+            return False
+        return any([await self._pin(tier, encoded) for tier in self.backends])
+
+    async def _pin(self, tier: CacheBackend, encoded: bytes) -> bool:
+        try:
+            live = not isinstance(await self._tiers.fetch(tier, encoded, index_only=True), str)
+            return live and await tier.pin(encoded)
+        except PinLimitError:
+            raise
+        except Exception as error:
+            self._tiers.failed(tier, "pin", error)
+            return False
+
+    async def unpin(self, key: str | Key) -> bool:
+        """Let the entry of ``key`` be evicted again; whether it was pinned."""
+        encoded = self._encoded(key)
+        return encoded is not None and any(
+            await self._tiers.each("pin", lambda tier: tier.unpin(encoded), failed=False)
+        )
+
+    async def pinned(self) -> list[Key]:
+        """The keys of the entries that are pinned, sorted as they print."""
+        self._check_open()
+        found = await self._tiers.each("pin", lambda tier: tier.pinned(), failed=[])
+        keys = {Key.from_encoded(one) for some in found for one in some}
+        return sorted(keys, key=str)
 
     async def cleanup_expired(self) -> int:
         """Remove what is past its life from every tier; how many entries."""

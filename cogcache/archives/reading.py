@@ -82,14 +82,18 @@ async def read_archive(
             try:
                 arrived = await beside(archive.next)
             except tar.TarError as error:
-                return tally.report(f"{error} after {archive.read:,} bytes")
+                return tally.report(f"{error} after {archive.read:,} bytes", _unmatched(rekey))
             if arrived is None:
-                return tally.report()
+                return tally.report(unmatched=_unmatched(rekey))
             if arrived.word:
                 tally.refuse(arrived.name, arrived.word)
             elif arrived.entry is not None and arrived.scratch is not None:
                 with arrived.scratch:
                     await _take(tiers, writing, arrived, on_conflict, tally)
+
+
+def _unmatched(rekey: Rekey | None) -> tuple[str, ...]:
+    return () if rekey is None else rekey.unmatched
 
 
 async def _take(

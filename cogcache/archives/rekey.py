@@ -55,37 +55,38 @@ class Rekey:
 
     Raises:
         TypeError: It is no mapping of text to text.
-        ValueError: A place that cannot be, or a directory beside a file.
+        ValueError: A place that cannot be.
     """
 
     def __init__(self, mapping: Mapping[str, str]) -> None:
         if not isinstance(mapping, Mapping):
             raise TypeError(f"rekey must map places to places, not {type(mapping).__name__}")
-        self._moves: dict[str, str] = {}
+        self._moves: dict[str, tuple[str, str]] = {}  # there: as given, here
+        self._used: set[str] = set()
         for there, here in mapping.items():
             if not isinstance(there, str) or not isinstance(here, str):
                 raise TypeError(
                     f"rekey maps paths or URIs to paths or URIs, not {shown(there)} to "
                     f"{shown(here)}"
                 )
-            if there.endswith("/") != here.endswith("/"):
-                raise ValueError(
-                    f"rekey: {shown(there)} and {shown(here)} must both end with '/' (all that "
-                    "lies below) or both not (one source)"
-                )
-            self._moves[_uri(there)] = _uri(here)
+            self._moves[_uri(there)] = there, _uri(here)
         self._refs: dict[SourceRef, SourceRef] = {}
 
     def uri_of(self, uri: str) -> str:
         """Where the source is here that was at ``uri`` there; the same where nothing is said."""
-        exact = self._moves.get(uri)
-        if exact is not None and not uri.endswith("/"):
-            return exact
-        above = [one for one in self._moves if one.endswith("/") and uri.startswith(one)]
+        above = uri
+        while above and above not in self._moves:
+            above = above.rpartition("/")[0]
         if not above:
             return uri
-        longest = max(above, key=len)
-        return self._moves[longest] + uri[len(longest) :]
+        given, here = self._moves[above]
+        self._used.add(given)
+        return here + uri[len(above) :]
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """The places there, as given, from which nothing came."""
+        return tuple(given for given, _ in self._moves.values() if given not in self._used)
 
     def readdressed(
         self, entry: _core.Entry, manifest: Manifest
@@ -216,12 +217,10 @@ class Rekey:
 
 
 def _uri(place: str) -> str:
-    """The canonical URI of what is perhaps not there; that of a directory ends with a slash."""
+    """The canonical URI of what is perhaps not there, a source or a directory."""
     named = place_of(place)
-    if named.path is None:
-        return named.uri or ""
-    end = b"/" if place.endswith("/") else b""
-    return file_uri(os.path.normpath(named.path).rstrip(b"/") + end)
+    uri = named.uri if named.path is None else file_uri(os.path.normpath(named.path))
+    return (uri or "").rstrip("/")
 
 
 def _at(ref: SourceRef, uri: str) -> SourceRef:

@@ -48,6 +48,7 @@ class ArchiveReport:
         refusals: The first 1,000 of those by name.
         complete: Whether the archive was read to its end, or written.
         problem: Why not, if so.
+        unmatched: Places that ``rekey`` named and from which nothing came.
     """
 
     entries: int
@@ -57,12 +58,15 @@ class ArchiveReport:
     refusals: tuple[Refusal, ...] = ()
     complete: bool = True
     problem: str | None = None
+    unmatched: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         entries = "1 entry" if self.entries == 1 else f"{self.entries:,} entries"
         lines = [f"{entries}, {self.stored_bytes:,} bytes stored"]
         lines += [f"skipped: {_listed(self.skipped)}"] if self.skipped else []
         lines += [f"refused: {_listed(self.refused)}"] if self.refused else []
+        if self.unmatched:
+            lines.append(f"rekey: nothing is from {', '.join(map(shown, self.unmatched))}")
         lines += [f"incomplete: {self.problem}"] if not self.complete else []
         return "\n".join(lines)
 
@@ -91,7 +95,7 @@ class Tally:
         if len(self._refusals) < REFUSALS_KEPT:
             self._refusals.append(Refusal(name, reason))
 
-    def report(self, problem: str | None = None) -> ArchiveReport:
+    def report(self, problem: str | None = None, unmatched: tuple[str, ...] = ()) -> ArchiveReport:
         """All of it."""
         return ArchiveReport(
             self._entries,
@@ -101,6 +105,7 @@ class Tally:
             tuple(self._refusals),
             problem is None,
             problem,
+            unmatched,
         )
 
 

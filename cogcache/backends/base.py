@@ -305,6 +305,22 @@ class CacheBackend(ABC):
         """
         return False
 
+    async def pin(self, key: bytes) -> bool:
+        """Keep the entry of this key from being evicted; whether this tier has one and can.
+
+        Raises:
+            PinLimitError: More would be pinned than may be.
+        """
+        return False
+
+    async def unpin(self, key: bytes) -> bool:
+        """Let the entry of this key be evicted again; whether it was pinned."""
+        return False
+
+    async def pinned(self) -> list[bytes]:
+        """The keys of pinned entries that are here."""
+        return []
+
     async def usage(self) -> dict[str, Any]:
         """What the tier holds now: ``size_bytes``, ``total_files`` and whatever else it knows."""
         size = files = 0

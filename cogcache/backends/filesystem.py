@@ -18,9 +18,10 @@ from typing import Any, ClassVar, Final
 
 from cogcache import _bridge, _core
 from cogcache._inline import is_inline
-from cogcache._offload import offload
+from cogcache._offload import beside, offload
 from cogcache.backends._missing import MissingStore
 from cogcache.backends.base import CacheBackend, DraftKind, KeyPattern
+from cogcache.backends.pins import Pins
 from cogcache.backends.places import Place
 from cogcache.backends.receiving import Receiver
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
@@ -330,6 +331,31 @@ class FilesystemCacheBackend(CacheBackend):
     def tag_version(self, tag: str) -> int:
         return self._store.tag_version(tag)
 
+    @property
+    def _pins(self) -> Pins:
+        limit = self.config.max_size_mb
+        return Pins(
+            self.root,
+            None if limit is None else limit * 1_000_000,
+            group=self.config.shared == "group",
+        )
+
+    async def pin(self, key: bytes) -> bool:
+        if isinstance(self._store, MissingStore):
+            return False
+        return await beside(lambda beat: self._pins.pin(_core.hash128(key)))
+
+    async def unpin(self, key: bytes) -> bool:
+        return await beside(lambda beat: self._pins.unpin(_core.hash128(key)))
+
+    async def pinned(self) -> list[bytes]:
+        digests = await beside(lambda beat: self._pins.digests())
+        found: list[_core.Entry | str] = []
+        for start in range(0, len(digests), _BATCH):
+            some = digests[start : start + _BATCH]
+            found += await _bridge.run(self._store, "fetch_digests", some, _PEEK)
+        return [one.key for one in found if isinstance(one, _core.Entry) and one.miss is None]
+
     def _sweep_now_and_then(self) -> None:
         """Reclaim what is expired, in the background of a process that writes; nobody waits for
         it.
@@ -346,11 +372,13 @@ class FilesystemCacheBackend(CacheBackend):
     async def usage(self) -> dict[str, Any]:
         """``size_bytes`` is what the entries occupy, their share of directories and tables
         included; ``used_bytes`` is what the limit counts: that and the ``fixed_bytes`` which are
-        set aside for tables, quarantine and the log of tags.
+        set aside for tables, quarantine and the log of tags. ``pinned`` entries take
+        ``pinned_bytes`` of it.
         """
         stats = await _bridge.run(self._store, "stats")
         return {
             **stats,
+            **await beside(lambda beat: self._pins.usage()),
             "size_bytes": stats["used_bytes"] - stats["fixed_bytes"],
             "total_files": stats["entries"],
         }

@@ -56,6 +56,11 @@ enum { COG_SHARDS = 256, COG_WRITER_SLOTS = 512 };
 enum { COG_OBJECT_PATH_SIZE = 48, COG_TEMP_PATH_SIZE = 64 };
 /* "objects/<2 hex>/<30 hex>" and "objects/<2 hex>", relative to the root. */
 void cog_object_path(const struct cog_digest *digest, char out[COG_OBJECT_PATH_SIZE]);
+/*
+ * Is there a file of this name in pins/? Then no policy evicts the entry; deletes, new values and
+ * the end of its life go on. What cannot be asked is not pinned.
+ */
+bool cog_object_is_pinned(const struct cog_fs *fs, int root, const struct cog_digest *digest);
 void cog_shard_path(unsigned shard, char out[COG_OBJECT_PATH_SIZE]);
 /* The digest that `name` (30 lower-case hex digits) stands for in `shard`; false: a stranger's
  * name. */

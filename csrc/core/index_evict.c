@@ -132,46 +132,74 @@ static double score(const struct cog_index *index, const struct cog_sampled *ent
     return cog_policy_score(index->options.policy, &resident);
 }
 
-enum cog_status cog_index_sample(struct cog_index *index, struct cog_victim *victim)
+static int worst_of(const struct cog_index *index, const struct sample *sample, bool *worst_expired)
 {
-    struct sample sample = {.file = cog_index_enter(index)};
-    if (sample.file)
-        sample.fd = atomic_load(&sample.file->fd);
-    if (sample.file && (sample.file->map || sample.fd >= 0))
-        take_sample(index, &sample);
-    cog_index_leave(index);
-
     uint64_t now = cog_index_time(index), now_s = cog_index_now_ms(index) / 1000;
-    double usual = usual_cost(&sample), worst_score = 0.0;
+    double usual = usual_cost(sample), worst_score = 0.0;
     int worst = -1;
-    bool worst_expired = false;
-    for (uint32_t i = 0; i < sample.count; i++) {
-        const struct cog_row *row = &sample.seen[i].row;
+    *worst_expired = false;
+    for (uint32_t i = 0; i < sample->count; i++) {
+        const struct cog_row *row = &sample->seen[i].row;
         if (row->state == COG_ROW_STUCK)
             continue;
         bool expired = row->expires && row->expires <= now_s;
-        double value = score(index, &sample.seen[i], now, usual);
-        if (worst < 0 || (expired && !worst_expired) ||
-            (expired == worst_expired && value < worst_score)) {
+        double value = score(index, &sample->seen[i], now, usual);
+        if (worst < 0 || (expired && !*worst_expired) ||
+            (expired == *worst_expired && value < worst_score)) {
             worst = (int)i;
             worst_score = value;
-            worst_expired = expired;
+            *worst_expired = expired;
         }
     }
-    if (worst < 0)
-        return COG_ABSENT;
-    const struct cog_row *row = &sample.seen[worst].row;
-    *victim = (struct cog_victim){
-        .shard = sample.shard[worst],
-        .inode = row->inode,
-        .count = row->count,
-        .bytes = (uint64_t)row->sectors * 512,
-        .expired = worst_expired,
-        .source = row->source,
-        .kind = row->kind,
-    };
-    cog_row_digest(row, &victim->digest);
-    return COG_OK;
+    return worst;
+}
+
+/* The worst one that is not pinned; only of the worst it is asked. `*pinned`: some were. */
+static enum cog_status choose(const struct cog_index *index, struct sample *sample,
+                              struct cog_victim *victim, bool *pinned)
+{
+    for (;;) {
+        bool expired;
+        int worst = worst_of(index, sample, &expired);
+        if (worst < 0)
+            return COG_ABSENT;
+        struct cog_row *row = &sample->seen[worst].row;
+        *victim = (struct cog_victim){
+            .shard = sample->shard[worst],
+            .inode = row->inode,
+            .count = row->count,
+            .bytes = (uint64_t)row->sectors * 512,
+            .expired = expired,
+            .source = row->source,
+            .kind = row->kind,
+        };
+        cog_row_digest(row, &victim->digest);
+        if (expired ||
+            !cog_object_is_pinned(index->options.fs, index->options.root, &victim->digest))
+            return COG_OK;
+        row->state = COG_ROW_STUCK; /* of the sample alone */
+        *pinned = true;
+    }
+}
+
+enum cog_status cog_index_sample(struct cog_index *index, struct cog_victim *victim)
+{
+    enum { MOST_SAMPLES = 16 };
+    enum cog_status status = COG_ABSENT;
+    bool pinned = true;
+    for (int taken = 0; taken < MOST_SAMPLES && status != COG_OK && pinned; taken++) {
+        struct sample sample = {.file = cog_index_enter(index)};
+        if (sample.file)
+            sample.fd = atomic_load(&sample.file->fd);
+        if (sample.file && (sample.file->map || sample.fd >= 0))
+            take_sample(index, &sample);
+        cog_index_leave(index);
+        pinned = false;
+        status = choose(index, &sample, victim, &pinned);
+        if (sample.count < SAMPLE)
+            break; /* all that there is */
+    }
+    return status;
 }
 
 /* --- removing it [E3-E5] --- */
@@ -231,6 +259,9 @@ static enum cog_status confirm(struct cog_index_lock *lock, struct cog_victim *v
     if (!found->present || found->row.inode != victim->inode || found->row.count != victim->count)
         return COG_ABSENT;
 #endif
+    if (!victim->expired &&
+        cog_object_is_pinned(lock->index->options.fs, lock->index->options.root, &victim->digest))
+        return COG_ABSENT; /* pinned since it was chosen */
     victim->bytes = found->charge;
     if (victim->expired && hooks->is_expired) {
         char path[COG_OBJECT_PATH_SIZE];

@@ -232,17 +232,24 @@ static int oldest_first(const void *a, const void *b)
 /* [R7] No block left even for the table: the oldest eighth goes. */
 static void unlink_oldest(struct cog_index_lock *lock, struct listing *listing)
 {
-    size_t victims = (listing->count + 7) / 8, gone = 0;
+    const struct cog_fs *fs = lock->index->options.fs;
+    int root = lock->index->options.root;
+    size_t victims = (listing->count + 7) / 8, gone = 0, kept = 0;
     qsort(listing->names, listing->count, sizeof *listing->names, oldest_first);
-    while (gone < victims) {
+    for (size_t i = 0; i < listing->count; i++) {
         char path[COG_OBJECT_PATH_SIZE];
-        cog_object_path(&listing->names[gone].digest, path);
-        if (lock->index->options.fs->unlink(lock->index->options.root, path))
-            break;
-        listing->charges -= listing->names[gone++].charge;
+        cog_object_path(&listing->names[i].digest, path);
+        if (gone < victims && !cog_object_is_pinned(fs, root, &listing->names[i].digest)) {
+            if (fs->unlink(root, path) == 0) {
+                listing->charges -= listing->names[i].charge;
+                gone++;
+                continue;
+            }
+            victims = gone; /* no more */
+        }
+        listing->names[kept++] = listing->names[i];
     }
-    listing->count -= gone;
-    memmove(listing->names, listing->names + gone, listing->count * sizeof *listing->names);
+    listing->count = kept;
     atomic_fetch_add(&lock->index->evicted_policy, gone);
 }
 

@@ -143,6 +143,14 @@ void cog_object_path(const struct cog_digest *digest, char out[COG_OBJECT_PATH_S
     memcpy(out + 11, hex + 2, sizeof hex - 2);
 }
 
+bool cog_object_is_pinned(const struct cog_fs *fs, int root, const struct cog_digest *digest)
+{
+    char path[COG_OBJECT_PATH_SIZE] = "pins/";
+    struct cog_stat stat;
+    cog_hex(digest->bytes, COG_DIGEST_SIZE, path + 5);
+    return fs->stat_at(root, path, &stat) == 0;
+}
+
 void cog_shard_path(unsigned shard, char out[COG_OBJECT_PATH_SIZE])
 {
     snprintf(out, COG_OBJECT_PATH_SIZE, "objects/%02x", shard & 0xffu);

@@ -49,6 +49,7 @@ void cog_loose_temp_path(struct cog_store *store, const char *kind, char out[COG
 
 struct resident {
     char path[COG_OBJECT_PATH_SIZE];
+    struct cog_digest digest;
     unsigned shard;
     uint64_t inode, charge;
     int64_t mtime_ns;
@@ -93,6 +94,7 @@ static bool note_resident(void *context, const char *name)
     }
     struct resident *resident = &listing->residents[listing->count++];
     cog_object_path(&digest, resident->path);
+    resident->digest = digest;
     resident->shard = listing->shard;
     resident->inode = stat.inode;
     resident->charge = charge;
@@ -218,6 +220,9 @@ static uint64_t thin_out(struct listing *listing, uint64_t bytes)
     }
     for (size_t i = 0; i < listing->count && freed < bytes; i++) {
         const struct resident *resident = &listing->residents[i];
+        if (cog_object_is_pinned(store->fs, store->root, &resident->digest)) {
+            continue;
+        }
         if (remove_path(store, resident->path, resident->inode, COG_REMOVE_UNLINK) == 0) {
             freed += resident->charge;
             adjust(store, resident->shard, 0, resident->charge);

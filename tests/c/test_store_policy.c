@@ -172,6 +172,97 @@ static void test_the_soft_limit_is_kept_in_the_end(struct kit *kit)
     cog_store_close(store);
 }
 
+/* As a user of the store pins: a file named by the digest of the key. */
+static void pin(const struct kit *kit, const char *kind, unsigned n)
+{
+    char key[32], object[400], folder[400], path[500];
+    snprintf(key, sizeof key, "%s %u", kind, n);
+    kit_object(kit, key, object);
+    const char *name = strrchr(object, '/') + 1;
+    kit_path(kit, "pins", folder);
+    CHECK(mkdir(folder, 0700) == 0 || errno == EEXIST);
+    snprintf(path, sizeof path, "%s/%.2s%s", folder, name - 3, name);
+    FILE *file = fopen(path, "w");
+    REQUIRE(file != NULL);
+    fclose(file);
+}
+
+/* Ten of the oldest are pinned, and still there when all others of their age are gone. */
+static void pinned_ones_stay(struct kit *kit, bool table_less)
+{
+    struct cog_store_options options = kit_options(kit);
+    options.max_bytes = 17000000;
+    options.policy = COG_POLICY_FIFO;
+    options.table_less |= table_less;
+    struct cog_store *store = kit_open(kit, &options);
+    for (unsigned i = 0; i < FAVOURITES; i++) {
+        put_numbered(store, "favourite", i, 1.0, 0);
+        put_numbered(store, "sibling", i, 1.0, 0);
+        pin(kit, "favourite", i);
+    }
+    for (unsigned i = 0; i < (table_less ? 600 : OTHERS); i++) {
+        put_numbered(store, "other", i, 1.0, 0);
+    }
+    CHECK_EQ(count_there(store, "favourite", FAVOURITES, false), FAVOURITES);
+    CHECK_EQ(count_there(store, "sibling", FAVOURITES, false), 0);
+    CHECK_EQ(kit_delete(store, "favourite 0"), COG_OK);
+    put_numbered(store, "favourite", 1, 1.0, 0); /* a new value is pinned like the old one */
+    CHECK_EQ(count_there(store, "favourite", FAVOURITES, false), FAVOURITES - 1);
+    cog_store_close(store);
+}
+
+static void test_pinned_entries_are_not_evicted(struct kit *kit)
+{
+    pinned_ones_stay(kit, false);
+}
+
+static void test_pinned_entries_are_not_evicted_without_tables(struct kit *kit)
+{
+    pinned_ones_stay(kit, true);
+}
+
+static void test_where_all_is_pinned_puts_are_refused_and_hits_go_on(struct kit *kit)
+{
+    struct cog_store_options options = kit_options(kit);
+    options.max_bytes = 17000000;
+    struct cog_store *store = kit_open(kit, &options);
+    enum cog_status status = COG_OK;
+    unsigned there = 0;
+    while (there < OTHERS && status == COG_OK) {
+        char key[32];
+        snprintf(key, sizeof key, "n %u", there);
+        status = kit_put(store, key, data, SIZE);
+        if (status == COG_OK) {
+            pin(kit, "n", there++);
+        }
+    }
+    CHECK_EQ(status, COG_ERR_FULL);
+    CHECK(there > 50);
+    CHECK_EQ(count_there(store, "n", there, false), there);
+    CHECK_EQ(kit_delete(store, "n 3"), COG_OK);
+    CHECK_EQ(kit_put(store, "instead", data, SIZE), COG_OK);
+    cog_store_close(store);
+}
+
+static void test_the_end_of_a_life_counts_more_than_a_pin(struct kit *kit)
+{
+    struct cog_store_options options = kit_options(kit);
+    options.max_bytes = 17000000;
+    struct cog_store *store = kit_open(kit, &options);
+    for (unsigned i = 0; i < 40; i++) {
+        put_numbered(store, "brief", i, 1.0, 1000);
+        pin(kit, "brief", i);
+    }
+    cog_store_set_clock_offset(store, 3000);
+    for (unsigned i = 0; i < OTHERS; i++) {
+        put_numbered(store, "new", i, 1.0, 0);
+    }
+    struct cog_store_stats stats;
+    cog_store_get_stats(store, &stats);
+    CHECK_EQ(stats.evicted_expired, 40);
+    cog_store_close(store);
+}
+
 int main(void)
 {
     (void)setenv("TMPDIR", access("/dev/shm", W_OK | X_OK) == 0 ? "/dev/shm" : "/tmp", 0);
@@ -188,5 +279,9 @@ int main(void)
     KIT_RUN_INDEXED(test_the_number_of_files_is_bounded);
     KIT_RUN_ONCE(test_the_floor_of_free_space_is_kept);
     KIT_RUN_ONCE(test_the_soft_limit_is_kept_in_the_end);
+    KIT_RUN_INDEXED(test_pinned_entries_are_not_evicted);
+    KIT_RUN_ONCE(test_pinned_entries_are_not_evicted_without_tables);
+    KIT_RUN_ONCE(test_where_all_is_pinned_puts_are_refused_and_hits_go_on);
+    KIT_RUN_ONCE(test_the_end_of_a_life_counts_more_than_a_pin);
     return check_done();
 }
