@@ -79,8 +79,8 @@ MAPPED = (
     "of the map, which takes a dozen steps in Python"
 )
 FRAME_OUT = (
-    "most of it is Python: the arguments of the pipeline's keyframes become a key, the metadata is "
-    "opened and cut to one frame, on every call; the file itself takes what the floor takes"
+    "the arguments of the pipeline's keyframes become a key, and the metadata of all frames is "
+    "decoded and cut to one, on every call; reading the frame is the smaller part"
 )
 WRITE = (
     "the floor writes one file and renames it; a put also reserves its bytes in the limit, takes "
