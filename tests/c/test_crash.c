@@ -34,7 +34,7 @@
 enum {
     SMALL = 5000,
     LARGE = 400000,
-    GROWS = (1 << 20) + LARGE,          /* a stream of it has to reserve more on its way */
+    GROWS = (1 << 20) + LARGE,       /* a stream of it has to reserve more on its way */
     LONG = COG_RUN_FROM + (2 << 20), /* written as a run while it is made */
     CHUNK = 256 << 10,
     RECORD = 100000, /* in the spool: more than a total has to spare */
