@@ -372,6 +372,7 @@ class Store:
         table_less: bool = False,
         touch_seconds: int | None = None,
         plain_posix: bool = False,
+        keep_bounds: bool = False,
     ) -> Store: ...
     def get_value(self, key: bytes, miss: Any, slow: Any, /) -> Any:
         """The inline hit: the decoded value, ``miss``, or ``slow`` where answering might block."""

@@ -273,7 +273,9 @@ class FilesystemCacheConfig(BackendConfig, PolicyOptions):
         base_path: The directory; ``~`` and ``$VARIABLES`` are expanded. Everything lies under
             ``<base_path>/v1/``.
         max_size_mb: Hard limit of everything on disk there, in units of 10**6 bytes (at least 17);
-            ``None`` means that only ``min_free_mb`` bounds it.
+            ``None`` means that only ``min_free_mb`` bounds it. Bounds are of the directory: those
+            of whoever opened it last hold for all. ``"keep"`` leaves those that are in force as
+            they are, for programs that look after a cache which others use.
         eviction_policy: ``lru``, ``lfu``, ``fifo`` or ``cost`` (keeps what is dear to compute per
             byte and age).
         priority: See ``BackendConfig``.
@@ -298,7 +300,7 @@ class FilesystemCacheConfig(BackendConfig, PolicyOptions):
 
     backend_type: str = field(default="filesystem", kw_only=True)
     base_path: str | os.PathLike[str] = "~/.cache/cogniverse/pipeline"
-    max_size_mb: float | None = None
+    max_size_mb: float | Literal["keep"] | None = None
     eviction_policy: str = "lru"
     priority: int = 0
     enabled: bool = field(default=True, kw_only=True)
@@ -327,8 +329,9 @@ class FilesystemCacheConfig(BackendConfig, PolicyOptions):
         if "\0" in os.fspath(self.base_path):
             raise ConfigError("base_path must not contain a NUL character")
         _path_length(os.fspath(self.base_path))
-        number(self.max_size_mb, "max_size_mb", none=True)
-        if self.max_size_mb is not None and self.max_size_mb < SMALLEST_SIZE_MB:
+        if not _is_text(self.max_size_mb, "keep"):
+            number(self.max_size_mb, "max_size_mb", none=True)
+        if isinstance(self.max_size_mb, int | float) and self.max_size_mb < SMALLEST_SIZE_MB:
             raise ConfigError(
                 f"max_size_mb must be at least {SMALLEST_SIZE_MB} (tables and quarantine need "
                 f"room), not {shown(self.max_size_mb)}"
@@ -347,6 +350,12 @@ class FilesystemCacheConfig(BackendConfig, PolicyOptions):
         whole(self.touch_seconds, "touch_seconds", most=31_536_000)
         _flag(self.enable_ttl, "enable_ttl")
         _flag(self.cleanup_on_startup, "cleanup_on_startup")
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """``max_size_mb`` in bytes; ``None`` where it is no number."""
+        limit = self.max_size_mb
+        return int(limit * 1_000_000) if isinstance(limit, int | float) else None
 
     @property
     def expanded_path(self) -> str:

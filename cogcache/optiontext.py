@@ -96,9 +96,10 @@ def option_value(cls: type, field: str, value: Any, *, text: bool, unit: bool = 
     Raises:
         ConfigError: The text cannot be read as what the field takes.
     """
-    if isinstance(value, str) and (field.endswith("_mb") or field in _BYTES_FIELDS):
+    is_size = field.endswith("_mb") or field in _BYTES_FIELDS
+    if isinstance(value, str) and is_size and value not in _allowed(_types(cls)[field])[1]:
         return _size(field, value, unit=unit, number=text)
-    if unit:
+    if unit and not isinstance(value, str):
         name = field.removesuffix("_mb")
         raise ConfigError(f"{name} needs a text with a unit, such as '50GB'; {field} takes numbers")
     return _from_text(value, _types(cls)[field], field) if text else value

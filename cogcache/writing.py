@@ -60,8 +60,8 @@ class Writing:
             store = self._local.store
             if isinstance(store, _core.Store):  # else its directory is not there
                 spool = Spool(store, destination_of(tier))
-            limit = self._local.config.max_size_mb
-            most = most if limit is None else limit * 1_000_000 / SPOOL_SHARE
+            limit = self._local.config.limit_bytes
+            most = most if limit is None else limit / SPOOL_SHARE
         return WriteBehind(tier, policy, self.write_one, self._tiers.is_dead, spool, most)
 
     async def compose(self, draft: _core.Draft) -> What:

@@ -539,7 +539,8 @@ def _open_store(config: FilesystemCacheConfig) -> _core.Store:
     access: dict[object, Any] = {True: "ro", False: "rw", "auto": "auto"}
     return _core.Store(
         os.path.abspath(config.expanded_path),
-        max_bytes=0 if config.max_size_mb is None else int(config.max_size_mb * 1_000_000),
+        max_bytes=config.limit_bytes or 0,
+        keep_bounds=config.max_size_mb == "keep",
         min_free_bytes=(
             None if config.min_free_mb is None else int(config.min_free_mb * 1_000_000)
         ),

@@ -18,6 +18,7 @@ from cogcache.artifacts import ARTIFACTS
 from cogcache.config import BackendConfig, FilesystemCacheConfig, MemoryCacheConfig
 from cogcache.manager import CacheManager
 from cogcache.optiontext import size_bytes
+from cogcache.selection import Filters as SelectFilters
 from cogcache.selection import Plan
 from cogcache.settings import Settings
 
@@ -143,16 +144,20 @@ class Filters:
         Raises:
             ValueError: See ``CacheManager.select``.
         """
-        return await manager.select(
-            pattern=self.pattern,
-            artifact=self.artifact,
-            source=self.video,
-            profile=self.profile,
-            tags=self.tags,
-            params=dict(_parameter(text) for text in self.params) or None,
-            older_than=self.older_than,
-            min_bytes=self.min_size,
-        )
+        return await manager.select(**self.chosen())
+
+    def chosen(self) -> SelectFilters:
+        """The same for ``select`` and ``verify``."""
+        return {
+            "pattern": self.pattern,
+            "artifact": self.artifact,
+            "source": self.video,
+            "profile": self.profile,
+            "tags": self.tags,
+            "params": dict(_parameter(text) for text in self.params) or None,
+            "older_than": self.older_than,
+            "min_bytes": self.min_size,
+        }
 
 
 def _artifact_names(_ctx: Any, _param: Any, incomplete: str) -> list[str]:
@@ -227,7 +232,7 @@ async def opened(
         if purpose != "make" and isinstance(tier, FilesystemCacheConfig) and not is_there(tier):
             missing.append(tier.expanded_path)
             continue
-        tiers.append(looking(tier) if purpose == "look" else tier)
+        tiers.append(looking(tier) if purpose == "look" else _as_a_guest(tier))
     for path in missing:
         if tiers:
             click.echo(f"cogcache: there is no cache in {path}", err=True)
@@ -245,6 +250,15 @@ async def opened(
 def is_there(tier: FilesystemCacheConfig) -> bool:
     """Whether the directory of a tier holds a cache."""
     return os.path.isdir(os.path.join(os.path.abspath(tier.expanded_path), "v1"))
+
+
+def _as_a_guest(tier: Any) -> Any:
+    """The same tier, without a word on the bounds that the programs have given a directory, unless
+    the settings have one.
+    """
+    if isinstance(tier, FilesystemCacheConfig) and tier.max_size_mb is None:
+        return dataclasses.replace(tier, max_size_mb="keep")
+    return tier
 
 
 def looking(tier: Any) -> BackendConfig:

@@ -269,7 +269,7 @@ def _room(config: FilesystemCacheConfig, path: str, about: str) -> Iterator[_Fin
     if free <= keep_bytes:
         remedy = "free some space, or lower min_free_mb: nothing new is stored until then"
         yield _Finding(_FAIL, about, found, remedy)
-    elif config.max_size_mb is not None and config.max_size_mb * 1e6 > total:
+    elif (config.limit_bytes or 0) > total:
         yield _Finding(_WARN, about, found, "max_size_mb is larger than the file system")
     else:
         yield _Finding(_OK, about, found)
@@ -328,7 +328,7 @@ async def _asked(tier: CacheBackend, about: str) -> AsyncIterator[_Finding]:
         yield _Finding(_NOTE, about, "works without tables", remedy)
     if usage.get("quarantine_files"):
         remedy = "the disk or its memory damages data: check both (SMART, memtest)"
-        found = f"{usage['quarantine_files']} damaged entries are in quarantine"
+        found = f"damaged entries in quarantine: {usage['quarantine_files']}"
         yield _Finding(_WARN, about, found, remedy)
     newest, count, stored = 0.0, 0, 0
     async for entry in tier.scan():

@@ -14,11 +14,13 @@ from click.shell_completion import shell_complete
 
 from cogcache import __version__
 from cogcache.cli.asking import explain_command
+from cogcache.cli.carrying import export_command, import_command
 from cogcache.cli.common import NotFoundExit
 from cogcache.cli.completion import completion_command
 from cogcache.cli.configuring import config_command
 from cogcache.cli.diagnosis import doctor_command
 from cogcache.cli.entries import get_command, put_command, show_command
+from cogcache.cli.integrity import verify_command
 from cogcache.cli.listing import ls_command, stats_command
 from cogcache.cli.removing import gc_command, prune_command, rm_command
 from cogcache.exceptions import CogcacheError, ConfigError, MissingExtraError
@@ -52,6 +54,9 @@ for _command in (
     rm_command,
     prune_command,
     gc_command,
+    verify_command,
+    export_command,
+    import_command,
     config_command,
     doctor_command,
     completion_command,

@@ -96,6 +96,8 @@ struct cog_index_options {
                              quarantine, tags.log, memo ... */
     uint64_t free_floor;  /* least free bytes of the file system after a put; 0 = none */
     uint64_t max_files;   /* soft by the puts in flight; 0 = none */
+    /* the four above are for an index that is made here; another one's stay */
+    bool keep_bounds;
     enum cog_policy policy;
     uint64_t touch_ns; /* least age of a recorded use before it is recorded again; 0 = always */
     bool no_map;       /* tables by pread and pwrite */

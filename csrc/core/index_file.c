@@ -592,7 +592,8 @@ static enum cog_status attach_locked(struct cog_index *index, struct cog_error *
         fs->close(found.fd);
         return cog_fail(err, COG_ERR_NOMEM, 0, NULL);
     }
-    (void)store_bounds(index, file);
+    if (!index->options.keep_bounds)
+        (void)store_bounds(index, file);
     index->broken_inode = 0;
     atomic_store(&index->file, file);
     return COG_OK;

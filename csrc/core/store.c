@@ -470,13 +470,17 @@ static uint64_t limit_beside(const struct cog_store *store, int base)
     return limit == 0 || left > COG_LEAST_LIMIT ? left : COG_LEAST_LIMIT;
 }
 
-static void settle_limits(struct cog_store *store, int base)
+static void bound_by(struct cog_store *store, uint64_t limit)
 {
-    uint64_t limit = limit_beside(store, base);
     atomic_store(&store->limit, limit);
-    atomic_store(&store->measured_ns, store->fs->boottime_ns());
     uint64_t quarantine = limit == 0 ? UINT64_MAX : limit / 32;
     store->quarantine_bytes = quarantine < (64 << 20) ? quarantine : 64 << 20;
+}
+
+static void settle_limits(struct cog_store *store, int base)
+{
+    bound_by(store, limit_beside(store, base));
+    atomic_store(&store->measured_ns, store->fs->boottime_ns());
 }
 
 static uint64_t tags_capacity(const struct cog_store *store)
@@ -562,6 +566,7 @@ static enum cog_status open_index(struct cog_store *store, struct cog_error *err
         .fixed_bytes = store->fixed_bytes,
         .free_floor = free_floor(store),
         .max_files = store->options.max_files,
+        .keep_bounds = store->options.keep_bounds,
         .policy = store->options.policy,
         .touch_ns = (touch == COG_TOUCH_ALWAYS    ? 0
                      : touch == COG_TOUCH_DEFAULT ? 60
@@ -571,7 +576,13 @@ static enum cog_status open_index(struct cog_store *store, struct cog_error *err
         .group_shared = store->options.group_shared,
         .hooks = {.context = store, .is_expired = cog_store_is_expired, .now_ms = index_now},
     };
-    return cog_index_open(&options, &store->index, err);
+    enum cog_status status = cog_index_open(&options, &store->index, err);
+    if (status == COG_OK && store->options.keep_bounds) {
+        struct cog_index_stats stats;
+        cog_index_get_stats(store->index, &stats);
+        bound_by(store, stats.limit);
+    }
+    return status;
 }
 
 static bool stop_at_any(void *context, const char *name)

@@ -53,6 +53,8 @@ struct cog_store_options {
     /* free-space floor of the file system; COG_MIN_FREE_DEFAULT, 0 = none */
     uint64_t min_free_bytes;
     uint64_t max_files; /* soft by the puts in flight; 0 = none */
+    /* leave the bounds that are in force as they are: the three above are for a new index only */
+    bool keep_bounds;
     enum cog_policy policy;
     enum cog_durability durability;
     enum cog_access access;

@@ -307,22 +307,22 @@ static PyObject *store_open(PyTypeObject *type, const char *path,
 
 static PyObject *store_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"base_path", "max_bytes",  "min_free_bytes", "max_files",
-                            "policy",    "durability", "access",         "group_shared",
-                            "no_map",    "table_less", "touch_seconds",  "plain_posix",
-                            NULL};
+    static char *names[] = {"base_path",   "max_bytes",  "min_free_bytes", "max_files",
+                            "policy",      "durability", "access",         "group_shared",
+                            "no_map",      "table_less", "touch_seconds",  "plain_posix",
+                            "keep_bounds", NULL};
     struct cog_store_options options = {0};
     unsigned long long max_bytes = 0;
     unsigned long long max_files = 0;
     const char *policy = "lru", *durability = "none", *access = "rw";
     PyObject *path = NULL, *min_free = NULL, *touch = NULL, *store;
-    int group = 0, no_map = 0, table_less = 0, plain_posix = 0;
+    int group = 0, no_map = 0, table_less = 0, plain_posix = 0, keep_bounds = 0;
     uint64_t touch_seconds;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$KOKssspppOp:Store", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$KOKssspppOpp:Store", names,
                                      PyUnicode_FSConverter, &path, &max_bytes, &min_free,
                                      &max_files, &policy, &durability, &access, &group, &no_map,
-                                     &table_less, &touch, &plain_posix)) {
+                                     &table_less, &touch, &plain_posix, &keep_bounds)) {
         return NULL;
     }
     if (choose_words(policy, durability, access, &options) < 0 ||
@@ -336,6 +336,7 @@ static PyObject *store_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     options.max_files = max_files;
     options.group_shared = group != 0;
     options.no_map = no_map != 0;
+    options.keep_bounds = keep_bounds != 0;
     options.table_less = table_less != 0;
     options.touch_seconds = touch_seconds == UINT32_MAX ? COG_TOUCH_DEFAULT
                             : touch_seconds == 0        ? COG_TOUCH_ALWAYS

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cogcache import MemoryCacheConfig, PipelineArtifactCache, __version__
+from cogcache import (
+    CacheConfig,
+    CacheManager,
+    FilesystemCacheConfig,
+    MemoryCacheConfig,
+    PipelineArtifactCache,
+    __version__,
+)
 from cogcache.cli import run
 from cogcache.cli.output import clean, duration, size
 from cogcache.cli.program import program
@@ -92,6 +100,8 @@ LOOKS = (
     ("rm", "*", "--dry-run"),
     ("prune", "--to", "0", "--dry-run"),
     ("gc", "--dry-run"),
+    ("verify",),
+    ("verify", "--json"),
 )
 
 
@@ -303,6 +313,83 @@ def test_gc_gives_back_what_is_expired(place: Path, cli: Run) -> None:
     assert json.loads(cli("gc", "--json")[1])["removed"] == 1
     code, _, err = cli("gc")
     assert code == 0 and "0 entries removed" in err
+
+
+def test_verify_finds_damage_and_takes_it_away_when_told(place: Path, cli: Run) -> None:
+    answer = json.loads(cli("verify", "--json", "audio:*")[1])
+    assert (answer["ok"], answer["entries"]) == (True, 1)
+    largest = max((place / "cache" / "v1" / "objects").rglob("*"), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    code, out, _ = cli("verify")
+    assert code == 3 and out.startswith("FilesystemCacheBackend: note:array (objects/")
+    assert largest.exists()
+    answer = json.loads(cli("verify", "--fix", "--json")[1])
+    assert [one["removed"] for one in answer["damaged"]] == [True] and not largest.exists()
+    assert cli("verify")[0] == 0
+    code, out, _ = cli("doctor")
+    assert code == 0 and "damaged entries in quarantine: 1" in out
+
+
+def test_entries_are_carried_to_another_place(place: Path, cli: Run) -> None:
+    code, out, err = cli("export", "all.tar", "-a", "transcript")
+    assert (code, out) == (0, "") and "2 entries" in err
+    there = ("-t", str(place / "there"))
+    answer = json.loads(cli("import", "all.tar", "--json", *there)[1])
+    assert (answer["entries"], answer["skipped"], answer["complete"]) == (2, {}, True)
+    assert _keys(cli("ls", "-q", *there)) == _keys(cli("ls", "-q", "-a", "transcript"))
+    assert json.loads(cli("import", "all.tar", "--json", *there)[1])["skipped"] == {"present": 2}
+    assert json.loads(cli("import", "all.tar", "--replace", "--json", *there)[1])["entries"] == 2
+    data = bytearray((place / "all.tar").read_bytes())
+    data[len(data) // 2] ^= 1
+    (place / "bad.tar").write_bytes(data)
+    code, _, err = cli("import", "bad.tar", "-t", str(place / "other"))
+    assert code == 1 and ("refused" in err or "incomplete" in err)
+    for arguments, said in (
+        (("export", "-", "--json"), "name a file"),
+        (("import", "lecture.mp4"), "archive"),
+        (("import", "all.tar", "--rekey", "here"), "THERE=HERE"),
+    ):
+        code, _, err = cli(*arguments)
+        assert (code, said in err) == (2, True), err
+    assert cli("import", "no.tar")[0] == 1
+
+
+def test_an_archive_goes_through_a_pipe(place: Path, cli: Run) -> None:
+    program = [sys.executable, "-m", "cogcache"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    made = subprocess.run(
+        [*program, "export", "-", "audio:*"], env=environment, capture_output=True, timeout=60
+    )
+    assert made.returncode == 0 and made.stderr.startswith(b"cogcache: 1 entry")
+    taken = subprocess.run(
+        [*program, "import", "-", "-t", "piped"],
+        env=environment,
+        input=made.stdout,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (taken.returncode, taken.stdout) == (0, b"")
+    assert cli("get", "audio:talk", "-t", "piped", "-o", "again")[0] == 0
+    assert (place / "again").read_bytes() == (place / "talk.flac").read_bytes()
+
+
+def test_tending_leaves_the_bounds_that_programs_have_set(place: Path, cli: Run) -> None:
+    path = str(place / "bounded")
+    with_bounds = CacheManager(CacheConfig([FilesystemCacheConfig(path, 100)]))
+    with_bounds.sync.set("a", 1)
+
+    def limit() -> int:
+        stats = with_bounds.sync.get_stats()["backends"]["FilesystemCacheBackend"]
+        return int(stats["limit_bytes"])
+
+    for arguments in (("rm", "a", "-y"), ("gc",), ("put", "b", "talk.flac"), ("verify", "--fix")):
+        assert cli(*arguments, "-t", path)[0] == 0
+        assert limit() == 100_000_000
+    assert cli("gc", "-t", f"file://{path}?max_size=50MB")[0] == 0
+    assert limit() == 50_000_000  # said so
+    with_bounds.sync.aclose()
 
 
 def test_config_shows_every_value_and_its_origin(
