@@ -14,7 +14,7 @@ from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
 from support_s3 import entry_of, names_in, tier_at
 
-from cogcache import _core
+from cogcache import ClosedError, _core
 from cogcache.backends import lanes
 from cogcache.backends.base import META_CREATED, missing_ranges
 from cogcache.backends.s3 import download, http1, streams
@@ -189,15 +189,58 @@ async def test_a_copy_goes_on_where_it_stopped(proxied_place: S3Place, s3_proxy:
     before = set(sink.data)
     await asyncio.to_thread(wait_for_lanes)  # for what was on its way when there was no space
     assert set(sink.data) == before
+    missing = list(missing_ranges(sink.written, entry.length, download.RANGE_BYTES))
     s3_proxy.zero()
     assert await tier.copy_to(entry, sink) is None
     assert b"".join(data for _, data in sorted(sink.data.items())) == whole
-    assert s3_proxy.counts()["kinds"]["GetObject"] == len(set(sink.data) - before)
+    assert s3_proxy.counts()["kinds"]["GetObject"] == len(missing)
     s3_proxy.set("status", status=503, code="SlowDown", kind="GetObject")
     assert await tier.copy_to(entry, Sink(100)) == "unavailable"
     s3_proxy.clear()
     await tier_at(proxied_place).set("key", blob(30 * MIB, 1))
     assert await tier.copy_to(entry, Sink(100)) == "changed"
+
+
+@pytest.mark.s3("weed")
+async def test_a_copy_is_written_while_it_is_in_the_processors_cache(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    """In pieces that are small and whole, also where an answer breaks off in the middle of one."""
+    tier = tier_at(proxied_place)
+    assert await tier.set("key", blob(20 * MIB))
+    whole = (await entry_of(tier, "key")).tobytes()
+    entry = await entry_of(tier, "key", index_only=True)
+    s3_proxy.set("truncate", kind="GetObject", after=3 * MIB + 77_777, times=2)
+    sink = Sink(100)
+    assert await tier.copy_to(entry, sink) is None
+    assert b"".join(data for _, data in sorted(sink.data.items())) == whole
+    ends = {8 * MIB, 16 * MIB, entry.length - download.TAIL_BYTES, entry.length}
+    for start, stop in sink.written:
+        assert stop - start == streams._PIECE or (stop - start < streams._PIECE and stop in ends)
+    assert tier._reads.resumes == 2
+
+
+class BrokenSink(Sink):
+    def write_at(self, offset: int, data: bytes, /) -> str | None:
+        if self.data:
+            raise ClosedError("closed meanwhile")
+        return super().write_at(offset, data)
+
+
+@pytest.mark.s3("weed")
+async def test_what_a_sink_raises_is_no_fault_of_the_store(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    tier = tier_at(proxied_place)
+    assert await tier.set("key", blob(10 * MIB))
+    entry = await entry_of(tier, "key", index_only=True)
+    s3_proxy.zero()
+    with pytest.raises(ClosedError, match="closed meanwhile"):
+        await tier.copy_to(entry, BrokenSink(100))
+    await asyncio.to_thread(wait_for_lanes)
+    assert s3_proxy.counts()["kinds"]["GetObject"] <= 2  # one for each range
+    assert tier._reads.resumes == 0 and tier.counters["errors"] == 0
+    assert tier._client.bulk.breaker.state == "closed"
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6), st.integers(1, 30))

@@ -38,6 +38,7 @@ from cogcache.backends.slots import slot_of_text, take_slot
 __all__ = [
     "FRESH",
     "TOKEN",
+    "Filling",
     "Reads",
     "RemoteBytes",
     "Room",
@@ -79,6 +80,53 @@ class Room:
         """The bytes; the view is no longer usable."""
         self.view.release()
         return self._file.getvalue()
+
+
+class Filling:
+    """Where the bytes of a range go, in their order: into memory that is as large as the range, or
+    piece by piece through less, which then is still in the processor's cache when it is taken on.
+
+    Args:
+        size: Of the range.
+        room: So much memory, or with ``take`` any.
+        take: ``take(offset, piece)`` is called with each piece that fills the memory, and the last.
+
+    Attributes:
+        got: Bytes that came so far.
+    """
+
+    def __init__(
+        self, size: int, room: memoryview, take: Callable[[int, memoryview], None] | None = None
+    ) -> None:
+        self.size = size
+        self.got = 0
+        self._room = room
+        self._taken = 0
+        self._take = take
+
+    @property
+    def next(self) -> memoryview:
+        """Memory for the next bytes; empty at the end."""
+        at = self.got - self._taken
+        return self._room[at : at + min(_PIECE, self.size - self.got)]
+
+    def add(self, count: int) -> None:
+        """So many bytes are in there."""
+        self.got += count
+        here = self.got - self._taken
+        if self._take is None or (here < len(self._room) and self.got < self.size):
+            return
+        try:
+            self._take(self._taken, self._room[:here])
+        except RemoteError:  # nobody waits any more
+            raise
+        except Exception as error:
+            raise NotTakenError from error
+        self._taken = self.got
+
+
+class NotTakenError(Exception):
+    """What a ``Filling`` takes the bytes to has raised the cause: no fault of the store."""
 
 
 class BrokenBodyError(Exception):
@@ -244,7 +292,7 @@ class Reads:
             self._drop(call, answer)
             raise
         data = bytearray(size)
-        got = self._read_body(call, answer, memoryview(data))
+        got = self._read_body(call, answer, Filling(size, memoryview(data)))
         if got < size:
             raise BrokenBodyError(f"{got} of {size} bytes came")
         metadata = answer["Metadata"]
@@ -265,28 +313,23 @@ class Reads:
             RemoteError: See there.
         """
         room = Room(stop - start)
-        self.range_into(call, lane, name, start, room.view, total, etag)
+        self.range_into(call, lane, name, start, Filling(stop - start, room.view), total, etag)
         return room.take()
 
     def range_into(
-        self,
-        call: Call,
-        lane: Lane,
-        name: str,
-        start: int,
-        room: memoryview,
-        total: int,
-        etag: str,
+        self, call: Call, lane: Lane, name: str, start: int, filling: Filling, total: int, etag: str
     ) -> None:
-        """``range`` into memory; its first ``n`` bytes are right even if it fails after them."""
-        call.ask_for(len(room))
-        call.extend(self._client.seconds_for(len(room)))
-        got = turn = others = 0
-        while got < len(room):
+        """``range``, as its bytes come; the first of them are right even if it fails after them."""
+        call.ask_for(filling.size)
+        call.extend(self._client.seconds_for(filling.size))
+        turn = others = 0
+        while filling.got < filling.size:
             try:
-                got += self._range_once(call, lane, name, start + got, room[got:], total, etag)
-                if got < len(room):
-                    raise BrokenBodyError(f"{got} of {len(room)} bytes came")
+                self._range_once(call, lane, name, start, filling, total, etag)
+                if filling.got < filling.size:
+                    raise BrokenBodyError(f"{filling.got} of {filling.size} bytes came")
+            except NotTakenError as error:
+                raise error.__cause__ or error from None
             except OtherGenerationError as error:
                 others += 1
                 if others > 1:
@@ -301,9 +344,9 @@ class Reads:
                 self.resumes += 1
 
     def _range_once(
-        self, call: Call, lane: Lane, name: str, start: int, room: memoryview, total: int, etag: str
-    ) -> int:
-        stop = start + len(room)
+        self, call: Call, lane: Lane, name: str, start: int, filling: Filling, total: int, etag: str
+    ) -> None:
+        start, stop = start + filling.got, start + filling.size
         condition = {"IfMatch": etag} if etag else {}
         answer = self._get(call, lane, name, Range=f"bytes={start}-{stop - 1}", **condition)
         if etag and _etag(answer) != etag:
@@ -311,14 +354,15 @@ class Reads:
             self.mismatches += 1
             raise OtherGenerationError("get_object: another ETag than the one asked for")
         if _status(answer) == 200:
-            return self._cut_out(call, answer, start, room, total)
+            self._cut_out(call, answer, start, filling, total)
+            return
         self._expect(call, answer, start, stop, total)
         self.ranges = True
-        return self._read_body(call, answer, room)
+        self._read_body(call, answer, filling)
 
     def _cut_out(
-        self, call: Call, answer: dict[str, Any], start: int, room: memoryview, total: int
-    ) -> int:
+        self, call: Call, answer: dict[str, Any], start: int, filling: Filling, total: int
+    ) -> None:
         """The range out of a whole body, from a store that ignores ranges."""
         size = _length(answer)
         if size != total or size > WHOLE_LIMIT:
@@ -327,11 +371,12 @@ class Reads:
             raise MismatchError(f"get_object: {size} bytes where the object has {total}")
         self.ranges = False
         call.extend(self._client.seconds_for(size))
-        whole = bytearray(size)
-        got = self._read_body(call, answer, memoryview(whole))
-        usable = max(0, min(got - start, len(room)))
-        room[:usable] = whole[start : start + usable]
-        return usable
+        whole = memoryview(bytearray(size))
+        at, got = start, self._read_body(call, answer, Filling(size, whole))
+        while at < got and len(room := filling.next[: got - at]):
+            room[:] = whole[at : at + len(room)]
+            at += len(room)
+            filling.add(len(room))
 
     # --- one answer -------------------------------------------------------------------------------
 
@@ -367,30 +412,34 @@ class Reads:
                 "get_object: the endpoint does not answer as an S3 store does; correct endpoint_url"
             )
 
-    def _read_body(self, call: Call, answer: dict[str, Any], room: memoryview) -> int:
-        """Read a body of exactly ``len(room)`` bytes; how many came. The connection is kept only
-        after a whole one.
+    def _read_body(self, call: Call, answer: dict[str, Any], filling: Filling) -> int:
+        """Read a body of exactly what ``filling`` lacks; how many bytes came. The connection is
+        kept only after a whole one.
         """
         body = answer["Body"]
         fill = _filler_of(body)
-        got = 0
+        wanted, got = filling.size - filling.got, 0
         began = time.monotonic()
         attempt = call.attempt
         try:
-            while got < len(room):
+            while got < wanted:
                 call.check()
-                size = fill(room[got : got + _PIECE])
+                size = fill(filling.next)
                 if not size:
                     break
+                filling.add(size)
                 got += size
                 self.bytes_in += size  # no call in it, so that no other thread comes between
                 took = time.monotonic() - began
-                due = min(len(room), (took - PATIENCE_SECONDS) * SLOWEST)
+                due = min(wanted, (took - PATIENCE_SECONDS) * SLOWEST)
                 if took > PATIENCE_SECONDS and got < due:
                     break
             else:
                 if not fill(memoryview(bytearray(1))):  # the end, so that the connection is kept
                     return self._ended(attempt, got)
+        except NotTakenError:
+            self._drop(call, answer)
+            raise
         except RemoteError:
             body.close()
             if attempt is not None and call.abandoned:
@@ -535,8 +584,9 @@ def fetch_parallel(
                 part = Call(client.seconds_for(PARALLEL * len(view)))  # they share the way
 
                 def work(part: Call, at: int = at, view: memoryview = view) -> None:
+                    filling = Filling(len(view), view)
                     reads.range_into(
-                        part, client.bulk, name, start + at, view, tail.size, tail.etag
+                        part, client.bulk, name, start + at, filling, tail.size, tail.etag
                     )
 
                 parts.append((part, client.bulk.submit(work, part)))

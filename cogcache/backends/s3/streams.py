@@ -8,14 +8,21 @@ import math
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cogcache._offload import offload
 from cogcache.backends.base import ContainerSink, missing_ranges
 from cogcache.backends.faults import NotAskedError, RemoteError, UnavailableError
 from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
-from cogcache.backends.s3.download import PARALLEL, RANGE_BYTES, Reads, Tail, wait_for
+from cogcache.backends.s3.download import (
+    PARALLEL,
+    RANGE_BYTES,
+    Filling,
+    Reads,
+    Tail,
+    wait_for,
+)
 from cogcache.backends.s3.late import LateWrites
 from cogcache.backends.s3.payload import Payload
 from cogcache.backends.s3.probe import Abilities
@@ -28,13 +35,23 @@ __all__ = ["S3Upload", "copy_parallel"]
 
 T = TypeVar("T")
 
+_PIECE: Final = 512 << 10  # received at once: still in the cache when it is written
+
+
+class FullSinkError(Exception):
+    """What is copied into takes no more; ``word`` says why."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
 
 def copy_parallel(
     reads: Reads, client: S3Client, call: Call, name: str, tail: Tail, sink: ContainerSink
 ) -> str | None:
     """Bring what ``sink`` lacks of an object: ranges of 8 MiB, four at a time, each written as it
-    comes, so that at most 32 MiB are in memory. In a thread of the work lane; ``None`` or the
-    sink's word for why it takes no more. Once this ends, however it does, ``sink`` is left alone.
+    comes, so that at most 2 MiB are in memory. In a thread of the work lane; ``None`` or the sink's
+    word for why it takes no more. Once this ends, however it does, ``sink`` is left alone.
     """
     writing = threading.Lock()
     word = sink.write_at(tail.start, tail.data)
@@ -52,13 +69,24 @@ def copy_parallel(
                     try:
                         room = rooms.pop()
                     except IndexError:
-                        room = bytearray(RANGE_BYTES)
-                    view = memoryview(room)[: stop - start]
-                    reads.range_into(part, client.bulk, name, start, view, tail.size, tail.etag)
-                    with writing:
-                        word = None if part.abandoned else sink.write_at(start, view)
+                        room = bytearray(_PIECE)
+
+                    def take(offset: int, piece: memoryview) -> None:
+                        with writing:
+                            part.check()
+                            word = sink.write_at(start + offset, piece)
+                        if word is not None:
+                            raise FullSinkError(word)
+
+                    filling = Filling(stop - start, memoryview(room), take)
+                    try:
+                        reads.range_into(
+                            part, client.bulk, name, start, filling, tail.size, tail.etag
+                        )
+                    except FullSinkError as error:
+                        return error.word
                     rooms.append(room)
-                    return word
+                    return None
 
                 flying.append((part, client.bulk.submit(work, part)))
             wait_for(call, flying[0][1])

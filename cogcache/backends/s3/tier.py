@@ -368,7 +368,7 @@ class S3Backend(CacheBackend):
         return await self._in(self._client.small, lambda call: entry.value_type())
 
     async def copy_to(self, entry: _core.Entry, sink: ContainerSink) -> str | None:
-        """See ``CacheBackend.copy_to``: ranges of 8 MiB, four at a time, 32 MiB in memory. A
+        """See ``CacheBackend.copy_to``: ranges of 8 MiB, four at a time, 2 MiB in memory. A
         generation that is no longer there is ``"changed"``.
         """
         if entry.in_memory:
