@@ -335,6 +335,7 @@ def test_an_error_of_the_function_is_the_callers_everywhere():
     uses: list[Callable[[], Any]] = [
         entry.value,
         entry.verify,
+        entry.damage,
         entry.tobytes,
         entry.to_image,
         lambda: entry.read(1),
@@ -478,3 +479,21 @@ def test_what_cannot_be_renewed_says_so() -> None:
     remote = _core.Entry.from_reader(len(data), lambda offset, size: data[offset : offset + size])
     with pytest.raises(ValueError, match="made from bytes"):
         remote.renewed(1, None)
+
+
+def test_damage_is_looked_for_in_the_chunks_that_were_asked_for():
+    data = bytearray(image_of(MANY))
+    entry = _core.Entry.from_bytes(bytes(data))
+    chunks = sum(part.chunk_count for part in entry.parts())
+    assert entry.damage() == entry.damage(0, 2**32 - 1) == entry.damage(chunks) == []
+    data[data.index(entry.read(0)[:32])] ^= 1
+    entry = _core.Entry.from_bytes(bytes(data))
+    found = entry.damage()
+    assert found == [(0, 0)] and entry.damage(0, 1) == found and entry.damage(1) == []
+    data[3] ^= 1
+    assert _core.Entry.from_bytes(bytes(data)).damage() == [(None, None), *found]
+    for wrong in (-1, 2**32):
+        with pytest.raises(ValueError, match="below"):
+            entry.damage(wrong)
+    with pytest.raises(TypeError):
+        entry.damage("x")  # type: ignore[arg-type]
