@@ -1082,8 +1082,9 @@ static PyGetSetDef entry_getset[] = {
 
 static PyMethodDef entry_methods[] = {
     {"readdressed", entry_readdressed, METH_VARARGS,
-     PyDoc_STR("readdressed(key, meta, /)\n--\n\nThe same parts under another key: head, end of "
-               "the parts, tail.")},
+     PyDoc_STR(
+         "readdressed($self, key, meta, /)\n--\n\nThe same parts under another key: head, end of "
+         "the parts, tail.")},
     {"from_bytes", FUNCTION(entry_from_bytes),
      METH_METHOD | METH_FASTCALL | METH_KEYWORDS | METH_CLASS,
      PyDoc_STR("Open a container in memory; with a key, only that key's.")},
