@@ -39,6 +39,7 @@ __all__ = [
     "KeyTypeError",
     "MissingExtraError",
     "NotFoundError",
+    "PinLimitError",
     "RecursiveComputeError",
     "ValueTypeError",
 ]

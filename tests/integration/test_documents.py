@@ -86,7 +86,7 @@ async def guide(names: Names, folder: Path) -> None:
         "diarize": lambda source: ["one speaker"],
         "compute": compute_row,
     }
-    five_minutes, batched, own, one_box, into, several, choosing = blocks("guide", "python")
+    five_minutes, batched, own, one_box, into, several, pins, choosing = blocks("guide", "python")
     await run(five_minutes, names, "guide")
     keyframes, transcript, texts = await names["ingest"](video)
     assert (transcript, texts) == ({"segments": []}, {"0": "a picture"})
@@ -109,6 +109,10 @@ async def guide(names: Names, folder: Path) -> None:
     await run(several, team, "guide")
     assert [tier.config.shared for tier in team["cache"].cache.backends] == [False, "group"]
     await team["cache"].aclose()
+    await run(pins, names, "guide")
+    (folder / "trailer.mp4").write_bytes(b"a trailer")
+    assert await names["cache"].set_keyframes(folder / "trailer.mp4", [{"frame_id": 0}])
+    await names["prepare"](names["cache"])
     await run(choosing, names, "guide")
     assert await names["forget_an_old_model"](names["cache"]) == 0
 
