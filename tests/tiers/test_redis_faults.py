@@ -20,6 +20,7 @@ import pytest
 from redis.exceptions import ResponseError
 from support.servers.proxy import Proxy
 from support.servers.redis import RedisServer
+from support_cache import DictTier, manager_over
 from support_redis import PATIENT, base_of, redis_config, redis_entry, redis_tier, slices_of
 
 from cogcache import CacheConfig, CacheManager, IncompleteError, RedisCacheConfig, _core
@@ -591,6 +592,27 @@ async def test_an_invalidation_during_an_outage_holds_here_and_is_sent_first(
     assert await tier.get("key") is None
     await tier.aclose()
     await other.aclose()
+
+
+async def test_an_invalidation_during_an_outage_holds_behind_a_clock_that_is_ahead(
+    redis_server: RedisServer, redis_proxy: Proxy
+) -> None:
+    """What is captured after an invalidation by a host whose clock is ahead has its version."""
+    ahead, tier = redis_tier(redis_server), redis_tier(redis_proxy)
+    ahead.set_clock_offset(3_600_000)
+    await ahead.invalidate_tags(["tag"])
+    below = DictTier()
+    below.is_remote = True  # type: ignore[misc]
+    manager = manager_over(below, tier)
+    assert await manager.get("absent") is None  # and it learns of that
+    assert await manager.get_or_compute("key", lambda: 1, tags=["tag"]) == 1
+    assert await manager.get("key") == 1
+    redis_proxy.set("refuse")
+    await manager.invalidate_tags("tag")
+    assert tier.counters["errors"] > 0
+    assert await manager.get("key") is None
+    await manager.aclose()
+    await ahead.aclose()
 
 
 async def test_more_tags_than_are_kept_are_folded_and_stay_invalid(

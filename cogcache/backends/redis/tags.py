@@ -129,11 +129,12 @@ class Tags:
 
     def owe(self, tags: Iterable[str], version: int) -> None:
         """Remember invalidations that the server has not taken. When they are too many, all of them
-        become one: whatever was captured before is invalid.
+        become one: whatever was captured before is invalid. A tag's version is above all that are
+        known of it: a host whose clock is ahead made them, and what was captured since has those.
         """
         with self._lock:
             for tag in tags:
-                self.owed[tag] = max(version, self.owed.get(tag, 0))
+                self.owed[tag] = max(version, self.version(tag) + 1)
             if len(self.owed) > MOST_OWED:
                 self.owed_base = self._raised = max(self._raised, *self.owed.values())
                 self.owed.clear()
