@@ -15,7 +15,8 @@
         it computes
         ├── MissingExtraError      (also ImportError)   names the optional extra to install
         ├── IncompleteError        (also OSError)       a stream ended before its declared size
-        └── NotFoundError          (also KeyError)      a stream of a key that no tier has
+        ├── NotFoundError          (also KeyError)      a stream of a key that no tier has
+        └── PinLimitError          (also ValueError)    more would be pinned than may be
     UserWarning
     └── CogcacheWarning            a misuse or a change of state that does not fail the call
 

@@ -333,12 +333,10 @@ class FilesystemCacheBackend(CacheBackend):
 
     @property
     def _pins(self) -> Pins:
-        limit = self.config.max_size_mb
-        return Pins(
-            self.root,
-            None if limit is None else limit * 1_000_000,
-            group=self.config.shared == "group",
-        )
+        limit = self.config.limit_bytes
+        if self.config.max_size_mb == "keep":
+            limit = self._store.stats()["limit_bytes"] or None
+        return Pins(self.root, limit, group=self.config.shared == "group")
 
     async def pin(self, key: bytes) -> bool:
         if isinstance(self._store, MissingStore):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cogcache import CacheConfig, CacheManager, FilesystemCacheConfig
+import pytest
+
+from cogcache import CacheConfig, CacheManager, FilesystemCacheConfig, PinLimitError
 
 
 def test_a_guest_leaves_the_bounds_as_they_are_and_keeps_to_them(tmp_path: Path) -> None:
@@ -27,6 +29,11 @@ def test_a_guest_leaves_the_bounds_as_they_are_and_keeps_to_them(tmp_path: Path)
         assert owner.sync.set(f"owner:{number}", bytes(2_000_000))
     assert bounds(guest) == bounds(owner) == before
     assert not guest.sync.set("large", bytes(10_000_000))
+    for number in range(7):
+        assert guest.sync.set(f"pinned:{number}", bytes(2_500_000))
+    with pytest.raises(PinLimitError):
+        for number in range(7):  # half of the owner's limit is pinned before
+            guest.sync.pin(f"pinned:{number}")
     newer = tier(40)
     assert bounds(newer)[0] == bounds(guest)[0] == 40_000_000
     for manager in (owner, guest, newer):

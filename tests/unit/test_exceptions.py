@@ -16,6 +16,7 @@ BUILT_IN = {
     "MissingExtraError": ImportError,
     "IncompleteError": OSError,
     "NotFoundError": KeyError,
+    "PinLimitError": ValueError,
 }
 
 
