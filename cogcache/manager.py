@@ -1235,7 +1235,10 @@ class CacheManager:
         """
         names = checked_tags(tags)
         self._check_open()
-        await self._tiers.each("invalidate", lambda tier: tier.invalidate_tags(names))
+        # What is captured takes over the versions that any tier knows, perhaps made by a host whose
+        # clock is ahead: each tier has to go beyond them all.
+        above = self.capture_stamp(names)
+        await self._tiers.each("invalidate", lambda tier: tier.invalidate_tags(names, above))
 
     def capture_stamp(self, tags: Iterable[str] = ()) -> int:
         """Now, in microseconds, as the version of values computed from here on; never below a tag's

@@ -97,7 +97,7 @@ class MissingStore:
         self._check()
         return False
 
-    def invalidate_tags(self, tags: Sequence[str], /) -> None:
+    def invalidate_tags(self, tags: Sequence[str], /, above: int = 0) -> None:
         self._check()
 
     def tag_version(self, tag: str, /) -> int:

@@ -286,10 +286,16 @@ class CacheBackend(ABC):
         """
         return [self.get_inline(key, miss, slow) for key in keys]
 
-    async def invalidate_tags(self, tags: Iterable[str]) -> None:
-        """Make every entry captured before now that carries one of these tags a miss."""
+    async def invalidate_tags(self, tags: Iterable[str], above: int = 0) -> None:
+        """Make every entry captured before now that carries one of these tags a miss.
+
+        Args:
+            tags: Names.
+            above: A version, in microseconds: entries that were captured up to it are meant too. A
+                host whose clock is ahead may have made it, in another tier.
+        """
         # Stamps are taken in whole milliseconds: the next one is later than any that was.
-        next_us = (self.now_ms() + 1) * 1000
+        next_us = max((self.now_ms() + 1) * 1000, above + 1)
         for tag in tags:
             self._tag_versions[tag] = max(next_us, self._tag_versions.get(tag, 0) + 1)
 

@@ -325,8 +325,8 @@ class FilesystemCacheBackend(CacheBackend):
         lengthened: bool = await _bridge.run(self._store, "refresh", key, ttl_ms)
         return lengthened
 
-    async def invalidate_tags(self, tags: Iterable[str]) -> None:
-        await _bridge.run(self._store, "invalidate_tags", list(tags))
+    async def invalidate_tags(self, tags: Iterable[str], above: int = 0) -> None:
+        await _bridge.run(self._store, "invalidate_tags", list(tags), above=above)
 
     def tag_version(self, tag: str) -> int:
         return self._store.tag_version(tag)

@@ -284,10 +284,11 @@ enum cog_status cog_store_spool_remove(struct cog_store *store, const char *name
 
 /*
  * Change the version of each tag: entries captured before now are misses from here on, in every
- * process. Durable when it returns. COG_ERR_LIMIT: a tag is empty or longer than COG_TAG_LIMIT.
+ * process, and those that captured a version up to `above`. Durable when it returns. COG_ERR_LIMIT:
+ * a tag is empty or longer than COG_TAG_LIMIT.
  */
 enum cog_status cog_store_invalidate_tags(struct cog_store *store, const struct cog_tag_name *tags,
-                                          size_t count, struct cog_error *err);
+                                          size_t count, uint64_t above, struct cog_error *err);
 /* Current version of a tag in microseconds since the epoch (never below the floor of the log). */
 enum cog_status cog_store_tag_version(struct cog_store *store, const void *name, size_t size,
                                       uint64_t *version, struct cog_error *err);

@@ -45,9 +45,9 @@ enum cog_status cog_store_check_tags(struct cog_store *store, const struct cog_e
 }
 
 enum cog_status cog_store_invalidate_tags(struct cog_store *store, const struct cog_tag_name *tags,
-                                          size_t count, struct cog_error *err)
+                                          size_t count, uint64_t above, struct cog_error *err)
 {
-    return cog_tags_invalidate(store->tags, tags, count, err);
+    return cog_tags_invalidate(store->tags, tags, count, above, err);
 }
 
 enum cog_status cog_store_tag_version(struct cog_store *store, const void *name, size_t size,

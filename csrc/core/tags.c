@@ -793,14 +793,15 @@ static enum cog_status encode_records(const struct cog_tag_name *names, size_t c
 /* With the log locked. COG_ABSENT: it was compacted, start over with the new one. */
 static enum cog_status invalidate_locked(struct cog_tags *tags, int fd,
                                          const struct cog_tag_name *names, size_t count,
-                                         struct cog_error *err)
+                                         uint64_t above, struct cog_error *err)
 {
     struct log_head head = {0};
     struct cog_buf records = {0}, fresh = {0};
     struct table table = {0};
     enum cog_status status = fill_table(tags, fd, &head, &records, &table, err);
     if (status == COG_OK) {
-        status = encode_records(names, count, new_version(tags, table.newest), &fresh);
+        status = encode_records(names, count, new_version(tags, larger(table.newest, above)),
+                                &fresh);
     }
     uint64_t capacity = tags->options.capacity;
     capacity = head.capacity < capacity ? head.capacity : capacity;
@@ -818,7 +819,7 @@ static enum cog_status invalidate_locked(struct cog_tags *tags, int fd,
 
 /* With log_mutex held. */
 static enum cog_status invalidate(struct cog_tags *tags, const struct cog_tag_name *names,
-                                  size_t count, struct cog_error *err)
+                                  size_t count, uint64_t above, struct cog_error *err)
 {
     enum cog_status status = COG_ABSENT;
     for (unsigned tries = 0; tries < 4 && status == COG_ABSENT; tries++) {
@@ -826,7 +827,7 @@ static enum cog_status invalidate(struct cog_tags *tags, const struct cog_tag_na
         (void)alone_begin(tags, true);
         status = lock_log(tags, &fd, err);
         if (status == COG_OK) {
-            status = invalidate_locked(tags, fd, names, count, err);
+            status = invalidate_locked(tags, fd, names, count, above, err);
             unlock_log(tags, fd);
         }
         alone_end(tags);
@@ -842,10 +843,12 @@ static enum cog_status invalidate(struct cog_tags *tags, const struct cog_tag_na
 }
 
 /* The log cannot be told: this process at least gives out nothing of it any more. */
-static void keep_unwritten(struct cog_tags *tags, const struct cog_tag_name *names, size_t count)
+static void keep_unwritten(struct cog_tags *tags, const struct cog_tag_name *names, size_t count,
+                           uint64_t above)
 {
     pthread_mutex_lock(&tags->table_mutex);
-    uint64_t version = new_version(tags, larger(tags->table.newest, tags->unwritten.newest));
+    uint64_t newest = larger(tags->table.newest, tags->unwritten.newest);
+    uint64_t version = new_version(tags, larger(newest, above));
     for (size_t i = 0; i < count; i++) {
         uint64_t hash = tag_hash(names[i].name, names[i].size);
         if (tags->unwritten.count >= UNWRITTEN_LIMIT ||
@@ -857,7 +860,7 @@ static void keep_unwritten(struct cog_tags *tags, const struct cog_tag_name *nam
 }
 
 enum cog_status cog_tags_invalidate(struct cog_tags *tags, const struct cog_tag_name *names,
-                                    size_t count, struct cog_error *err)
+                                    size_t count, uint64_t above, struct cog_error *err)
 {
     enum { BATCH = 16 }; /* so that a batch fits into an empty log of the least capacity */
     for (size_t i = 0; i < count; i++) {
@@ -867,16 +870,16 @@ enum cog_status cog_tags_invalidate(struct cog_tags *tags, const struct cog_tag_
         }
     }
     if (!tags->options.writable) {
-        keep_unwritten(tags, names, count);
+        keep_unwritten(tags, names, count, above);
         return cog_fail(err, COG_ERR_READ_ONLY, 0, "the root is open read-only");
     }
     pthread_mutex_lock(&tags->log_mutex);
     enum cog_status status = COG_OK;
     for (size_t at = 0; at < count && status == COG_OK; at += BATCH) {
-        status = invalidate(tags, names + at, count - at < BATCH ? count - at : BATCH, err);
+        status = invalidate(tags, names + at, count - at < BATCH ? count - at : BATCH, above, err);
     }
     if (status != COG_OK) {
-        keep_unwritten(tags, names, count);
+        keep_unwritten(tags, names, count, above);
     }
     if (tags->options.notify != NULL) {
         tags->options.notify(tags->options.context);

@@ -92,13 +92,14 @@ struct cog_tag_name {
 };
 
 /*
- * Give each tag a new version: max(now + 1 s, newest of all + 1). The second ahead covers clocks
+ * Give each tag a new version: max(now + 1 s, newest of all + 1, above + 1), where `above` is what
+ * else is known to have been captured, in another tier. The second ahead covers clocks
  * that are set back or differ between hosts; who captures afterwards sees the new version and is
  * raised to it. Durable when it returns. COG_ERR_LIMIT: a tag is empty or over COG_TAG_LIMIT.
  * COG_ERR_READ_ONLY, COG_ERR_BUSY (lock), COG_ERR_IO: other processes will not see it, this one
  * does.
  */
 enum cog_status cog_tags_invalidate(struct cog_tags *tags, const struct cog_tag_name *names,
-                                    size_t count, struct cog_error *err);
+                                    size_t count, uint64_t above, struct cog_error *err);
 
 #endif

@@ -454,8 +454,9 @@ static PyMethodDef store_methods[] = {
      PyDoc_STR("refresh($self, key, ttl_ms, /)\n--\n\nBegin the life of an entry anew; never "
                "shortens it.")},
     {"invalidate_tags", WITH_NAMES(store_invalidate_tags),
-     PyDoc_STR("invalidate_tags($self, tags, /)\n--\n\nMake entries captured before now with one "
-               "of these tags a miss.")},
+     PyDoc_STR(
+         "invalidate_tags($self, tags, /, above=0)\n--\n\nMake entries captured before now, or "
+         "up to `above`, with one of these tags a miss.")},
     {"tag_version", store_tag_version, METH_O,
      PyDoc_STR("tag_version($self, tag, /)\n--\n\nMicroseconds since the epoch.")},
     {"list_shard", WITH_NAMES(store_list_shard),

@@ -410,6 +410,7 @@ struct tags_job {
     PyObject *tags; /* a list of str, which keep their UTF-8 alive */
     struct cog_tag_name *names;
     size_t count;
+    uint64_t above;
 };
 
 static void tags_release(struct cog_py_job *base)
@@ -423,14 +424,16 @@ static void tags_release(struct cog_py_job *base)
 
 static int tags_parse(struct cog_py_job *base, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", NULL};
+    static char *names[] = {"", "above", NULL};
     struct tags_job *job = (struct tags_job *)base;
+    unsigned long long above = 0;
     PyObject *tags;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:invalidate_tags", names, &tags) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|K:invalidate_tags", names, &tags, &above) ||
         cog_py_store_enter(&job->store) < 0) {
         return -1;
     }
+    job->above = above;
     job->tags = PySequence_List(tags);
     if (job->tags == NULL) {
         cog_py_store_leave(&job->store);
@@ -462,7 +465,7 @@ static void tags_run(struct cog_py_job *base)
     struct tags_job *job = (struct tags_job *)base;
 
     job->store.status = cog_store_invalidate_tags(job->store.store->handle, job->names, job->count,
-                                                  &job->store.error);
+                                                  job->above, &job->store.error);
 }
 
 const struct cog_py_operation cog_py_op_invalidate_tags = {

@@ -74,7 +74,7 @@ static void read_changed(const uint8_t *data, size_t size)
     for (unsigned i = 0; i < TAGS; i++) {
         struct cog_tag_name name = {names[i], strlen(names[i])};
 
-        must(cog_tags_invalidate(tags, &name, 1, NULL) == COG_OK);
+        must(cog_tags_invalidate(tags, &name, 1, 0, NULL) == COG_OK);
         version[i] = version_of(tags, i);
     }
     cog_tags_close(tags);

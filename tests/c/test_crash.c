@@ -679,7 +679,7 @@ static bool act_invalidate(void *context)
 {
     struct scene *scene = context;
     struct cog_tag_name name = {other_tag, strlen(other_tag)};
-    return cog_store_invalidate_tags(scene->acting, &name, 1, NULL) == COG_OK;
+    return cog_store_invalidate_tags(scene->acting, &name, 1, 0, NULL) == COG_OK;
 }
 
 static const char *judge_invalidated(void *context, const struct crash_case *what, bool died,

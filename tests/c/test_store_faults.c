@@ -216,7 +216,7 @@ static void try_invalidate(struct trial *trial)
     uint64_t before = 0, after = 0;
     CHECK_EQ(cog_store_tag_version(trial->store, "tag", 3, &before, NULL), COG_OK);
     arm(trial);
-    enum cog_status status = cog_store_invalidate_tags(trial->store, &tag, 1, NULL);
+    enum cog_status status = cog_store_invalidate_tags(trial->store, &tag, 1, 0, NULL);
     faults_stop();
     CHECK_EQ(cog_store_tag_version(trial->store, "tag", 3, &after, NULL), COG_OK);
     if (!CHECK(status == COG_OK ? after > before : is_typed(status) && after >= before)) {

@@ -673,7 +673,7 @@ static void test_forks_under_threads(struct kit *kit)
             kit_fill(room, 100, i, 1);
             bool good = kit_put(store, name, room, 100) == COG_OK &&
                         kit_has(store, name, room, 100) &&
-                        cog_store_invalidate_tags(store, &tag, 1, NULL) == COG_OK &&
+                        cog_store_invalidate_tags(store, &tag, 1, 0, NULL) == COG_OK &&
                         cog_store_tag_version(store, "t", 1, &version, NULL) == COG_OK &&
                         kit_delete(store, name) == COG_OK;
             cog_store_close(store);

@@ -38,7 +38,7 @@ static enum cog_status put_tagged(struct cog_store *store, const char *key, cons
 static enum cog_status invalidate(struct cog_store *store, const char *tag)
 {
     struct cog_tag_name name = {tag, strlen(tag)};
-    return cog_store_invalidate_tags(store, &name, 1, NULL);
+    return cog_store_invalidate_tags(store, &name, 1, 0, NULL);
 }
 
 static void test_invalidation_outdates_what_was_captured_before(struct kit *kit)
@@ -363,7 +363,7 @@ static void test_a_full_log_is_compacted_and_forgets_only_towards_a_miss(struct 
         names[i] = (struct cog_tag_name){tag, 100};
     }
     for (unsigned i = 0; i < 20; i++) { /* one tag again and again: compacting loses nothing */
-        CHECK_EQ(cog_store_invalidate_tags(store, names, 100, NULL), COG_OK);
+        CHECK_EQ(cog_store_invalidate_tags(store, names, 100, 0, NULL), COG_OK);
         REQUIRE(stat(log, &stat_of_log) == 0);
         CHECK(stat_of_log.st_size <= 17000000 / 256);
     }
@@ -375,7 +375,7 @@ static void test_a_full_log_is_compacted_and_forgets_only_towards_a_miss(struct 
             snprintf(many[j], sizeof many[j], "%0150u", 100 * i + j);
             names[j] = (struct cog_tag_name){many[j], 150};
         }
-        CHECK_EQ(cog_store_invalidate_tags(store, names, 100, NULL), COG_OK);
+        CHECK_EQ(cog_store_invalidate_tags(store, names, 100, 0, NULL), COG_OK);
         REQUIRE(stat(log, &stat_of_log) == 0);
         CHECK(stat_of_log.st_size <= 17000000 / 256);
     }
@@ -396,15 +396,15 @@ static void test_tags_have_limits(struct kit *kit)
     char tag[1100];
     memset(tag, 't', sizeof tag);
     struct cog_tag_name names[3] = {{tag, 1024}, {tag, 1025}, {tag, 0}};
-    CHECK_EQ(cog_store_invalidate_tags(store, &names[0], 1, NULL), COG_OK);
-    CHECK_EQ(cog_store_invalidate_tags(store, &names[1], 1, NULL), COG_ERR_LIMIT);
-    CHECK_EQ(cog_store_invalidate_tags(store, &names[2], 1, NULL), COG_ERR_LIMIT);
+    CHECK_EQ(cog_store_invalidate_tags(store, &names[0], 1, 0, NULL), COG_OK);
+    CHECK_EQ(cog_store_invalidate_tags(store, &names[1], 1, 0, NULL), COG_ERR_LIMIT);
+    CHECK_EQ(cog_store_invalidate_tags(store, &names[2], 1, 0, NULL), COG_ERR_LIMIT);
     struct cog_tag_name many[100];
     for (unsigned i = 0; i < 100; i++) {
         many[i] = (struct cog_tag_name){tag, 925 + i};
     }
-    CHECK_EQ(cog_store_invalidate_tags(store, many, 100, NULL), COG_OK);
-    CHECK_EQ(cog_store_invalidate_tags(store, many, 0, NULL), COG_OK);
+    CHECK_EQ(cog_store_invalidate_tags(store, many, 100, 0, NULL), COG_OK);
+    CHECK_EQ(cog_store_invalidate_tags(store, many, 0, 0, NULL), COG_OK);
     cog_store_close(store);
 }
 

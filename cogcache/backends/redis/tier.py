@@ -286,7 +286,7 @@ class RedisBackend(CacheBackend):
     def tag_version(self, tag: str) -> int:
         return self._tags.version(tag)
 
-    async def invalidate_tags(self, tags: Iterable[str]) -> None:
+    async def invalidate_tags(self, tags: Iterable[str], above: int = 0) -> None:
         """See ``CacheBackend``. What the server does not take now holds in this process at once,
         and is sent before this process asks for anything else.
 
@@ -295,7 +295,7 @@ class RedisBackend(CacheBackend):
         """
         names = list(dict.fromkeys(tags))
         # Stamps are taken in whole milliseconds: the next one is later than any that was.
-        next_us = (self.now_ms() + 1) * 1000
+        next_us = max((self.now_ms() + 1) * 1000, above + 1)
         self._tags.owe(names, next_us)
         await self._pay()
 
