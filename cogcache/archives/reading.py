@@ -262,6 +262,8 @@ def _rewritten(
         head, data_end, tail = entry.readdressed(key, _core.pack(meta))
     except ValueError:  # over a limit of the metadata
         raise RefusedError("too-large") from None
+    except _core.DamagedError:  # no life to keep
+        raise RefusedError("damaged") from None
     new = Scratch(data_end + len(tail))
     try:
         new.write_at(0, head)

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,6 +20,7 @@ from cogcache.exceptions import PinLimitError
 __all__ = ["MOST_PINS", "PINNED_SHARE", "Pins"]
 
 MOST_PINS: Final = 1024
+PATIENCE_SECONDS: Final = 2.0
 PINNED_SHARE: Final = 2  # of the limit: pinned entries take at most this part
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,9 +71,15 @@ class Pins:
     def unpin(self, digest: bytes) -> bool:
         """Let the key of this digest be evicted again; whether it was pinned."""
         try:
-            os.unlink(os.path.join(self._folder, digest.hex()))
+            folder = os.open(self._folder, _FOLDER_FLAGS)
         except FileNotFoundError:
             return False
+        try:
+            os.unlink(digest.hex(), dir_fd=folder)
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(folder)
         return True
 
     def digests(self) -> list[bytes]:
@@ -133,8 +141,23 @@ class Pins:
                     os.chmod(self._folder, 0o2770)  # noqa: S103  what shared="group" is
             folder = os.open(self._folder, _FOLDER_FLAGS)
         try:
-            with contextlib.suppress(OSError):  # no locks here: the limits hold nearly
-                fcntl.flock(folder, fcntl.LOCK_EX)
+            _lock(folder)
             yield folder
         finally:
             os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    """Have the folder alone. Where there are no locks, or somebody who was stopped has it, the
+    limits hold nearly.
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.005)
+        except OSError:
+            return
+        else:
+            return

@@ -1171,6 +1171,8 @@ enum cog_status cog_entry_readdress(const struct cog_entry *entry, const void *k
         return cog_fail(err, COG_ERR_LIMIT, 0, "key, metadata or index over their limit");
     if (cog_meta_parse(meta, meta_size, &parsed) != COG_OK)
         return cog_fail(err, COG_ERR_INVALID, 0, "the metadata breaks a rule of its format");
+    if (!entry->is_fresh)
+        return cog_fail(err, COG_ERR_DAMAGED, 0, "no freshness slot is valid: it can be no hit");
     cog_hash128(key, key_size, &digest);
     cog_store_le64(head, COG_HEAD_MAGIC);
     cog_store_le64(head + 8, entry->token);
@@ -1180,6 +1182,6 @@ enum cog_status cog_entry_readdress(const struct cog_entry *entry, const void *k
     status = append_readdressed(entry, key, key_size, meta, meta_size, tail);
     if (status == COG_OK)
         status = cog_entry_append_tail(tail, entry->token, entry->data_end, tail->size,
-                                       COG_CODEC_STORED, entry->is_fresh ? &entry->fresh : NULL);
+                                       COG_CODEC_STORED, &entry->fresh);
     return status;
 }

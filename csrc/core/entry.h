@@ -255,8 +255,8 @@ enum cog_status cog_entry_find_damage(const struct cog_entry *entry,
 /*
  * The same parts under another key and with other metadata: a container of `head`, the bytes 32 to
  * `*data_end` of the old one, and `tail` (replaced). Write token, checksums of chunks, extensions
- * and life are those of `entry`; an entry without a valid slot gets a life without end.
- * COG_ERR_INVALID: metadata that breaks a rule. COG_ERR_LIMIT.
+ * and life are those of `entry`. COG_ERR_DAMAGED: no freshness slot is valid, so that there is no
+ * life to keep. COG_ERR_INVALID: metadata that breaks a rule. COG_ERR_LIMIT.
  */
 enum cog_status cog_entry_readdress(const struct cog_entry *entry, const void *key, size_t key_size,
                                     const void *meta, size_t meta_size,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from cogcache import (
     PipelineArtifactCache,
     _core,
 )
+from cogcache.archives.layout import entry_name
 from cogcache.archives.scratch import IN_MEMORY
 from cogcache.backends.base import META_SOURCE
 
@@ -245,3 +248,24 @@ def test_another_address_keeps_everything_else() -> None:
         old.readdressed(b"k", _core.pack({1: "no number"}))
     with pytest.raises(ValueError, match="limit"):
         old.readdressed(bytes(65537), b"")
+
+
+@pytest.mark.parametrize("moved", [False, True])
+async def test_an_entry_whose_life_is_lost_is_not_brought_to_one_without_end(
+    site: Path, moved: bool
+) -> None:
+    there, here = cache_of(), cache_of()
+    await there.set_transcript(site / "there/videos/talk.mp4", {"text": "hello"}, ttl="1h")
+    path = await archive_of(there, site)
+    with tarfile.open(path) as opened:
+        manifest, (info, data) = ((one, opened.extractfile(one).read()) for one in opened)  # type: ignore[union-attr]
+    data = data[:-112] + bytes(64) + data[-48:]  # both slots, which say how long it lives
+    info.name = entry_name(bytes.fromhex(info.name[-69:-37]), _core.hash128(data).hex())
+    with tarfile.open(path, "w") as opened:
+        for one, content in (manifest, (info, data)):
+            opened.addfile(one, io.BytesIO(content))
+    report = await here.cache.import_archive(path, rekey=moves(site) if moved else None)
+    assert report.entries == 0
+    assert (report.refused, report.skipped) == (
+        ({"damaged": 1}, {}) if moved else ({}, {"expired": 1})
+    )
