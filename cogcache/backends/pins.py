@@ -88,6 +88,8 @@ class Pins:
 
     def usage(self) -> dict[str, int]:
         """``pinned``, how many entries are, and ``pinned_bytes``, what they take on disk."""
+        if not os.path.isdir(self._folder):
+            return {"pinned": 0, "pinned_bytes": 0}
         sizes = [one for one in self._sizes().values() if one is not None]
         return {"pinned": len(sizes), "pinned_bytes": sum(sizes)}
 
