@@ -265,7 +265,8 @@ async def test_the_cost_of_the_whole_is_that_of_the_batches(
     model.fails_at = None
     await describe(cache, video, model.describe, ttl="1h", tags=["mine"])
     (one,) = (await cache.cache.select(tags=["mine"])).entries
-    assert one.cost_seconds >= sum(part.cost_seconds for part in parts)
+    theirs = sum(part.cost_seconds for part in parts)
+    assert one.cost_seconds >= theirs or one.cost_seconds == pytest.approx(theirs)
     assert one.expires_at is not None
 
 
