@@ -283,3 +283,26 @@ async def test_what_cannot_be_deleted_is_a_fault_and_not_just_a_smaller_number(
     store.denied = True
     with pytest.raises(MisconfiguredError, match="AccessDenied"):
         await tier._listing.delete(["one", "two", "three"])
+
+
+@pytest.mark.s3("weed")
+@pytest.mark.parametrize(("status", "code"), [(500, "InternalError"), (409, "OperationAborted")])
+@pytest.mark.parametrize("what", ["embeddings-", ".sources/"])
+async def test_where_another_process_has_created_there_is_nothing_to_do(
+    s3_place: S3Place, proxied_place: S3Place, s3_proxy: Proxy, what: str, status: int, code: str
+) -> None:
+    tier, other = tier_at(proxied_place), tier_at(s3_place)
+    key, nobodys = (Key(None, bytes([n]) * 16, "embeddings", {}) for n in range(2))
+    try:
+        assert (await tier.prepare()).create_once
+        assert await tier.get(key) is None
+        s3_proxy.set("status", status=status, code=code, kind="PutObject", path=what)
+        assert await tier.get(nobodys) is None
+        assert not await tier.set(nobodys, b"mine")
+        assert await other.set(key, b"theirs")
+        assert await tier.set(key, b"mine")
+        assert tier.counters["created_by_others"] == 1  # refused, or told by the store
+        assert await tier.get(key) == b"theirs"
+    finally:
+        await tier.aclose()
+        await other.aclose()

@@ -47,7 +47,7 @@ from cogcache.backends.s3.download import (
     fetch_parallel,
     token_of,
 )
-from cogcache.backends.s3.errors import ChangedError, NotSupportedError
+from cogcache.backends.s3.errors import ChangedError, ConflictError, NotSupportedError
 from cogcache.backends.s3.hedges import Hedges
 from cogcache.backends.s3.late import LateWrites
 from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_parallel
@@ -581,6 +581,10 @@ class S3Backend(CacheBackend):
             # It may have been written all the same: the answer may be all that was lost.
             if await self._in(self._client.small, self._writes.confirm, name, token, size):
                 return True
+            # What may only create has nothing to do where another process has created.
+            creates = once and can.create_once
+            if creates and await self._in(self._client.small, self._writes.is_there, name):
+                return False
             raise
 
     async def _put_in_parts(
@@ -609,10 +613,17 @@ class S3Backend(CacheBackend):
         if marker is None or self._marked.get(marker) is not None:
             return
         params = {"Key": marker, "Body": Payload()}
-        await self._in(
-            self._client.small,
-            lambda call: self._client.send(call, self._client.small, "put_object", **params),
-        )
+
+        def leave(call: Call) -> None:
+            try:
+                self._client.send(call, self._client.small, "put_object", **params)
+            except NotAskedError:
+                raise
+            except (ConflictError, UnavailableError):  # others leave the same one meanwhile
+                if not self._writes.is_there(call, marker):
+                    raise
+
+        await self._in(self._client.small, leave)
         self._marked.keep(marker, True, MISSED_SECONDS)
 
     def _probe(self, call: Call) -> Abilities:

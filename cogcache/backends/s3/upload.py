@@ -9,7 +9,9 @@ that breaks off is left for the next put of its key where there is a record of i
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final
@@ -28,6 +30,7 @@ __all__ = ["PART_BYTES", "Upload", "Writes"]
 PART_BYTES: Final = 16 << 20
 IN_FLIGHT: Final = 3  # parts on their way; one more is being filled
 CONFLICTS: Final = 3  # how often a write that met another one is tried again
+_PAUSE_SECONDS: Final = 0.05  # at most, after the first of them; doubled after each
 _ABORT_SECONDS: Final = 30.0
 _FOOTER_BYTES: Final = 48  # of a container; begins with the write token, docs/format.md
 
@@ -81,11 +84,26 @@ class Writes:
                 return self.confirm(call, name, token, len(body))
             except ConflictError:
                 if turn == CONFLICTS:
+                    if "IfNoneMatch" in params and self.is_there(call, name):
+                        return self.confirm(call, name, token, len(body))
                     raise
+                time.sleep(random.uniform(0, _PAUSE_SECONDS * 2**turn))  # noqa: S311  not all at once again
                 call.check()
             else:
                 return True
         raise AssertionError("unreachable")
+
+    def is_there(self, call: Call, name: str) -> bool:
+        """Whether there is an object of this name, whoever wrote it.
+
+        Raises:
+            RemoteError: The store does not say.
+        """
+        try:
+            self._client.send(call, self._client.small, "head_object", Key=name)
+        except AbsentError:
+            return False
+        return True
 
     def confirm(self, call: Call, name: str, token: str, size: int, *, marked: bool = True) -> bool:
         """Whether the object that is there now is that of this write.
