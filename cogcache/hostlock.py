@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
+from cogcache import _folders
 from cogcache._fork import renew_after_fork
 from cogcache._inline import in_calling_thread, is_sync
 from cogcache._offload import NoAnswerError, beside
@@ -27,7 +28,6 @@ __all__ = ["HostLocks"]
 logger = logging.getLogger("cogcache")
 
 LOOK_SECONDS: Final = 0.02  # between two looks at a lock that somebody else holds
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -105,7 +105,7 @@ class HostLocks:
         """The lock, or ``None`` while somebody else has it."""
         path = os.path.join(self._folder, name)
         while True:
-            folder = self._opened_folder()
+            folder = _folders.opened(self._folder, group=self._group)
             try:
                 file = os.open(name, _FILE_FLAGS, 0o660 if self._group else 0o600, dir_fd=folder)
                 try:
@@ -122,16 +122,6 @@ class HostLocks:
                         os.close(file)
             finally:
                 os.close(folder)
-
-    def _opened_folder(self) -> int:
-        try:
-            return os.open(self._folder, _FOLDER_FLAGS)
-        except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._folder, 0o700)
-                if self._group:
-                    os.chmod(self._folder, 0o2770)  # noqa: S103  what shared="group" is
-            return os.open(self._folder, _FOLDER_FLAGS)
 
     def _tell(self, error: Exception) -> None:
         if not self._told:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from cogcache._types import Lookup
@@ -42,18 +42,15 @@ def checked_segments(segments: Iterable[Segment]) -> list[Segment]:
 
 
 async def frames_of(
-    segments: Iterable[Segment], look: Callable[[Segment], Awaitable[Lookup]]
+    segments: Iterable[Segment], look: Callable[[Segment], Coroutine[Any, Any, Lookup]]
 ) -> dict[int, Any]:
     """What ``look`` finds for each segment, by id; those that it does not find are left out."""
     wanted = checked_segments(segments)
     there: dict[int, Any] = {}
 
-    async def looked_up(segment: Segment) -> Lookup:
-        return await look(segment)
-
     for start in range(0, len(wanted), AT_ONCE):
         part = wanted[start : start + AT_ONCE]
-        found = await together([looked_up(one) for one in part])
+        found = await together([look(one) for one in part])
         there |= {
             one[0]: answer.value for one, answer in zip(part, found, strict=True) if answer.hit
         }

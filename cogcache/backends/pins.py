@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from cogcache import _folders
 from cogcache.exceptions import PinLimitError
 
 __all__ = ["MOST_PINS", "PINNED_SHARE", "Pins"]
@@ -23,7 +24,6 @@ MOST_PINS: Final = 1024
 PATIENCE_SECONDS: Final = 2.0
 PINNED_SHARE: Final = 2  # of the limit: pinned entries take at most this part
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -71,7 +71,7 @@ class Pins:
     def unpin(self, digest: bytes) -> bool:
         """Let the key of this digest be evicted again; whether it was pinned."""
         try:
-            folder = os.open(self._folder, _FOLDER_FLAGS)
+            folder = os.open(self._folder, _folders.FLAGS)
         except FileNotFoundError:
             return False
         try:
@@ -134,14 +134,7 @@ class Pins:
         """Nobody else pins meanwhile, so that the limits hold; the kernel ends it with the
         process.
         """
-        try:
-            folder = os.open(self._folder, _FOLDER_FLAGS)
-        except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._folder, 0o700)
-                if self._group:
-                    os.chmod(self._folder, 0o2770)  # noqa: S103  what shared="group" is
-            folder = os.open(self._folder, _FOLDER_FLAGS)
+        folder = _folders.opened(self._folder, group=self._group)
         try:
             _lock(folder)
             yield folder

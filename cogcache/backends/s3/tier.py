@@ -578,13 +578,11 @@ class S3Backend(CacheBackend):
         except (NotAskedError, MisconfiguredError):
             raise
         except UnavailableError:
-            # It may have been written all the same: the answer may be all that was lost.
-            if await self._in(self._client.small, self._writes.confirm, name, token, size):
-                return True
-            # What may only create has nothing to do where another process has created.
-            creates = once and can.create_once
-            if creates and await self._in(self._client.small, self._writes.is_there, name):
-                return False
+            # It may have been written all the same: the answer may be all that was lost. And what
+            # may only create has nothing to do where another process has created.
+            ours = await self._in(self._client.small, self._writes.whose, name, token, size)
+            if ours or (ours is not None and once and can.create_once):
+                return ours
             raise
 
     async def _put_in_parts(

@@ -84,9 +84,11 @@ class Writes:
                 return self.confirm(call, name, token, len(body))
             except ConflictError:
                 if turn == CONFLICTS:
-                    if "IfNoneMatch" in params and self.is_there(call, name):
-                        return self.confirm(call, name, token, len(body))
-                    raise
+                    creates = "IfNoneMatch" in params
+                    ours = self.whose(call, name, token, len(body)) if creates else None
+                    if ours is None:
+                        raise
+                    return ours
                 time.sleep(random.uniform(0, _PAUSE_SECONDS * 2**turn))  # noqa: S311  not all at once again
                 call.check()
             else:
@@ -106,7 +108,13 @@ class Writes:
         return True
 
     def confirm(self, call: Call, name: str, token: str, size: int, *, marked: bool = True) -> bool:
-        """Whether the object that is there now is that of this write.
+        """Whether the object that is there now is that of this write; see ``whose``."""
+        return bool(self.whose(call, name, token, size, marked=marked))
+
+    def whose(
+        self, call: Call, name: str, token: str, size: int, *, marked: bool = True
+    ) -> bool | None:
+        """Whether the object that is there now is that of this write; ``None`` if there is none.
 
         Args:
             call: Of this thread.
@@ -121,7 +129,7 @@ class Writes:
         try:
             answer = self._client.send(call, self._client.small, "head_object", Key=name)
         except AbsentError:
-            return False
+            return None
         if int(answer["ContentLength"]) != size:
             return False
         found = answer.get("Metadata", {}).get(TOKEN)
