@@ -4,129 +4,58 @@ through on its way.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
-import time
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from cogcache import _core
-from cogcache._arguments import (
-    check_kept,
-    checked_content_type,
-    checked_keys,
-    checked_tags,
-    load_options,
-    milliseconds,
-)
-from cogcache._inline import SyncFacade, is_inline
+from cogcache import pins
+from cogcache._arguments import check_kept, checked_tags, load_options
+from cogcache._inline import SyncFacade
 from cogcache._types import Duration, Fault, Lookup, StoreResult, duration_ms, duration_seconds
 from cogcache.archives import ArchiveReport
 from cogcache.archives.reading import ArchiveSource, read_archive
 from cogcache.archives.rekey import Rekey
 from cogcache.archives.writing import ArchiveTarget, write_archive
-from cogcache.backends.base import (
-    META_ARTIFACT,
-    META_CONTENT_DIGEST,
-    META_CONTENT_TYPE,
-    META_COST,
-    META_FULL_PARAMS,
-    META_SOURCE,
-    META_TAGS,
-    META_USER,
-    SLOW,
-    CacheBackend,
-    CacheBackendRegistry,
-    KeyPattern,
-    describe_entry,
-)
-from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
-from cogcache.backends.memory import MemoryCacheBackend
-from cogcache.backends.redis.tier import RedisBackend
-from cogcache.backends.s3.tier import S3Backend
+from cogcache.assembly import make_tiers
+from cogcache.backends.base import SLOW, CacheBackend, KeyPattern, describe_entry
+from cogcache.calls import Calls
 from cogcache.chunksizes import ChunkSizes
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
 from cogcache.config import CacheConfig, ChunkingConfig, whole
-from cogcache.exceptions import (
-    ClosedError,
-    ConfigError,
-    IncompleteError,
-    NotFoundError,
-    PinLimitError,
-    shown,
-    warn,
-)
-from cogcache.feeding import StreamSource, known_length, pieces_of
-from cogcache.into import checked_array, checked_rows, fill, fill_rows
-from cogcache.keys import Key, KeyParts, key_bytes
+from cogcache.exceptions import ConfigError, shown
+from cogcache.feeding import StreamSource
+from cogcache.forgetting import Forgetting
+from cogcache.intake import Intake
+from cogcache.into import checked_array, fill
+from cogcache.keys import Key, KeyParts
 from cogcache.listing import PICTURES, Listing, list_entries
+from cogcache.lookups import MISS, Lookups
+from cogcache.puts import NO_CONTEXT, Context, Puts, entry_meta
 from cogcache.ranges import half_open
-from cogcache.reader import Reader, Reading
+from cogcache.reader import Reader
+from cogcache.readers import Readers
 from cogcache.selection import Filters, Plan, meant_by, select_from
 from cogcache.sources import Source
-from cogcache.streams import Inflow, StreamResult
+from cogcache.streams import StreamResult
 from cogcache.summaries import Stats, Usage
-from cogcache.tee import TeeInflow, TeeStream
-from cogcache.tiering import Tiers, better_reason, make_tiers, together
+from cogcache.tee import TeeStream
+from cogcache.tiering import Tiers
 from cogcache.usage import usage_of
 from cogcache.verifying import VerifyProgress, VerifyReport, verify_tiers
-from cogcache.writing import Drafts, Writing
+from cogcache.writing import Writing
 
 if TYPE_CHECKING:
     import numpy as np
 
 _T = TypeVar("_T")
-_Inflow = TypeVar("_Inflow", bound=Inflow)
-
-CacheBackendRegistry.register("filesystem", FilesystemCacheBackend)
-CacheBackendRegistry.register("structured_filesystem", StructuredFilesystemBackend)
-CacheBackendRegistry.register("memory", MemoryCacheBackend)
-CacheBackendRegistry.register("redis", RedisBackend)
-CacheBackendRegistry.register("s3", S3Backend)
-
-# After so many hits in a row that never left the running task, it lets the loop turn once: about
-# 200 us of inline work.
-INLINE_STREAK = 48
-# A batch of ``set_many``: the first bound that is reached. Look-ups of ``get_many`` that are under
-# way at once: each may hold a descriptor.
-BATCH_ITEMS = 64
-BATCH_BYTES = 64 << 20
-
-_MISS: Any = type("_Miss", (), {"__repr__": lambda self: "<miss>"})()
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a layer above knows of a value: what its entry carries beside it.
-
-    Attributes:
-        artifact: Name of the artifact, for statistics and listings.
-        tags: (tag, version) pairs; the version is when the value began to be true, in microseconds.
-        meta: Further metadata fields by number.
-        source: Hash of the canonical URI of the source, 0 for none.
-        kind: Hash of profile and artifact, 0 for none.
-    """
-
-    artifact: str | None = None
-    tags: tuple[tuple[str, int], ...] = ()
-    meta: Mapping[int | str, Any] | None = None
-    source: int = 0
-    kind: int = 0
-
-
-_NO_CONTEXT = Context()
 
 
 class CacheManager:
@@ -158,33 +87,32 @@ class CacheManager:
             )
         self.config = config
         self.default_ttl_ms = duration_ms(config.default_ttl, None, "default_ttl")
-        self._streak = 0
-        self._closed = False
-        self._bad_key_noted = False
-        self._stats = {"hits": 0, "misses": 0, "sets": 0, "deletes": 0}
-        self.counters: dict[str, int] = dict.fromkeys(
-            ("unstorable", "promotions", "promotions_dropped", "promotions_deferred", "computed"), 0
-        )
+        self._calls = Calls(config.enable_stats)
+        self.counters = self._calls.counters
         self._computations = Computations(self.counters)
-        self._reading = Reading(
-            chunking=(
-                config.chunking if isinstance(config.chunking, ChunkingConfig) else ChunkingConfig()
-            ),
-            again=self._same_elsewhere,
-            runs_inline=self._runs_inline,
-        )
-        self._chunk_sizes = ChunkSizes(self._reading.chunking)
+        given = config.chunking
+        self._chunking = given if isinstance(given, ChunkingConfig) else ChunkingConfig()
+        self._chunk_sizes = ChunkSizes(self._chunking)
         self.sync: Any = SyncFacade(self, self._runs_inline)
         self._use(make_tiers(config))
 
-    def _use(self, tiers: list[CacheBackend]) -> None:
-        self.backends = tiers
-        self._first = tiers[0]
-        chunking = self._reading.chunking
-        most = None if chunking.enabled else chunking.size_threshold - 1
-        self._tiers = Tiers(tiers, self.counters, most_uncut=most)
-        self._writing = Writing(self._tiers)
-        locks = [tier.host_locks for tier in tiers if tier.host_locks is not None]
+    def _use(self, backends: list[CacheBackend]) -> None:
+        """Give each part of the manager the tiers, and what it needs of the others."""
+        calls, chunking = self._calls, self._chunking
+        most_uncut = None if chunking.enabled else chunking.size_threshold - 1
+        tiers = Tiers(backends, self.counters, most_uncut=most_uncut)
+        writing = Writing(tiers)
+        self.backends = backends
+        self._tiers = tiers
+        self._writing = writing
+        self._lookups = Lookups(tiers, calls)
+        self._readers = Readers(tiers, calls, chunking)
+        self._puts = Puts(writing, calls)
+        most_chunks = None if self.config.chunking is None else chunking.max_chunks
+        reading = self._readers.reading
+        self._intake = Intake(tiers, writing, reading, calls, self._chunk_sizes, most_chunks)
+        self._forgetting = Forgetting(tiers, writing, self._computations, calls)
+        locks = [tier.host_locks for tier in backends if tier.host_locks is not None]
         self._computations.locks = locks[0] if locks else None
 
     # --- values -----------------------------------------------------------------------------------
@@ -200,24 +128,17 @@ class CacheManager:
             ValueError: An empty key, or one over 65,000 bytes.
             ClosedError: After ``aclose``.
         """
-        encoded = self._encoded(key)
+        encoded = self._calls.encoded(key)
         if encoded is None:
             return default
-        if not _needs_comparing(key):
-            value = self._first.get_inline(encoded, _MISS, SLOW)
-            if value is not SLOW and value is not _MISS:
-                if self.config.enable_stats:
-                    self._stats["hits"] += 1
-                if self._turn_is_over():
-                    await self._breathe()
-                return value
-            if value is _MISS and len(self.backends) == 1:
-                self._count("misses")
-                return default
-            found = await self._look(key, encoded, {}, after=value is _MISS)
-        else:
-            found = await self._look(key, encoded, {})
-        return found.value if found.hit else default
+        # A warm hit goes through as few calls as can be.
+        lookups = self._lookups
+        value = lookups.at_hand(key, encoded)
+        if value is SLOW or value is MISS:
+            return await lookups.get(key, encoded, default, value)
+        if lookups.turn_is_over():
+            await lookups.breathe()
+        return value
 
     async def set(self, key: str | Key, value: Any, ttl: Duration | None = None) -> bool:
         """Keep ``value`` in every tier; whether at least one has it.
@@ -257,11 +178,11 @@ class CacheManager:
             TypeError: ``frames`` is neither a bool nor several ids.
         """
         options = load_options(mode, frames)
-        encoded = self._encoded(key)
+        encoded = self._calls.encoded(key)
         if encoded is None:
-            self._count("misses")
+            self._calls.count("misses")
             return Lookup(False, reason="bad-key")
-        return await self._look(key, encoded, options)
+        return await self._lookups.look(key, encoded, options)
 
     async def look(
         self, key: str | Key, options: Mapping[str, Any], *, again: bool = False
@@ -269,10 +190,10 @@ class CacheManager:
         """``lookup`` for a layer above, which has checked the ``options``; ``again`` for a call
         that has been counted already.
         """
-        encoded = self._encoded(key)
+        encoded = self._calls.encoded(key)
         if encoded is None:
             return Lookup(False, reason="bad-key")
-        return await self._look(key, encoded, options, counted=again)
+        return await self._lookups.look(key, encoded, options, counted=again)
 
     async def store(
         self,
@@ -284,7 +205,7 @@ class CacheManager:
         cost_seconds: float | None = None,
         metadata: Mapping[str, Any] | None = None,
         content_type: str | None = None,
-        context: Context = _NO_CONTEXT,
+        context: Context = NO_CONTEXT,
     ) -> StoreResult:
         """``set`` with everything that can be said about a value, and what became of it.
 
@@ -302,61 +223,21 @@ class CacheManager:
         Raises:
             ValueTypeError: See ``set``.
         """
-        encoded = self._encoded(key)
+        encoded = self._calls.encoded(key)
         ttl_ms = duration_ms(ttl, self.default_ttl_ms)
-        meta = self._meta(tags, cost_seconds, metadata, content_type, context)
+        meta = entry_meta(self._tiers, tags, cost_seconds, metadata, content_type, context)
         if encoded is None:
             return StoreResult(False, "bad-key")
-        return await self._write(encoded, value, ttl_ms, meta, context)
-
-    def _meta(
-        self,
-        tags: Iterable[str],
-        cost_seconds: float | None,
-        metadata: Mapping[str, Any] | None,
-        content_type: str | None,
-        context: Context,
-    ) -> dict[int | str, Any]:
-        """What the entry of a value carries beside it, as ``store`` is told it."""
-        if metadata is not None and not isinstance(metadata, Mapping):
-            raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
-        if content_type is not None:
-            content_type = checked_content_type(content_type)
-        meta: dict[int | str, Any] = dict(context.meta or {})
-        if context.artifact is not None:
-            meta[META_ARTIFACT] = context.artifact
-        versions = [
-            *context.tags,
-            *((tag, self.capture_stamp([tag])) for tag in checked_tags(tags)),
-        ]
-        if versions:
-            meta[META_TAGS] = [[name, version] for name, version in versions]
-        if cost_seconds is not None:
-            meta[META_COST] = milliseconds(cost_seconds)
-        if content_type is not None:
-            meta[META_CONTENT_TYPE] = content_type
-        if metadata:
-            meta[META_USER] = dict(metadata)
-        return meta
+        return await self._puts.put(encoded, value, ttl_ms, meta, context)
 
     async def delete(self, key: str | Key) -> bool:
         """Forget ``key`` in every tier; whether any had it."""
-        encoded = self._encoded(key)
-        if encoded is None:
-            return False
-        self._computations.flights.forget(encoded.__eq__)
-        async with self._writing.forgetting(encoded.__eq__, [encoded]):
-            forgot = await self._tiers.each(
-                "delete", lambda tier: tier.discard(encoded), failed=False, bounded=True
-            )
-        for tier, did in zip(self.backends, forgot, strict=True):
-            tier.counters["deletes"] += did
-        self._count("deletes", any(forgot))
-        return any(forgot)
+        encoded = self._calls.encoded(key)
+        return encoded is not None and await self._forgetting.key(encoded)
 
     async def exists(self, key: str | Key) -> bool:
         """Whether a live entry of ``key`` is in any tier."""
-        encoded = self._encoded(key)
+        encoded = self._calls.encoded(key)
         return encoded is not None and (await self._tiers.find(encoded))[0] is not None
 
     async def touch(self, key: str | Key, ttl: Duration | None = None) -> bool:
@@ -365,7 +246,7 @@ class CacheManager:
 
         A life is never shortened this way. False when no tier has a live entry.
         """
-        encoded = self._encoded(key)
+        encoded = self._calls.encoded(key)
         wanted_ms = duration_ms(ttl, None)
         if encoded is None:
             return False
@@ -431,68 +312,8 @@ class CacheManager:
                 ``get_into``. Then some rows before that of the key hold its values already.
         """
         if out is not None:
-            return await self._get_rows(keys, out)
-        wanted = checked_keys(keys)
-        encoded = {key: self._encoded(key) for key in wanted}
-        batch = [e for key, e in encoded.items() if e is not None and not _needs_comparing(key)]
-        answered: list[Any] = []
-        while len(answered) < len(batch):
-            if answered:
-                await self._breathe()
-            answered += self._first.get_many_inline(batch[len(answered) :], _MISS, SLOW)
-        inline = dict(zip(batch, answered, strict=True))
-        values: dict[str | Key, Any] = {}
-        later: list[tuple[str | Key, bytes]] = []
-        for key, one in encoded.items():
-            if one is None:
-                self._count("misses")
-                continue
-            answer = inline.get(one, SLOW)
-            if answer is _MISS and len(self.backends) == 1:
-                self._count("misses")
-                continue
-            values[key] = answer
-            if answer is SLOW or answer is _MISS:
-                later.append((key, one))
-            else:
-                self._count("hits")
-        for start in range(0, len(later), BATCH_ITEMS):
-            part = later[start : start + BATCH_ITEMS]
-            known = await self._first_answers(
-                [one for _, one in part if inline.get(one) is not _MISS]
-            )
-            found = await together(
-                [
-                    self._look(key, one, {}, after=True)
-                    if inline.get(one) is _MISS
-                    else self._look(key, one, {}, first=next(known))
-                    for key, one in part
-                ]
-            )
-            for (key, _), look in zip(part, found, strict=True):
-                values[key] = look.value if look.hit else _MISS
-        if not later and values:
-            await self._breathe()
-        return {key: value for key, value in values.items() if value is not _MISS}
-
-    async def _get_rows(self, keys: Iterable[str | Key], out: Any) -> list[bool]:
-        wanted = checked_keys(keys, once=False)
-        rows = checked_rows(out, len(wanted))
-        encoded = [self._encoded(key) for key in wanted]
-        plain = [
-            None if _needs_comparing(key) else one for key, one in zip(wanted, encoded, strict=True)
-        ]
-
-        async def look(numbers: list[int]) -> Sequence[Lookup]:
-            return await together([self.lookup(wanted[number], mode="view") for number in numbers])
-
-        def hit() -> None:
-            self._count("hits")
-            self._first.counters["hits"] += 1
-
-        filled = await fill_rows(self._tiers, wanted, plain, rows, look, hit)
-        await self._breathe()
-        return filled
+            return await self._lookups.rows(keys, out)
+        return await self._lookups.many(keys)
 
     async def set_many(
         self, items: Mapping[str | Key, Any] | Mapping[str, Any], ttl: Duration | None = None
@@ -506,25 +327,7 @@ class CacheManager:
         if not isinstance(items, Mapping):
             raise TypeError(f"items must map keys to values, not {type(items).__name__}")
         ttl_ms = duration_ms(ttl, self.default_ttl_ms)
-        results: dict[str | Key, bool] = {}
-        batch: dict[str | Key, Drafts] = {}
-        weight = 0
-        try:
-            for key, value in items.items():
-                encoded = self._encoded(key)
-                results[key] = False
-                if encoded is None:
-                    continue
-                batch[key] = await self._drafts(encoded, value, ttl_ms, {})
-                weight += max(what.raw_bytes for what in batch[key].values())
-                if len(batch) >= BATCH_ITEMS or weight >= BATCH_BYTES:
-                    full, batch, weight = batch, {}, 0
-                    results.update(await self._write_batch(full))
-        except Exception:  # of a value; what was cancelled begins nothing more
-            await self._write_batch(batch)
-            raise
-        results.update(await self._write_batch(batch))
-        return results
+        return await self._puts.many(items, ttl_ms)
 
     @overload
     async def get_or_compute(
@@ -598,7 +401,7 @@ class CacheManager:
             RecursiveComputeError: ``compute`` asks for the same key.
             Exception: Whatever ``compute`` raises goes to every waiter and is not kept.
         """
-        encoded = self._encoded(key)
+        encoded = self._calls.encoded(key)
         names = checked_tags(tags)
         check_kept(ttl, cost_seconds)
         stored_tags: tuple[tuple[str, int], ...] = ()
@@ -635,8 +438,7 @@ class CacheManager:
         """The value of a key by ``recipe``, or by that of whoever began to compute it before, if
         none of ``tags`` was invalidated since.
         """
-        versions = [tier.tag_version(tag) for tag in tags for tier in self.backends]
-        valid_from = max(versions, default=0)
+        valid_from = self._tiers.tag_version(tags)
         began = max(self.capture_stamp(), valid_from)
         return await self._computations.once(encoded, recipe, began=began, valid_from=valid_from)
 
@@ -653,7 +455,7 @@ class CacheManager:
         cost_seconds: float | None = None,
         metadata: Mapping[str, Any] | None = None,
         content_type: str | None = None,
-        context: Context = _NO_CONTEXT,
+        context: Context = NO_CONTEXT,
     ) -> StreamResult:
         """Keep the bytes that ``source`` gives, without ever holding them all: the entry is that of
         the same ``bytes`` by ``set``.
@@ -681,13 +483,16 @@ class CacheManager:
             ValueError: It gave more than ``length``, or than ``chunking.max_chunks`` hold.
             Exception: Whatever the source raises. Nothing of it is kept.
         """
-        encoded = self._encoded(key)
-        meta = self._meta(tags, cost_seconds, metadata, content_type, context)
-        inflow = self._inflow(Inflow, encoded, source, length, ttl, meta, context)
-        if inflow is None:
-            return StreamResult(False, "bad-key")
-        with self._tiers.promotions.changes.of([inflow.key]):
-            return await self._take_in(inflow, pieces_of(source))
+        encoded = self._calls.encoded(key)
+        meta = entry_meta(self._tiers, tags, cost_seconds, metadata, content_type, context)
+        return await self._intake.put(
+            encoded,
+            source,
+            length=length,
+            ttl_ms=duration_ms(ttl, self.default_ttl_ms),
+            meta=meta,
+            context=context,
+        )
 
     def tee_stream(
         self,
@@ -703,7 +508,7 @@ class CacheManager:
         finish: bool = False,
         wait_seconds: Duration = 0,
         buffer_mb: float = 32,
-        context: Context = _NO_CONTEXT,
+        context: Context = NO_CONTEXT,
     ) -> TeeStream:
         """Hand the bytes that ``source`` gives to the caller, and keep them as ``put_stream`` does:
         ``async with manager.tee_stream(key, source) as stream: async for piece in stream: ...``.
@@ -739,76 +544,21 @@ class CacheManager:
                 read.
             ValueError: A bad key, duration, length or ``buffer_mb``.
         """
-        wait = duration_seconds(wait_seconds, "wait_seconds")
-        if isinstance(buffer_mb, bool) or not isinstance(buffer_mb, int | float):
-            raise TypeError(f"buffer_mb must be a number, not {type(buffer_mb).__name__}")
-        if not 4 <= buffer_mb <= 1_000_000:
-            raise ValueError(f"buffer_mb must be a number from 4 to 1000000, got {buffer_mb}")
-        encoded = self._encoded(key)
-        meta = self._meta(tags, cost_seconds, metadata, content_type, context)
-        kind = functools.partial(TeeInflow, most=int(buffer_mb * 1_000_000))
-        inflow = self._inflow(kind, encoded, source, length, ttl, meta, context)
-        return TeeStream(
-            source, inflow, self._take_in, self._tiers.storing, wait_seconds=wait, finish=finish
-        )
-
-    def _inflow(
-        self,
-        kind: Callable[..., _Inflow],
-        encoded: bytes | None,
-        source: StreamSource,
-        length: int | None,
-        ttl: Duration | None,
-        meta: Mapping[int | str, Any],
-        context: Context,
-    ) -> _Inflow | None:
-        """What takes a stream in; ``None`` for a key that is never there."""
-        ttl_ms = duration_ms(ttl, self.default_ttl_ms)
-        if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
-            raise TypeError(f"length must be a number of bytes, not {type(length).__name__}")
-        if length is not None and length < 0:
-            raise ValueError(f"length must not be negative, got {length}")
-        if encoded is None:
-            return None
-        chunking = self._reading.chunking
-        options: dict[str, Any] = {"chunk_size": self._chunk_sizes.of(encoded)}
-        if self.config.chunking is not None:
-            options["max_chunks"] = chunking.max_chunks
-        known = known_length(source) if length is None else length
-        if known is not None:
-            options["length"] = known
-        return kind(
-            self._tiers,
+        encoded = self._calls.encoded(key)
+        meta = entry_meta(self._tiers, tags, cost_seconds, metadata, content_type, context)
+        return self._intake.tee(
             encoded,
-            ttl_ms=ttl_ms,
+            source,
+            length=length,
+            ttl_ms=duration_ms(ttl, self.default_ttl_ms),
             meta=meta,
-            source=context.source,
-            kind=context.kind,
-            options=options,
-            writing=self._writing,
-            note=self._reading.logs_stored(encoded),
+            context=context,
+            finish=finish,
+            wait_seconds=wait_seconds,
+            buffer_mb=buffer_mb,
         )
 
-    async def _take_in(
-        self, inflow: Inflow, pieces: AsyncGenerator[memoryview, None]
-    ) -> StreamResult:
-        """Store a stream, and count what became of it."""
-        began = time.monotonic()
-        try:
-            result = await inflow.run(pieces)
-        except BaseException:
-            self._reading.count("streams_aborted")
-            raise
-        if result.stored:
-            await self._writing.withdraw(inflow.key.__eq__)  # what waits is an older value
-        self._count("sets", result.stored)
-        self._reading.count("streams_stored", result.stored)
-        self._reading.count("bytes_stored", result.size)
-        self._reading.count("chunks_stored", result.chunks)
-        self._reading.count("store_ms", round((time.monotonic() - began) * 1000))
-        return result
-
-    async def get_stream(
+    def get_stream(
         self, key: str | Key, *, on_missing: Literal["raise", "zero"] = "raise"
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a value in order, in pieces of at most 1 MiB: ``async for piece in
@@ -827,31 +577,7 @@ class CacheManager:
             ValueError: The value is not bytes; ``open`` reads its parts.
             IncompleteError: It cannot be read to its end, in no tier. (An ``OSError``.)
         """
-        encoded = self._encoded(key)
-        unreadable: list[CacheBackend] = []
-        begun = False
-        while True:
-            since = self._tiers.promotions.changes.number
-            reader = await self._open(key, encoded, None, unreadable)
-            if reader is None:
-                self._count("misses")
-                raise NotFoundError(f"no tier has {str(key)!r}; open(key) gives None then")
-            try:
-                async with contextlib.aclosing(reader.stream(on_missing=on_missing)) as pieces:
-                    async for piece in pieces:
-                        if not begun:
-                            begun = True
-                            self._count("hits")
-                        yield piece
-                break
-            except IncompleteError:
-                if begun:
-                    raise
-                unreadable += reader.unreadable  # nothing was handed out: any generation will do
-        self._count("hits", not begun)  # of an empty value
-        copy = reader.promotion(self._tiers, since)
-        if copy is not None:
-            await copy()
+        return self._readers.stream(key, on_missing=on_missing)
 
     async def read_range(self, key: str | Key, start: int, stop: int | None = None) -> bytes | None:
         """Bytes ``start`` to ``stop`` of a value that is bytes, half open, as a slice has them:
@@ -865,18 +591,7 @@ class CacheManager:
             ValueError: A negative ``start``, a ``stop`` before it, or a value that is not bytes.
         """
         start, stop = half_open(start, stop)
-        encoded = self._encoded(key)
-        unreadable: list[CacheBackend] = []
-        while (reader := await self._open(key, encoded, None, unreadable)) is not None:
-            try:
-                data = await reader.read_by_key(start, stop)
-            except IncompleteError:
-                unreadable += reader.unreadable  # counted where it happened
-            else:
-                self._count("hits")
-                return data
-        self._count("misses")
-        return None
+        return await self._readers.read(key, start, stop)
 
     async def read_range_inclusive(self, key: str | Key, first: int, last: int) -> bytes | None:
         """``read_range`` in the numbers of HTTP: bytes ``first`` to ``last``, both included."""
@@ -884,8 +599,9 @@ class CacheManager:
             raise TypeError(f"last must be the number of a byte, not {type(last).__name__}")
         return await self.read_range(key, first, last + 1)
 
-    @contextlib.asynccontextmanager
-    async def open(self, key: str | Key, part: str | None = None) -> AsyncIterator[Reader | None]:
+    def open(
+        self, key: str | Key, part: str | None = None
+    ) -> AbstractAsyncContextManager[Reader | None]:
         """Open one generation of an entry and read ranges of one of its parts; ``None`` on a miss.
         Nothing is copied into higher tiers.
 
@@ -899,59 +615,7 @@ class CacheManager:
         """
         if part is not None and not isinstance(part, str):
             raise TypeError(f"part must be the name of a part, not {type(part).__name__}")
-        encoded = self._encoded(key)
-        reader = await self._open(key, encoded, part)
-        self._count("misses" if reader is None else "hits")
-        try:
-            yield reader
-        finally:
-            if reader is not None:
-                reader.close()
-
-    async def _open(
-        self,
-        key: str | Key,
-        encoded: bytes | None,
-        part: str | None,
-        unreadable: Sequence[CacheBackend] = (),
-    ) -> Reader | None:
-        """A reader over the first tier that has the entry and is not known to be unreadable."""
-        for tier in self.backends if encoded is not None else ():
-            if tier in unreadable:
-                continue
-            assert encoded is not None
-            entry = await self._tiers.fetch(tier, encoded, parts=True)
-            if isinstance(entry, str):
-                tier.counters["misses"] += entry != "unavailable"
-                continue
-            if isinstance(key, Key) and not _is_meant(key, entry):
-                continue
-            try:
-                reader = await Reader.open(tier, entry, part, self._reading)
-            except (_core.DamagedError, _core.UnsupportedError) as error:
-                await self._tiers.value_failed(tier, entry, error)
-            except OSError as error:
-                self._tiers.failed(tier, "read", error)
-            else:
-                tier.counters["hits"] += 1
-                return reader
-        return None
-
-    async def _same_elsewhere(
-        self, entry: _core.Entry, failed: list[CacheBackend]
-    ) -> tuple[CacheBackend, _core.Entry] | None:
-        """The same generation, or the same bytes of another, in a tier that has not failed yet."""
-        digest = entry.meta.get(META_CONTENT_DIGEST)
-        for tier in self.backends:
-            if tier in failed:
-                continue
-            other = await self._tiers.fetch(tier, entry.key, parts=True)
-            if not isinstance(other, str) and (
-                other.token == entry.token
-                or (digest is not None and other.meta.get(META_CONTENT_DIGEST) == digest)
-            ):
-                return tier, other
-        return None
+        return self._readers.open(key, part)
 
     # --- many keys --------------------------------------------------------------------------------
 
@@ -961,19 +625,8 @@ class CacheManager:
         ``None`` and ``"*"`` are everything, ``"a:b:*"`` what lies under these whole segments, no
         star exactly one key.
         """
-        matcher = self._pattern(pattern)
-        if matcher.exact is not None and self._encoded(matcher.exact) is None:
-            return 0
-
-        def is_meant(encoded: bytes) -> bool:
-            try:
-                return matcher.matches(str(Key.from_encoded(encoded)))
-            except ValueError:  # of a bad key that is being computed
-                return False
-
-        self._computations.flights.forget(is_meant)
-        async with self._writing.forgetting(is_meant):
-            return sum(await self._tiers.each("clear", lambda tier: tier.clear(pattern)))
+        self._calls.check_open()
+        return await self._forgetting.matching(pattern)
 
     async def list_keys(
         self, pattern: str | None = None, include_metadata: bool = False
@@ -981,7 +634,8 @@ class CacheManager:
         """Every live key that matches, over all tiers, sorted, each with its metadata or
         ``None``.
         """
-        self._pattern(pattern)
+        self._calls.check_open()
+        KeyPattern(pattern)
         found: dict[str, dict[str, Any] | None] = {}
         for listed in reversed(
             await self._tiers.each(
@@ -1025,7 +679,7 @@ class CacheManager:
             KeyTypeError: A parameter of a type that keys cannot hold.
             ValueError: A pattern, tag, duration or source that cannot be.
         """
-        self._check_open()
+        self._calls.check_open()
         filters: Filters = {
             "pattern": pattern,
             "profile": profile,
@@ -1059,7 +713,7 @@ class CacheManager:
             TypeError: ``target`` is no path and no binary file.
             ValueError: There is something else than a file under that name.
         """
-        self._check_open()
+        self._calls.check_open()
         if plan is None:
             plan = await self.select()
         return await write_archive(self._tiers, plan, target)
@@ -1102,7 +756,7 @@ class CacheManager:
             ValueError: It is no archive of cogcache, or one of a later version; a limit, a place
                 or ``on_conflict`` that cannot be.
         """
-        self._check_open()
+        self._calls.check_open()
         if on_conflict not in ("keep", "replace"):
             raise ValueError(f"on_conflict must be 'keep' or 'replace', not {shown(on_conflict)}")
         counts = {"max_entry_bytes": max_entry_bytes, "max_entries": max_entries}
@@ -1118,7 +772,7 @@ class CacheManager:
             max_entry_bytes=max_entry_bytes,
             max_entries=max_entries,
         )
-        self._count("sets", report.entries)
+        self._calls.count("sets", report.entries)
         return report
 
     async def ls(
@@ -1136,7 +790,7 @@ class CacheManager:
             TypeError, ValueError: See ``select``; a ``limit`` or ``pictures`` that is no number
                 from 0 up.
         """
-        self._check_open()
+        self._calls.check_open()
         whole(limit, "limit", most=1 << 50)
         whole(pictures, "pictures", most=1000)
         meant = await meant_by(filters)
@@ -1169,7 +823,7 @@ class CacheManager:
             TypeError: A filter that there is not.
             ValueError: See ``select``.
         """
-        self._check_open()
+        self._calls.check_open()
         return await verify_tiers(
             self.backends, await meant_by(filters), fix=fix, progress=progress
         )
@@ -1178,7 +832,7 @@ class CacheManager:
         """What is known of an entry without touching its value; see
         ``backends.base.describe_entry``.
         """
-        encoded = self._encoded(key)
+        encoded = self._calls.encoded(key)
         found = None if encoded is None else (await self._tiers.find(encoded))[0]
         return None if found is None else describe_entry(found[0])
 
@@ -1195,38 +849,22 @@ class CacheManager:
         Raises:
             PinLimitError: More would be pinned than may be. (A ``ValueError``.)
         """
-        encoded = self._encoded(key)
-        if encoded is None:
-            return False
-        return any([await self._pin(tier, encoded) for tier in self.backends])
-
-    async def _pin(self, tier: CacheBackend, encoded: bytes) -> bool:
-        try:
-            live = not isinstance(await self._tiers.fetch(tier, encoded, index_only=True), str)
-            return live and await tier.pin(encoded)
-        except PinLimitError:
-            raise
-        except Exception as error:
-            self._tiers.failed(tier, "pin", error)
-            return False
+        encoded = self._calls.encoded(key)
+        return encoded is not None and await pins.pin(self._tiers, encoded)
 
     async def unpin(self, key: str | Key) -> bool:
         """Let the entry of ``key`` be evicted again; whether it was pinned."""
-        encoded = self._encoded(key)
-        return encoded is not None and any(
-            await self._tiers.each("pin", lambda tier: tier.unpin(encoded), failed=False)
-        )
+        encoded = self._calls.encoded(key)
+        return encoded is not None and await pins.unpin(self._tiers, encoded)
 
     async def pinned(self) -> list[Key]:
         """The keys of the entries that are pinned, sorted as they print."""
-        self._check_open()
-        found = await self._tiers.each("pin", lambda tier: tier.pinned(), failed=[])
-        keys = {Key.from_encoded(one) for some in found for one in some}
-        return sorted(keys, key=str)
+        self._calls.check_open()
+        return await pins.pinned(self._tiers)
 
     async def cleanup_expired(self) -> int:
         """Remove what is past its life from every tier; how many entries."""
-        self._check_open()
+        self._calls.check_open()
         return sum(await self._tiers.each("cleanup", lambda tier: tier.cleanup_expired()))
 
     async def invalidate_tags(self, *tags: str) -> None:
@@ -1234,7 +872,7 @@ class CacheManager:
         that does not depend on it.
         """
         names = checked_tags(tags)
-        self._check_open()
+        self._calls.check_open()
         # What is captured takes over the versions that any tier knows, perhaps made by a host whose
         # clock is ahead: each tier has to go beyond them all.
         above = self.capture_stamp(names)
@@ -1244,8 +882,7 @@ class CacheManager:
         """Now, in microseconds, as the version of values computed from here on; never below a tag's
         own version.
         """
-        now_us = max(tier.now_ms() for tier in self.backends) * 1000
-        return max([now_us, *(tier.tag_version(tag) for tag in tags for tier in self.backends)])
+        return self._tiers.capture_stamp(tags)
 
     # --- about itself -----------------------------------------------------------------------------
 
@@ -1258,7 +895,7 @@ class CacheManager:
         "backends": {name: {...}}}``: a dictionary that prints, and shows in a notebook, as a table.
         """
         if not self.config.enable_stats:
-            return Stats(enabled=False, manager=_manager_stats(self._stats, []), backends={})
+            return Stats(enabled=False, manager=self._calls.summary([]), backends={})
         tiers = await self._tiers.each("get_stats", lambda tier: tier.get_stats(), failed={})
         named = {
             tier.name: {**tier.counters, **stats, **self._writing.describe(tier)}
@@ -1266,9 +903,9 @@ class CacheManager:
         }
         return Stats(
             manager={
-                **_manager_stats(self._stats, tiers),
+                **self._calls.summary(tiers),
                 **self.counters,
-                "streams": dict(self._reading.counters),
+                "streams": dict(self._readers.reading.counters),
                 "computing": len(self._computations.flights),
             },
             backends=named,
@@ -1282,7 +919,7 @@ class CacheManager:
         under each, one in several tiers in each of them. Opens every entry, without reading its
         value: for a look now and then.
         """
-        self._check_open()
+        self._calls.check_open()
         return await usage_of(self.backends)
 
     async def flush(self, timeout_seconds: float = 60) -> int:
@@ -1294,7 +931,7 @@ class CacheManager:
         Returns:
             How many have not: 0 means that every tier has everything.
         """
-        self._check_open()
+        self._calls.check_open()
         return await self._writing.flush(duration_seconds(timeout_seconds, "timeout_seconds"))
 
     def on_fault(self, hook: Callable[[Fault], object]) -> None:
@@ -1311,8 +948,8 @@ class CacheManager:
         called twice.
         """
         seconds = duration_seconds(timeout, "timeout")
-        self._closed = True
-        self._reading.close()
+        self._calls.closed = True
+        self._readers.reading.close()
         await self._tiers.aclose(seconds)
 
     async def __aenter__(self) -> CacheManager:
@@ -1326,196 +963,8 @@ class CacheManager:
 
     def __repr__(self) -> str:
         tiers = ", ".join(tier.name for tier in self.backends)
-        return f"<CacheManager {tiers}: {self._stats['hits']} hits, {self._stats['misses']} misses>"
-
-    # --- inside -----------------------------------------------------------------------------------
+        stats = self._calls.stats
+        return f"<CacheManager {tiers}: {stats['hits']} hits, {stats['misses']} misses>"
 
     def _runs_inline(self) -> bool:
-        return all(tier.runs_inline for tier in self.backends)
-
-    def _encoded(self, key: str | Key) -> bytes | None:
-        """The canonical encoding of a key; ``None`` for one with a NUL, which is never there and
-        never stored.
-        """
-        self._check_open()
-        try:
-            return key_bytes(key)
-        except ValueError:
-            if not isinstance(key, str) or "\0" not in key:
-                raise
-        if not self._bad_key_noted:
-            self._bad_key_noted = True
-            warn("a key with a NUL character is never stored (bad-key)")
-        return None
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("this cache was closed")
-
-    def _pattern(self, pattern: str | None) -> KeyPattern:
-        self._check_open()
-        return KeyPattern(pattern)
-
-    def _count(self, name: str, more: int = 1) -> None:
-        if self.config.enable_stats:
-            self._stats[name] += more
-
-    def _turn_is_over(self) -> bool:
-        """Count a hit that may not have waited for anything; after so many the loop has to turn."""
-        self._streak += 1
-        return self._streak >= INLINE_STREAK
-
-    async def _breathe(self) -> None:
-        self._streak = 0
-        if not is_inline():
-            await asyncio.sleep(0)
-
-    async def _first_answers(self, encoded: Sequence[bytes]) -> Iterator[_core.Entry | str | None]:
-        """What the first tier answers for each, what it has not at hand asked for many at a time;
-        ``None`` where that is left to ``_look``.
-        """
-        tier = self._first
-        answers = [self._tiers.fetch_now(tier, one) for one in encoded]
-        left = [at for at, answer in enumerate(answers) if answer is None]
-        some = tier.fetch_at_once
-        if some < 2:
-            return iter(answers)
-        batches = [left[start : start + some] for start in range(0, len(left), some)]
-        fetched = await together(
-            [self._tiers.fetch_many(tier, [encoded[at] for at in batch]) for batch in batches]
-        )
-        for batch, found in zip(batches, fetched, strict=True):
-            if found is not None:
-                for at, answer in zip(batch, found, strict=True):
-                    answers[at] = answer
-        return iter(answers)
-
-    async def _look(
-        self,
-        key: str | Key,
-        encoded: bytes,
-        options: Mapping[str, Any],
-        *,
-        after: bool = False,
-        first: _core.Entry | str | None = None,
-        counted: bool = False,
-    ) -> Lookup:
-        """Ask the tiers in order until one gives the value.
-
-        Args:
-            key: As the caller has it.
-            encoded: Its encoding.
-            options: For the decoder.
-            after: The first tier was asked inline, and counted the miss itself.
-            first: What the first tier has answered, where it was asked already.
-            counted: The call was counted already: count nothing.
-        """
-        # Some frames or none: what is not asked for is not read, so there is nothing to promote.
-        some = options.get("frames", True) is not True
-        since = self._tiers.promotions.changes.number
-        reason = "absent"
-        for tier in self.backends[1:] if after else self.backends:
-            if first is not None and tier is self._first:
-                answer: _core.Entry | str | None = first
-            else:
-                answer = self._tiers.fetch_now(tier, encoded, index_only=some)
-            if answer is None:
-                answer = await self._tiers.fetch(tier, encoded, index_only=some)
-            word: str | None = None
-            if isinstance(answer, str):
-                word = answer
-            elif isinstance(key, Key) and not _is_meant(key, answer):
-                word = "foreign"
-            else:
-                # Before the value takes the map.
-                whole = tier is not self._first and not some
-                promote = self._tiers.promote_from(answer, tier, since) if whole else None
-                value = self._tiers.load_now(tier, answer, options)
-                if value is SLOW:
-                    value, word = await self._tiers.load(tier, answer, options)
-                if word is None:
-                    if not counted:
-                        self._count("hits")
-                        tier.counters["hits"] += 1
-                    if promote is not None:
-                        await promote()
-                    if self._turn_is_over():
-                        await self._breathe()
-                    return _found(value, answer, tier)
-            if not counted and word != "unavailable":
-                tier.counters["misses"] += 1
-            reason = better_reason(reason, word)
-        if not counted:
-            self._count("misses")
-        return Lookup(False, reason=reason)
-
-    async def _drafts(
-        self, encoded: bytes, value: Any, ttl_ms: int | None, meta: Mapping[int | str, Any]
-    ) -> Drafts:
-        """The value as the tiers take it, one draft for all that would make the same one."""
-        what: Drafts = {}
-        for tier in self.backends:
-            if tier.draft_kind not in what:
-                draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
-                what[tier.draft_kind] = await self._writing.compose(draft)
-        return what
-
-    async def _write_batch(self, batch: Mapping[str | Key, Drafts]) -> dict[str | Key, bool]:
-        if not batch:
-            return {}
-        results = await self._writing.write_batch(list(batch.values()))
-        kept = {key: result.stored for key, result in zip(batch, results, strict=True)}
-        self._count("sets", sum(kept.values()))
-        return kept
-
-    async def _write(
-        self,
-        encoded: bytes,
-        value: Any,
-        ttl_ms: int | None,
-        meta: Mapping[int | str, Any],
-        context: Context,
-    ) -> StoreResult:
-        what = await self._drafts(encoded, value, ttl_ms, meta)
-        result = await self._writing.write(what, source=context.source, kind=context.kind)
-        self._count("sets", result.stored)
-        return result
-
-
-def _is_meant(key: Key, entry: _core.Entry) -> bool:
-    """Compare in full what the key holds only as digests: long parameters and the identity of the
-    source.
-    """
-    identity = key.origin.identity if key.origin is not None else None
-    stored = entry.meta.get(META_SOURCE)
-    if identity is not None and stored is not None and list(stored) != list(identity):
-        return False
-    return key.matches_long_values(entry.meta.get(META_FULL_PARAMS) or {})
-
-
-def _needs_comparing(key: str | Key) -> bool:
-    """Whether a key holds something only as a digest, so that the entry must be looked at."""
-    return isinstance(key, Key) and (key.origin is not None or bool(key.long_values))
-
-
-def _found(value: Any, entry: _core.Entry, tier: CacheBackend) -> Lookup:
-    return Lookup(
-        hit=True,
-        value=value,
-        tier=tier.name,
-        age_seconds=max(0.0, (tier.now_ms() - entry.refreshed_ms) / 1000),
-        expires_at=None if entry.expires_ms is None else entry.expires_ms / 1000,
-        stored_bytes=entry.length,
-        seconds_saved=entry.cost_ms / 1000,
-    )
-
-
-def _manager_stats(stats: Mapping[str, int], tiers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    asked = stats["hits"] + stats["misses"]
-    tiers = list(tiers)
-    return {
-        **stats,
-        "size_bytes": sum(tier.get("size_bytes", 0) for tier in tiers),
-        "total_files": sum(tier.get("total_files", 0) for tier in tiers),
-        "hit_rate": stats["hits"] / asked if asked else 0.0,
-    }
+        return self._tiers.runs_inline()

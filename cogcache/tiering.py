@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cogcache import _core
 from cogcache._inline import is_inline
-from cogcache.backends.base import META_TAGS, SLOW, CacheBackend, CacheBackendRegistry
+from cogcache.backends.base import META_TAGS, SLOW, CacheBackend
 from cogcache.backends.faults import NotAskedError
 from cogcache.background import Background
 from cogcache.behind import WriteBehind
-from cogcache.config import CacheConfig
-from cogcache.exceptions import ClosedError, ConfigError
+from cogcache.exceptions import ClosedError
 from cogcache.policy import Guard
 from cogcache.promotion import Promotions
 
@@ -59,6 +58,23 @@ class Tiers:
     def guard(self, tier: CacheBackend) -> Guard:
         """The guard of one of the tiers."""
         return self._guards[id(tier)]
+
+    def runs_inline(self) -> bool:
+        """Whether every tier answers in the calling thread, so that ``sync`` needs no event
+        loop.
+        """
+        return all(tier.runs_inline for tier in self.backends)
+
+    def capture_stamp(self, tags: Iterable[str] = ()) -> int:
+        """Now, in microseconds, as the version of values computed from here on; never below a tag's
+        own version.
+        """
+        now_us = max(tier.now_ms() for tier in self.backends) * 1000
+        return max([now_us, self.tag_version(tags)])
+
+    def tag_version(self, tags: Iterable[str]) -> int:
+        """The newest version that any tier knows of any of ``tags``; 0 for none."""
+        return max((tier.tag_version(tag) for tag in tags for tier in self.backends), default=0)
 
     def fetch_now(
         self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False
@@ -260,42 +276,6 @@ class Tiers:
 def better_reason(so_far: str, answer: str) -> str:
     """Of the words of two tiers the one that tells more."""
     return answer if so_far == "absent" else so_far
-
-
-def make_tiers(config: CacheConfig) -> list[CacheBackend]:
-    """The enabled tiers of a configuration in order of priority, with names of their own.
-
-    Raises:
-        ConfigError: A tier that cannot be made, or none at all.
-    """
-    made: list[CacheBackend] = []
-    for one in config.backends:
-        if not _option(one, "enabled", True):
-            continue
-        tier = CacheBackendRegistry.create(one)
-        if _option(one, "enable_compression", None) is None:
-            tier.enable_compression = config.enable_compression
-        made.append(tier)
-    if not made:
-        raise ConfigError(
-            "backends: no enabled tier is configured; a cache without one would never hit"
-        )
-    made.sort(key=lambda tier: tier.priority)
-    remote = any(tier.is_remote for tier in made)
-    for tier in made:
-        tier.beside_remote = remote
-    names: dict[str, int] = {}
-    for tier in made:
-        names[tier.name] = names.get(tier.name, 0) + 1
-        if names[tier.name] > 1:
-            tier.name = f"{tier.name}#{names[tier.name]}"
-    return made
-
-
-def _option(config: Any, name: str, default: Any) -> Any:
-    if isinstance(config, Mapping):
-        return config.get(name, default)
-    return getattr(config, name, default)
 
 
 async def together(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -33,8 +33,9 @@ from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
 from cogcache.frames import Bundle, check_channels, check_metadata, make_bundle
 from cogcache.keys import Key
-from cogcache.manager import CacheManager, Context
+from cogcache.manager import CacheManager
 from cogcache.memo import DigestMemo
+from cogcache.puts import Context
 from cogcache.requests import Request, RequestMemo, make_request
 from cogcache.sources import (
     Source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from cogcache import _bridge, _core
@@ -64,9 +64,18 @@ class Writing:
             most = most if limit is None else limit / SPOOL_SHARE
         return WriteBehind(tier, policy, self.write_one, self._tiers.is_dead, spool, most)
 
-    async def compose(self, draft: _core.Draft) -> What:
-        """The draft as the tiers need it: finished where there are several or sizes matter."""
-        return await _bridge.compose(draft) if self._composes else draft
+    async def drafts(
+        self, encoded: bytes, value: Any, ttl_ms: int | None, meta: Mapping[int | str, Any]
+    ) -> Drafts:
+        """A value as the tiers take it, one draft for all that would make the same one: finished
+        where there are several or sizes matter.
+        """
+        what: Drafts = {}
+        for tier in self._tiers.backends:
+            if tier.draft_kind not in what:
+                draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
+                what[tier.draft_kind] = await _bridge.compose(draft) if self._composes else draft
+        return what
 
     async def write_one(
         self, tier: CacheBackend, what: What, *, source: int = 0, kind: int = 0

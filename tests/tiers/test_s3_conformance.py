@@ -18,7 +18,7 @@ from cogcache import CacheConfig, CacheManager, ConfigError, FilesystemCacheConf
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.keys import key_bytes
-from cogcache.manager import Context
+from cogcache.puts import Context
 from cogcache.testing import BackendConformance
 
 

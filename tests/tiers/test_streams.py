@@ -481,7 +481,7 @@ async def test_a_way_that_is_too_slow_for_three_chunks_carries_one(
 ) -> None:
     monkeypatch.setattr("cogcache.window._LATE", 0)  # whatever fails took all of its time
     manager, tier, data = await counting(7 * CHUNK)
-    counters = manager._reading.counters
+    counters = manager._readers.reading.counters
     tier.fail = lambda start: None if "streams_narrowed" in counters else OSError("slow")
     assert await collected(manager.get_stream("key")) == data
     assert counters["streams_narrowed"] == 1

@@ -205,7 +205,7 @@ async def test_a_close_that_is_cancelled_ends_the_sending_all_the_same(tmp_path:
     assert (await manager.store("key", "value")).later == ("slow",)
     await begun(slow)
     closing = asyncio.create_task(manager.aclose(60))
-    while not manager._closed:
+    while not manager._calls.closed:
         await asyncio.sleep(0)
     for _ in range(20):
         await asyncio.sleep(0)

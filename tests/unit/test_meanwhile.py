@@ -177,7 +177,7 @@ async def test_a_cancelled_batch_begins_no_write(monkeypatch: pytest.MonkeyPatch
     tier = DictTier()
     manager = manager_over(tier)
     drafted = asyncio.Event()
-    drafts = manager._drafts
+    drafts = manager._writing.drafts
 
     async def slow(encoded: bytes, value: Any, *args: Any) -> Any:
         if value == "slow":
@@ -185,7 +185,7 @@ async def test_a_cancelled_batch_begins_no_write(monkeypatch: pytest.MonkeyPatch
             await asyncio.Event().wait()
         return await drafts(encoded, value, *args)
 
-    monkeypatch.setattr(manager, "_drafts", slow)
+    monkeypatch.setattr(manager._writing, "drafts", slow)
     putting = asyncio.create_task(manager.set_many({"a": "quick", "b": "slow"}))
     await drafted.wait()
     putting.cancel()

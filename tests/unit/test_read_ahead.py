@@ -60,7 +60,7 @@ async def far(data: bytes = DATA, **options: object) -> tuple[CacheManager, FarT
 
 
 def counted(manager: CacheManager, name: str) -> int:
-    return manager._reading.counters.get(name, 0)
+    return manager._readers.reading.counters.get(name, 0)
 
 
 def tasks_ahead() -> list[asyncio.Task[object]]:
@@ -210,7 +210,7 @@ async def test_few_values_are_read_ahead_at_once() -> None:
         for at in (0, CHUNK):
             await manager.read_range(key, at, at + CHUNK)
     await settled()
-    assert len(manager._reading.runs._runs) == RUNS
+    assert len(manager._readers.reading.runs._runs) == RUNS
     await manager.aclose()
 
 
