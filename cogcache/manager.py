@@ -656,6 +656,7 @@ class CacheManager:
         tags: Iterable[str] = (),
         older_than: Duration | None = None,
         min_bytes: int = 0,
+        superseded: bool = False,
     ) -> Plan:
         """Choose entries by what they are: a plan to look at, whose ``delete()`` forgets them.
 
@@ -674,6 +675,8 @@ class CacheManager:
             tags: All of them must be on the entry.
             older_than: Age of the value.
             min_bytes: As stored.
+            superseded: Only what was made from a version of a local file that a newer one has
+                replaced, as far as that is sure (``docs/inspect.md``), and is not pinned.
 
         Raises:
             KeyTypeError: A parameter of a type that keys cannot hold.
@@ -690,8 +693,13 @@ class CacheManager:
             "older_than": older_than,
             "min_bytes": min_bytes,
         }
-        meant = await meant_by(filters)
-        return await select_from(self.backends, meant, self._writing.forgetting, self._runs_inline)
+        return await select_from(
+            self.backends,
+            await meant_by(filters),
+            self._writing.forgetting,
+            self._runs_inline,
+            superseded=superseded,
+        )
 
     async def export_archive(
         self, target: ArchiveTarget, plan: Plan | None = None

@@ -22,6 +22,7 @@ from cogcache.backends.base import (
 )
 from cogcache.config import nearest, whole
 from cogcache.faces import Face, Picture, Shown, Table, moment_text, seconds_text, size_text
+from cogcache.generations import Generations
 from cogcache.keys import Key
 from cogcache.sources import (
     Source,
@@ -270,6 +271,8 @@ async def select_from(
         [Callable[[bytes], bool], Iterable[bytes]], AbstractAsyncContextManager[None]
     ],
     runs_inline: Callable[[], bool],
+    *,
+    superseded: bool = False,
 ) -> Plan:
     """Look through the tiers for what is meant.
 
@@ -279,7 +282,10 @@ async def select_from(
         forgetting: ``async with forgetting(test, keys)``: nothing that waits to be written under
             keys that ``test`` says brings them back.
         runs_inline: Whether the tiers answer in the calling thread, for ``Plan.sync``.
+        superseded: Only what ``Generations`` names, without what is pinned.
     """
+    generations = Generations() if superseded else None
+    pinned: set[bytes] = set()
     found: dict[bytes, SelectedEntry] = {}
     writes: list[dict[bytes, int]] = []  # of each tier: which write of which key
     unavailable: list[str] = []
@@ -287,15 +293,24 @@ async def select_from(
         tokens: dict[bytes, int] = {}
         writes.append(tokens)
         try:
+            if generations is not None:
+                pinned.update(await tier.pinned())
             async for entry in tier.scan(meant.source_hash):
                 key = Key.from_encoded(entry.key)
-                if tier._why_dead(entry) is None and meant.means(entry, key, tier.now_ms()):
+                if tier._why_dead(entry) is not None:
+                    continue
+                if generations is not None:
+                    generations.add(entry, key)
+                if meant.means(entry, key, tier.now_ms()):
                     tokens[entry.key] = entry.token
                     known = found.get(entry.key)
                     found[entry.key] = _described(entry, key, tier.name, known)
         except Exception as error:
             tier.note_fault("list", error)
             unavailable.append(tier.name)
+    if generations is not None:
+        outdated = await generations.superseded() - pinned
+        found = {key: one for key, one in found.items() if key in outdated}
 
     async def carry_out(chosen: Collection[bytes]) -> int:
         gone: set[bytes] = set()

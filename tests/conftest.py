@@ -6,6 +6,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 from support.checkkinds import listed_kinds, tally
+from support.commandline import cli, place  # noqa: F401 - fixtures of the command line
 from support.servers import fixtures
 from support.servers.fixtures import (  # noqa: F401 - fixtures of every test
     proxied_place,

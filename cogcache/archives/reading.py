@@ -15,13 +15,14 @@ from cogcache._offload import beside
 from cogcache.archives import tar
 from cogcache.archives.layout import ENTRY, MANIFEST
 from cogcache.archives.manifest import Manifest, read_manifest
-from cogcache.archives.rekey import RefusedError, Rekey, source_of
+from cogcache.archives.rekey import RefusedError, Rekey
 from cogcache.archives.report import ArchiveReport, Tally
 from cogcache.archives.scratch import IN_MEMORY, Scratch
 from cogcache.archives.sending import send
 from cogcache.backends.base import META_SOURCE, META_TAGS
 from cogcache.exceptions import shown
 from cogcache.keys import Key
+from cogcache.origins import source_of
 
 if TYPE_CHECKING:
     from cogcache.tiering import Tiers

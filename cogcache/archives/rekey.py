@@ -11,17 +11,18 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from cogcache import _core
-from cogcache._identity import KINDS_WITH_URI, URI_TAG, SourceRef, SourceUnavailableError
-from cogcache._keytext import LongValue, decode_value
+from cogcache._identity import URI_TAG, SourceRef, SourceUnavailableError
+from cogcache._keytext import LongValue
 from cogcache.archives.manifest import Manifest
-from cogcache.artifacts import ARTIFACTS, key_params
+from cogcache.artifacts import ARTIFACTS
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI, META_TAGS
 from cogcache.exceptions import shown
 from cogcache.keys import Key
+from cogcache.origins import default_keyframes, expanded, source_of
 from cogcache.sources import capture
 from cogcache.uris import file_uri, place_of
 
-__all__ = ["RefusedError", "Rekey", "source_of"]
+__all__ = ["RefusedError", "Rekey"]
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{32}")
 _INPUTS: Final = ("keyframes", "transcript", "inputs")  # of ours: digests of other keys
@@ -31,20 +32,6 @@ _REMEMBERED: Final = 4096
 
 class RefusedError(Exception):
     """An entry is not taken; the argument is the word for why."""
-
-
-def source_of(entry: _core.Entry) -> SourceRef | None:
-    """The source that an entry says it was made from, if it says it in a way that is known."""
-    identity = entry.meta.get(META_SOURCE)
-    if not isinstance(identity, list | tuple) or not identity:
-        return None
-    uri = entry.meta.get(META_SOURCE_URI)
-    if identity[0] in KINDS_WITH_URI or not isinstance(uri, str):
-        uri = identity[1] if len(identity) > 1 and isinstance(identity[1], str) else ""
-    try:
-        return SourceRef.from_identity(list(identity), uri=uri)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 class Rekey:
@@ -173,7 +160,7 @@ class Rekey:
         for name, held in old.params.items():
             value = held
             if isinstance(held, LongValue) and name in full and held.tag in ("l", "m"):
-                value = _expanded(held, full[name])
+                value = expanded(held, full[name])
             is_ours = name in _INPUTS and old.artifact in ARTIFACTS
             moved = _replaced(value, lambda text, ours=is_ours: parent(text, ours))
             if moved == value:
@@ -201,9 +188,9 @@ class Rekey:
                 return self._key(key, there, here, manifest, {}, depth + 1).digest.hex()
             if is_ours or key.artifact:
                 return self._input_of_another(digest, manifest)
-        default = _default_keyframes(child.profile, there)
+        default = default_keyframes(child.profile, there)
         if digest == default.digest.hex():
-            return _default_keyframes(child.profile, here).digest.hex()
+            return default_keyframes(child.profile, here).digest.hex()
         if is_ours and there.fingerprint != here.fingerprint:
             raise RefusedError("unknown-input")
         return digest
@@ -229,23 +216,6 @@ def _at(ref: SourceRef, uri: str) -> SourceRef:
 
 def _tag(profile: str, uri: str) -> str:
     return URI_TAG + _core.hash128(_core.encode_key_value([profile, uri])).hex()
-
-
-def _default_keyframes(profile: str, ref: SourceRef) -> Key:
-    def no_parent(arguments: Mapping[str, Any]) -> Key:
-        raise AssertionError(arguments)
-
-    return Key(profile, ref, "keyframes", key_params(ARTIFACTS["keyframes"], {}, no_parent))
-
-
-def _expanded(held: LongValue, stored: Any) -> Any:
-    """A long list or map in full, if what is stored beside the key is that one."""
-    try:
-        if isinstance(stored, bytes) and LongValue.of(stored) == held:
-            return decode_value(stored)
-    except ValueError:
-        pass
-    return held
 
 
 def _replaced(value: Any, parent: Any) -> Any:

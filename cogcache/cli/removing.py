@@ -100,6 +100,9 @@ async def _plan(manager: CacheManager, keys: list[str] | None, filters: Filters)
 )
 @click.option("--older-than", metavar="DURATION", help="Those older than 90s, 12h, 30d ...")
 @click.option("--gone", is_flag=True, help="Those of local videos that are there no more.")
+@click.option(
+    "--superseded", is_flag=True, help="Those of versions of a file that newer ones replaced."
+)
 @_ask_options
 @json_option
 @cache_options
@@ -107,31 +110,35 @@ def prune_command(
     most: int | None,
     older_than: str | None,
     gone: bool,
+    superseded: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
     cache: CacheChoice,
 ) -> None:
     """Delete what is not worth its room; several conditions take what any of them means."""
-    if most is None and older_than is None and not gone:
-        raise click.UsageError("say what is not needed: --to, --older-than, --gone")
+    if most is None and older_than is None and not (gone or superseded):
+        raise click.UsageError("say what is not needed: --to, --older-than, --gone, --superseded")
 
     async def work() -> None:
         async with opened(cache, "look" if dry_run else "change") as manager:
-            plan = await _not_worth_it(manager, most, older_than, gone)
+            plan = await _not_worth_it(manager, most, older_than, gone, superseded)
             await _delete(plan, dry_run=dry_run, yes=yes, as_json=as_json)
 
     run_async(work)
 
 
 async def _not_worth_it(
-    manager: CacheManager, most: int | None, older_than: str | None, gone: bool
+    manager: CacheManager, most: int | None, older_than: str | None, gone: bool, superseded: bool
 ) -> Plan:
     everything = await manager.select()
     chosen: set[Key] = set()
     if older_than is not None:
         old = await manager.select(older_than=older_than)
         chosen |= {one.key for one in old.entries}
+    if superseded:
+        outdated = await manager.select(superseded=True)
+        chosen |= {one.key for one in outdated.entries}
     if gone:
         chosen |= {one.key for one in everything.entries if _is_gone(one)}
     if most is not None:
@@ -220,23 +227,35 @@ def _say(text: str) -> None:
 def gc_command(dry_run: bool, as_json: bool, cache: CacheChoice) -> None:
     """Give back the room of expired and invalidated entries, and of writers that were killed.
 
-    Caches do this by themselves when they write; no live entry is touched.
+    Caches do this by themselves when they write; no live entry is touched. What superseded entries
+    hold is said, and left to prune.
     """
 
-    async def work() -> tuple[int, int]:
+    async def work() -> tuple[int, int, Plan]:
         async with opened(cache, "look" if dry_run else "change") as manager:
             if dry_run:
-                return await _dead(manager, remove=False)
-            before = await _used(manager)
-            # The sweep takes what is expired and what killed writers left, not what is invalidated.
-            removed = await manager.cleanup_expired() + (await _dead(manager, remove=True))[0]
-            return removed, max(0, before - await _used(manager))
+                removed, freed = await _dead(manager, remove=False)
+            else:
+                before = await _used(manager)
+                # The sweep takes what is expired and what killed writers left, not what is
+                # invalidated.
+                removed = await manager.cleanup_expired() + (await _dead(manager, remove=True))[0]
+                freed = max(0, before - await _used(manager))
+            return removed, freed, await manager.select(superseded=True)
 
-    removed, freed = run_async(work)
+    removed, freed, superseded = run_async(work)
     if as_json:
-        print_json(removed=removed, freed_bytes=freed, dry_run=dry_run)
-    else:
-        _say(f"{_counted(removed)} {'would go' if dry_run else 'removed'}, {size(freed)}")
+        print_json(
+            removed=removed,
+            freed_bytes=freed,
+            dry_run=dry_run,
+            superseded={"entries": superseded.count, "stored_bytes": superseded.stored_bytes},
+        )
+        return
+    _say(f"{_counted(removed)} {'would go' if dry_run else 'removed'}, {size(freed)}")
+    if superseded.count:
+        held = f"{_counted(superseded.count)}, {size(superseded.stored_bytes)}"
+        _say(f"{held}, of videos that were replaced since: 'cogcache prune --superseded'")
 
 
 async def _used(manager: CacheManager) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import tomllib
 import types
@@ -152,6 +153,14 @@ async def inspect_(names: Names, folder: Path) -> None:
             await run(block, names, "inspect")
         report = await names["look_for_damage"](cache)
         assert report.ok
+        for day in (1, 2):
+            (folder / "talk.mp4").write_bytes(b"v" * day)
+            os.utime(folder / "talk.mp4", (86400 * day, 86400 * day))
+            await cache.set_transcript(folder / "talk.mp4", {"day": day})
+            for tier in cache.cache.backends:
+                tier.set_clock_offset(60_000 * day)
+        assert await names["forget_replaced_versions"](cache) == 1
+        assert await cache.get_transcript(folder / "talk.mp4") == {"day": 2}
 
 
 PAGES["inspect"] = PAGES.pop("inspect_")

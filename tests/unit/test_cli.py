@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commandline import Run, keys_of
 
 from cogcache import (
     CacheConfig,
@@ -23,52 +22,10 @@ from cogcache import (
     PipelineArtifactCache,
     __version__,
 )
-from cogcache.cli import run
 from cogcache.cli.output import clean, duration, size
 from cogcache.cli.program import program
 from cogcache.exceptions import ConfigError
 from cogcache.optiontext import size_bytes
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a video and a cache that its settings name."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("COGCACHE_")]:
-        monkeypatch.delenv(name)
-    (tmp_path / "cogcache.toml").write_text('tiers = ["cache"]\nprofile = "team"\n')
-    (tmp_path / "lecture.mp4").write_bytes(b"video" * 100)
-    (tmp_path / "gone.mp4").write_bytes(b"gone" * 100)
-    (tmp_path / "talk.flac").write_bytes(b"fLaC" + bytes(5000))
-    cache = PipelineArtifactCache.open()
-    frames = {number: np.full((8, 8, 3), number, "u1") for number in range(3)}
-    metadata = [{"frame_id": number} for number in range(3)]
-    assert cache.sync.set_keyframes("lecture.mp4", metadata, frames)
-    assert cache.sync.set_transcript("lecture.mp4", {"text": "words"}, tags=["draft"])
-    assert cache.sync.set_transcript("gone.mp4", {"text": "lost"}, cost_seconds=90)
-    manager = cache.cache.sync
-    assert manager.put_stream("audio:talk", (tmp_path / "talk.flac").read_bytes())
-    assert manager.set("note:text", "plain words")
-    assert manager.set("note:array", np.arange(5000))
-    cache.sync.aclose()
-    (tmp_path / "gone.mp4").unlink()
-    return tmp_path
-
-
-@pytest.fixture
-def cli(
-    place: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Run]:
-    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = run(arguments)
-        sys.stdout.flush()
-        said = capfdbinary.readouterr()
-        return code, said.out.decode(), said.err.decode()
-
-    return call
 
 
 def _tree(directory: Path) -> dict[str, tuple[int, int]]:
@@ -76,11 +33,6 @@ def _tree(directory: Path) -> dict[str, tuple[int, int]]:
         str(path): (path.lstat().st_mtime_ns, path.lstat().st_size)
         for path in sorted(directory.rglob("*"))
     }
-
-
-def _keys(answer: tuple[int, str, str]) -> list[str]:
-    assert answer[0] == 0, answer
-    return answer[1].splitlines()
 
 
 LOOKS = (
@@ -99,6 +51,7 @@ LOOKS = (
     ("doctor", "--json"),
     ("rm", "*", "--dry-run"),
     ("prune", "--to", "0", "--dry-run"),
+    ("prune", "--superseded", "--dry-run"),
     ("gc", "--dry-run"),
     ("verify",),
     ("verify", "--json"),
@@ -146,23 +99,25 @@ def test_every_verb_has_help_and_an_example_that_works(place: Path, cli: Run) ->
 
 
 def test_ls_lists_by_filter_and_order(place: Path, cli: Run) -> None:
-    everything = _keys(cli("ls", "-q", "--sort", "key"))
+    everything = keys_of(cli("ls", "-q", "--sort", "key"))
     assert len(everything) == 6 and everything == sorted(everything)
-    assert _keys(cli("ls", "-q", "audio:*")) == ["audio:talk"]
-    transcripts = _keys(cli("ls", "-q", "-a", "transcript"))
+    assert keys_of(cli("ls", "-q", "audio:*")) == ["audio:talk"]
+    transcripts = keys_of(cli("ls", "-q", "-a", "transcript"))
     assert len(transcripts) == 2 and all(":transcript:" in key for key in transcripts)
-    assert _keys(cli("ls", "-q", "--tag", "draft"))[0] in transcripts
-    mine = _keys(cli("ls", "-q", "--video", "lecture.mp4"))
+    assert keys_of(cli("ls", "-q", "--tag", "draft"))[0] in transcripts
+    mine = keys_of(cli("ls", "-q", "--video", "lecture.mp4"))
     assert len(mine) == 2
-    assert sorted(_keys(cli("ls", "-q", "--profile", ""))) == [
+    assert sorted(keys_of(cli("ls", "-q", "--profile", ""))) == [
         "audio:talk",
         "note:array",
         "note:text",
     ]
-    assert _keys(cli("ls", "-q", "--param", "model_size=base", "--older-than", "0s")) == transcripts
+    assert (
+        keys_of(cli("ls", "-q", "--param", "model_size=base", "--older-than", "0s")) == transcripts
+    )
     assert cli("ls", "-q", "--older-than", "1h")[1] == ""
-    assert _keys(cli("ls", "-q", "--min-size", "6kB")) == ["note:array"]
-    assert _keys(cli("ls", "-q", "-n", "1")) == ["note:array"]
+    assert keys_of(cli("ls", "-q", "--min-size", "6kB")) == ["note:array"]
+    assert keys_of(cli("ls", "-q", "-n", "1")) == ["note:array"]
     code, out, _ = cli("ls", "--json", "-a", "transcript", "--tag", "draft")
     answer = json.loads(out)
     (entry,) = answer["entries"]
@@ -190,7 +145,7 @@ def test_stats_count_by_tier_artifact_profile_and_tag(cli: Run) -> None:
 
 
 def test_show_prints_the_manifest_and_the_chunks(cli: Run) -> None:
-    (key,) = _keys(cli("ls", "-q", "-a", "keyframes"))
+    (key,) = keys_of(cli("ls", "-q", "-a", "keyframes"))
     code, out, _ = cli("show", key, "--chunks")
     assert code == 0
     assert re.search(r"^source +file:///.*/lecture\.mp4$", out, re.MULTILINE)
@@ -221,7 +176,7 @@ def test_get_gives_the_value_and_put_keeps_it(place: Path, cli: Run) -> None:
     assert cli("get", "note:text") == (0, "plain words", "")
     assert cli("get", "audio:talk", "-o", "out.flac")[0] == 0
     assert (place / "out.flac").read_bytes() == (place / "talk.flac").read_bytes()
-    (key,) = _keys(cli("ls", "-q", "-a", "keyframes"))
+    (key,) = keys_of(cli("ls", "-q", "-a", "keyframes"))
     assert cli("get", key, "--part", "frame/1", "-o", "1.jpg")[0] == 0
     assert (place / "1.jpg").read_bytes()[:2] == b"\xff\xd8"
     assert cli("get", "note:array", "-o", "a.npy")[0] == 0
@@ -269,13 +224,13 @@ def test_rm_says_what_goes_and_deletes_only_that(place: Path, cli: Run) -> None:
     assert code == 2 and out.count(":transcript:") == 2 and "--yes" in err
     code, out, err = cli("rm", "-a", "transcript", "--dry-run")
     assert code == 0 and "2 entries" in err and "would go" in err
-    assert len(_keys(cli("ls", "-q"))) == 6
+    assert len(keys_of(cli("ls", "-q"))) == 6
     answer = json.loads(cli("rm", "note:*", "audio:talk", "-y", "--json")[1])
     assert (answer["count"], answer["deleted"], answer["dry_run"]) == (3, 3, False)
-    assert len(_keys(cli("ls", "-q"))) == 3
+    assert len(keys_of(cli("ls", "-q"))) == 3
     keys = cli("ls", "-q", "-a", "transcript")[1]
     assert cli("rm", "-", "-y", stdin=keys)[0] == 0
-    assert len(_keys(cli("ls", "-q"))) == 1
+    assert len(keys_of(cli("ls", "-q"))) == 1
     code, _, err = cli("rm", "note:none", "-y")
     assert (code, err) == (3, "cogcache: nothing to delete\n")
     for arguments, said in (
@@ -286,7 +241,7 @@ def test_rm_says_what_goes_and_deletes_only_that(place: Path, cli: Run) -> None:
     ):
         code, _, err = cli(*arguments)
         assert (code, said in err) == (2, True), err
-    assert len(_keys(cli("ls", "-q"))) == 1
+    assert len(keys_of(cli("ls", "-q"))) == 1
 
 
 def test_prune_takes_what_is_gone_old_or_too_much(place: Path, cli: Run) -> None:
@@ -302,6 +257,31 @@ def test_prune_takes_what_is_gone_old_or_too_much(place: Path, cli: Run) -> None
     assert [one["created_at"] for one in answer["entries"]] == [oldest["created_at"]]
     assert cli("prune", "--to", "0", "-y")[0] == 0
     assert cli("ls", "-q")[1] == ""
+
+
+def test_what_a_newer_version_of_a_video_replaced_is_told_and_pruned(place: Path, cli: Run) -> None:
+    """K10."""
+    assert json.loads(cli("gc", "--json")[1])["superseded"] == {"entries": 0, "stored_bytes": 0}
+    assert cli("prune", "--superseded", "-y") == (0, "", "cogcache: nothing to delete\n")
+    (place / "lecture.mp4").write_bytes(b"another" * 100)
+    cache = PipelineArtifactCache.open()
+    for tier in cache.cache.backends:
+        tier.set_clock_offset(60_000)  # a minute later
+    assert cache.sync.get_transcript("lecture.mp4") is None
+    assert cache.sync.set_transcript("lecture.mp4", {"text": "new words"})
+    cache.sync.aclose()
+    for arguments in (("gc", "--dry-run"), ("gc",)):
+        code, out, err = cli(*arguments)
+        assert (code, out) == (0, "") and "'cogcache prune --superseded'" in err
+    held = json.loads(cli("gc", "--json")[1])["superseded"]
+    code, out, err = cli("prune", "--superseded")
+    assert code == 2 and out.count(":transcript:") == 1 and "--yes" in err
+    answer = json.loads(cli("prune", "--superseded", "--json", "-y")[1])
+    assert (answer["count"], answer["deleted"]) == (held["entries"], 1) == (1, 1)
+    assert answer["stored_bytes"] == held["stored_bytes"] > 0
+    assert answer["entries"][0]["tags"] == ["draft"]
+    assert "superseded" not in cli("gc")[2]
+    assert len(keys_of(cli("ls", "-q"))) == 6
 
 
 def test_gc_gives_back_what_is_expired(place: Path, cli: Run) -> None:
@@ -338,7 +318,7 @@ def test_entries_are_carried_to_another_place(place: Path, cli: Run) -> None:
     there = ("-t", str(place / "there"))
     answer = json.loads(cli("import", "all.tar", "--json", *there)[1])
     assert (answer["entries"], answer["skipped"], answer["complete"]) == (2, {}, True)
-    assert _keys(cli("ls", "-q", *there)) == _keys(cli("ls", "-q", "-a", "transcript"))
+    assert keys_of(cli("ls", "-q", *there)) == keys_of(cli("ls", "-q", "-a", "transcript"))
     assert json.loads(cli("import", "all.tar", "--json", *there)[1])["skipped"] == {"present": 2}
     assert json.loads(cli("import", "all.tar", "--replace", "--json", *there)[1])["entries"] == 2
     data = bytearray((place / "all.tar").read_bytes())
