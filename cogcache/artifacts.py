@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Final, Literal
 
-from cogcache.config import nearest
+from cogcache._checks import nearest
 from cogcache.exceptions import KeyTypeError, shown
 from cogcache.images import JPEG, ImageCodec
 from cogcache.keys import Key, Keyframes

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cogcache._arguments import checked_tags
+from cogcache._checks import whole
 from cogcache.artifacts import FRAMED, PART
 from cogcache.computing import is_async
-from cogcache.config import whole
 from cogcache.exceptions import shown
 from cogcache.keys import Key
 from cogcache.requests import Request

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from cogcache import pins
 from cogcache._arguments import check_kept, checked_tags, load_options
+from cogcache._checks import whole
 from cogcache._inline import SyncFacade
 from cogcache._types import Duration, Fault, Lookup, StoreResult, duration_ms, duration_seconds
 from cogcache.archives import ArchiveReport
@@ -29,7 +30,7 @@ from cogcache.backends.base import SLOW, CacheBackend, KeyPattern, describe_entr
 from cogcache.calls import Calls
 from cogcache.chunksizes import ChunkSizes
 from cogcache.computing import Computations, Gate, Recipe, is_not_none
-from cogcache.config import CacheConfig, ChunkingConfig, whole
+from cogcache.config import CacheConfig, ChunkingConfig
 from cogcache.exceptions import ConfigError, shown
 from cogcache.feeding import StreamSource
 from cogcache.forgetting import Forgetting
@@ -767,10 +768,8 @@ class CacheManager:
         self._calls.check_open()
         if on_conflict not in ("keep", "replace"):
             raise ValueError(f"on_conflict must be 'keep' or 'replace', not {shown(on_conflict)}")
-        counts = {"max_entry_bytes": max_entry_bytes, "max_entries": max_entries}
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number above 0, not {shown(value)}")
+        whole(max_entry_bytes, "max_entry_bytes", least=1, most=1 << 62, none=False)
+        whole(max_entries, "max_entries", least=1, most=1 << 50, none=False)
         report = await read_archive(
             self._tiers,
             self._writing,

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cogcache.config import nearest
+from cogcache._checks import nearest
 from cogcache.exceptions import ConfigError, shown
 
 __all__ = ["SECRET", "kind_of_secret", "option_field", "option_value", "size_bytes"]

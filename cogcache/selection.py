@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cogcache._arguments import checked_tags
+from cogcache._checks import nearest, whole
 from cogcache._identity import KINDS_WITH_URI, URI_TAG
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._keytext import print_value
@@ -20,7 +21,6 @@ from cogcache.backends.base import (
     KeyPattern,
     tags_of,
 )
-from cogcache.config import nearest, whole
 from cogcache.faces import Face, Picture, Shown, Table, moment_text, seconds_text, size_text
 from cogcache.generations import Generations
 from cogcache.keys import Key

@@ -12,15 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from cogcache._checks import choice
 from cogcache._types import Duration, duration_seconds
 from cogcache.backends.base import CacheBackendRegistry
-from cogcache.config import (
-    BackendConfig,
-    CacheConfig,
-    ChunkingConfig,
-    FilesystemCacheConfig,
-    choice,
-)
+from cogcache.config import BackendConfig, CacheConfig, ChunkingConfig, FilesystemCacheConfig
 from cogcache.exceptions import ConfigError, shown, warn
 from cogcache.optiontext import SECRET, kind_of_secret
 from cogcache.settingsfile import SettingsFile, find_settings, read_settings

@@ -13,15 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cogcache._checks import nearest
 from cogcache.artifacts import ARTIFACTS
 from cogcache.backends.base import CacheBackendRegistry
-from cogcache.config import (
-    BackendConfig,
-    CacheConfig,
-    ChunkingConfig,
-    FilesystemCacheConfig,
-    nearest,
-)
+from cogcache.config import BackendConfig, CacheConfig, ChunkingConfig, FilesystemCacheConfig
 from cogcache.exceptions import ConfigError, shown
 from cogcache.optiontext import option_field, option_value
 from cogcache.settingsfile import SettingsFile

@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
+from cogcache._checks import nearest
 from cogcache.config import (
     BackendConfig,
     FilesystemCacheConfig,
     MemoryCacheConfig,
     RedisCacheConfig,
     S3CacheConfig,
-    nearest,
 )
 from cogcache.exceptions import ConfigError, shown
 from cogcache.optiontext import kind_of_secret, option_field, option_value

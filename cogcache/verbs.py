@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from cogcache import _core
 from cogcache._arguments import check_kept, checked_frame_ids, checked_tags, flag, load_options
+from cogcache._checks import choice, nearest
 from cogcache._fork import renew_after_fork
 from cogcache._identity import URI_TAG
 from cogcache._inline import SyncFacade, is_inline
@@ -27,7 +28,7 @@ from cogcache.artifacts import ARTIFACTS, FRAMED, Artifact, Framed, artifact_of,
 from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI, tags_of
 from cogcache.batches import compute_in_batches
 from cogcache.computing import Gate, Recipe, own_copy
-from cogcache.config import BackendConfig, CacheConfig, choice, nearest
+from cogcache.config import BackendConfig, CacheConfig
 from cogcache.exceptions import ConfigError, shown, warn
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from cogcache._checks import nearest
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
 from cogcache.artifacts import Framed
 from cogcache.batches import compute_in_batches
 from cogcache.computing import Gate
-from cogcache.config import nearest
 from cogcache.exceptions import shown
 from cogcache.exporting import PATTERN
 from cogcache.keys import Key, Keyframes

@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 from cogcache import _bridge, _core
+from cogcache._checks import nearest
 from cogcache._offload import beside
 from cogcache._types import Duration, Fault, duration_ms
 from cogcache.backends.faults import NotAskedError
 from cogcache.backends.places import Place
 from cogcache.backends.receiving import BufferedReceiver, Receiver, Unfinished
-from cogcache.config import BackendConfig, Compression, known_options, nearest
+from cogcache.config import BackendConfig, Compression, known_options
 from cogcache.exceptions import ConfigError
 from cogcache.hostlock import HostLocks
 from cogcache.keys import Key, key_bytes

@@ -228,7 +228,7 @@ async def test_mistakes_are_told(tmp_path: Path) -> None:
         await manager.import_archive(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'keep' or 'replace', not 'both'"):
         await manager.import_archive(io.BytesIO(), on_conflict="both")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="max_entries must be a whole number"):
+    with pytest.raises(ValueError, match="max_entries must be a finite number of at least 1"):
         await manager.import_archive(io.BytesIO(), max_entries=0)
     assert files_under(tmp_path) == []
 
