@@ -68,6 +68,8 @@ class CacheBackend(ABC):
             needs no loop.
         cuts_values: It keeps large entries in pieces, since one of its own values has a limit.
         keeps_deadlines: It keeps ``timeout_seconds`` itself; for others the manager does.
+        remembers_tags: What ``invalidate_tags`` says outlives the process, for all who use the
+            tier.
         CONFIG_CLASS: The dataclass of its configuration; the registry refuses a tier without one.
         config: As given.
         name: Its name in statistics; the manager makes it unique.
@@ -88,6 +90,7 @@ class CacheBackend(ABC):
     is_remote: ClassVar[bool] = False
     cuts_values: ClassVar[bool] = False
     keeps_deadlines: ClassVar[bool] = False
+    remembers_tags: ClassVar[bool] = False
     fetch_at_once: ClassVar[int] = 1
 
     def __init__(self, config: Any) -> None:

@@ -54,6 +54,7 @@ class FilesystemCacheBackend(CacheBackend):
 
     CONFIG_CLASS: ClassVar[type[Any] | None] = FilesystemCacheConfig
     runs_inline: ClassVar[bool] = True
+    remembers_tags: ClassVar[bool] = True
     fetch_at_once: ClassVar[int] = 16  # by one thread of the pool: each may wait for the disk
 
     def __init__(self, config: FilesystemCacheConfig) -> None:

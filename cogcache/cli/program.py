@@ -22,7 +22,9 @@ from cogcache.cli.diagnosis import doctor_command
 from cogcache.cli.entries import get_command, put_command, show_command
 from cogcache.cli.integrity import verify_command
 from cogcache.cli.listing import ls_command, stats_command
+from cogcache.cli.pinning import pin_command, pins_command, unpin_command
 from cogcache.cli.removing import gc_command, prune_command, rm_command
+from cogcache.cli.tagging import invalidate_command
 from cogcache.exceptions import CogcacheError, ConfigError, MissingExtraError
 
 __all__ = ["program", "run_program"]
@@ -54,6 +56,10 @@ for _command in (
     rm_command,
     prune_command,
     gc_command,
+    invalidate_command,
+    pins_command,
+    pin_command,
+    unpin_command,
     verify_command,
     export_command,
     import_command,

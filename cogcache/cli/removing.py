@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import click
@@ -20,20 +18,21 @@ from cogcache.cli.common import (
     run_async,
 )
 from cogcache.cli.listing import described, tell_unavailable
-from cogcache.cli.output import clean, print_json, print_table, size
+from cogcache.cli.output import print_json, size
+from cogcache.cli.plans import (
+    ask_options,
+    confirm,
+    counted,
+    lines_for_dashes,
+    plan_of,
+    print_plan,
+    say,
+)
 from cogcache.keys import Key
 from cogcache.manager import CacheManager
 from cogcache.selection import Plan, SelectedEntry
 
 __all__ = ["gc_command", "prune_command", "rm_command"]
-
-_SHOWN = 20
-
-
-def _ask_options(command: Any) -> Any:
-    dry = click.option("--dry-run", is_flag=True, help="Only say what would go.")
-    yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-    return dry(yes(command))
 
 
 @click.command(
@@ -43,7 +42,7 @@ def _ask_options(command: Any) -> Any:
 )
 @click.argument("keys", nargs=-1, metavar="[KEY|PATTERN|-]...")
 @filter_options
-@_ask_options
+@ask_options
 @json_option
 @cache_options
 def rm_command(
@@ -60,34 +59,15 @@ def rm_command(
     """
     if not keys and not filters:
         raise click.UsageError("name keys or filters; 'cogcache rm \"*\"' deletes everything")
-    wanted = _lines_for_dashes(keys)
+    wanted = lines_for_dashes(keys)
 
     async def work() -> bool:
         async with opened(cache, "look" if dry_run else "change") as manager:
-            plan = await _plan(manager, wanted if keys else None, filters)
+            plan = await plan_of(manager, wanted if keys else None, filters)
             return await _delete(plan, dry_run=dry_run, yes=yes, as_json=as_json)
 
     if not run_async(work) and keys:
         raise click.exceptions.Exit(3)
-
-
-def _lines_for_dashes(keys: tuple[str, ...]) -> list[str]:
-    wanted: list[str] = []
-    for key in keys:
-        wanted += [line for line in sys.stdin.read().splitlines() if line] if key == "-" else [key]
-    return wanted
-
-
-async def _plan(manager: CacheManager, keys: list[str] | None, filters: Filters) -> Plan:
-    """What the filters mean, of that what the keys and patterns name."""
-    if keys is None or len(keys) == 1:
-        return await filters.matching(keys[0] if keys else None).plan(manager)
-    exact = {Key.parse(key) for key in keys if "*" not in key}
-    plan = await filters.matching(None).plan(manager)
-    found = {one.key for one in plan.only(lambda one: one.key in exact).entries}
-    for pattern in (key for key in keys if "*" in key):
-        found |= {one.key for one in (await filters.matching(pattern).plan(manager)).entries}
-    return plan.only(lambda one: one.key in found)
 
 
 @click.command(
@@ -103,7 +83,7 @@ async def _plan(manager: CacheManager, keys: list[str] | None, filters: Filters)
 @click.option(
     "--superseded", is_flag=True, help="Those of versions of a file that newer ones replaced."
 )
-@_ask_options
+@ask_options
 @json_option
 @cache_options
 def prune_command(
@@ -166,10 +146,10 @@ def _is_gone(one: SelectedEntry) -> bool:
 async def _delete(plan: Plan, *, dry_run: bool, yes: bool, as_json: bool) -> bool:
     """Say what goes, ask, and let it go; whether there was anything."""
     if not as_json:
-        _print_plan(plan)
+        print_plan(plan)
     deleted = 0
     if plan.count and not dry_run:
-        _confirm(f"Delete {_counted(plan.count)}, {size(plan.stored_bytes)}?", yes)
+        confirm(f"Delete {counted(plan.count)}, {size(plan.stored_bytes)}?", yes)
         deleted = await plan.delete()
     if as_json:
         print_json(
@@ -181,39 +161,14 @@ async def _delete(plan: Plan, *, dry_run: bool, yes: bool, as_json: bool) -> boo
             unavailable=plan.unavailable,
         )
     elif not plan.count:
-        _say("nothing to delete")
+        say("nothing to delete")
     elif dry_run:
-        _say(f"{_counted(plan.count)}, {size(plan.stored_bytes)}, would go")
+        say(f"{counted(plan.count)}, {size(plan.stored_bytes)}, would go")
     else:
         kept = f"; {plan.count - deleted:,} were gone or replaced" if deleted < plan.count else ""
-        _say(f"{_counted(deleted)} deleted, of {size(plan.stored_bytes)}{kept}")
+        say(f"{counted(deleted)} deleted, of {size(plan.stored_bytes)}{kept}")
     tell_unavailable(plan)
     return bool(plan.count)
-
-
-def _counted(count: int) -> str:
-    return "1 entry" if count == 1 else f"{count:,} entries"
-
-
-def _print_plan(plan: Plan) -> None:
-    rows = [(size(one.stored_bytes), one.key) for one in plan.entries[:_SHOWN]]
-    if rows:
-        print_table(("SIZE", "KEY"), rows, right=("SIZE",))
-    if plan.count > _SHOWN:
-        click.echo(f"... and {plan.count - _SHOWN:,} more")
-
-
-def _confirm(question: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError("nobody is there to ask: say --yes, or --dry-run to look only")
-    if not click.confirm(question, err=True):
-        raise click.exceptions.Exit(1)
-
-
-def _say(text: str) -> None:
-    click.echo(f"cogcache: {clean(text)}", err=True)
 
 
 @click.command(
@@ -252,10 +207,10 @@ def gc_command(dry_run: bool, as_json: bool, cache: CacheChoice) -> None:
             superseded={"entries": superseded.count, "stored_bytes": superseded.stored_bytes},
         )
         return
-    _say(f"{_counted(removed)} {'would go' if dry_run else 'removed'}, {size(freed)}")
+    say(f"{counted(removed)} {'would go' if dry_run else 'removed'}, {size(freed)}")
     if superseded.count:
-        held = f"{_counted(superseded.count)}, {size(superseded.stored_bytes)}"
-        _say(f"{held}, of videos that were replaced since: 'cogcache prune --superseded'")
+        held = f"{counted(superseded.count)}, {size(superseded.stored_bytes)}"
+        say(f"{held}, of videos that were replaced since: 'cogcache prune --superseded'")
 
 
 async def _used(manager: CacheManager) -> int:

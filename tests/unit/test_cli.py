@@ -55,6 +55,10 @@ LOOKS = (
     ("gc", "--dry-run"),
     ("verify",),
     ("verify", "--json"),
+    ("pins",),
+    ("pins", "--json"),
+    ("invalidate", "draft", "--dry-run"),
+    ("invalidate", "draft", "--dry-run", "--json"),
 )
 
 
@@ -71,7 +75,15 @@ def test_what_only_looks_writes_nothing(place: Path, cli: Run) -> None:
 
 def test_what_only_looks_makes_no_cache(place: Path, cli: Run) -> None:
     before = _tree(place)
-    for arguments in (*LOOKS, ("rm", "*", "-y"), ("gc",), ("prune", "--to", "0", "-y")):
+    for arguments in (
+        *LOOKS,
+        ("rm", "*", "-y"),
+        ("gc",),
+        ("prune", "--to", "0", "-y"),
+        ("pin", "a"),
+        ("unpin", "a"),
+        ("invalidate", "draft", "-y"),
+    ):
         code, _, err = cli(*arguments, "-t", str(place / "none"))
         expected = 0 if arguments[0] in ("config", "doctor") else 3
         assert code == expected, arguments

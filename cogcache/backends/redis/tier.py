@@ -92,6 +92,7 @@ class RedisBackend(CacheBackend):
     is_remote: ClassVar[bool] = True
     cuts_values: ClassVar[bool] = True
     keeps_deadlines: ClassVar[bool] = True
+    remembers_tags: ClassVar[bool] = True
 
     def __init__(self, config: RedisCacheConfig) -> None:
         super().__init__(config)
