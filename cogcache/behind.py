@@ -27,8 +27,8 @@ from cogcache._fork import renew_after_fork
 from cogcache._inline import call_in_background, is_inline
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.lanes import sent_again
+from cogcache.backends.policy import Policy
 from cogcache.backlog import BUSY_SECONDS, Backlog, Job
-from cogcache.policy import Policy
 from cogcache.spool import Claim, Spool, Spooled, is_newer
 
 __all__ = ["LATER", "WriteBehind"]

@@ -17,6 +17,7 @@ from cogcache._types import Duration, duration_seconds
 from cogcache.backends.base import CacheBackendRegistry
 from cogcache.config import BackendConfig, CacheConfig, ChunkingConfig, FilesystemCacheConfig
 from cogcache.exceptions import ConfigError, shown, warn
+from cogcache.keys import Key
 from cogcache.optiontext import SECRET, kind_of_secret
 from cogcache.settingsfile import SettingsFile, find_settings, read_settings
 from cogcache.settingslayers import (
@@ -29,9 +30,9 @@ from cogcache.settingslayers import (
     layer_of_environment,
     layer_of_file,
 )
-from cogcache.verbs import IDENTITIES, Identity, check_profile
+from cogcache.sources import IDENTITIES, Identity
 
-__all__ = ["Setting", "Settings"]
+__all__ = ["Setting", "Settings", "check_profile"]
 
 DEFAULT: Final = "default"
 _DEFAULT_LIFE: Final = "7d"
@@ -285,3 +286,13 @@ def _check_identity(value: Any) -> None:
 def _check_memo(value: Any) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"memo must be True or False, not {shown(value)}")
+
+
+def check_profile(profile: Any) -> None:
+    """Raise ``ConfigError`` unless ``profile`` can be the namespace of keys."""
+    if profile is not None and not isinstance(profile, str):
+        raise ConfigError(f"profile must be a string or None, not {type(profile).__name__}")
+    try:
+        Key(profile, bytes(16), "profile", {})
+    except ValueError as error:
+        raise ConfigError(f"profile cannot be in a key: {error}") from None

@@ -24,16 +24,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from cogcache import _bridge, _core
 from cogcache._fork import renew_after_fork
 from cogcache._inline import is_inline
 from cogcache._offload import NoAnswerError, offload
 from cogcache._reading import no_beat
-from cogcache.backends.base import CacheBackend
 
-__all__ = ["Claim", "Spool", "Spooled", "destination_of", "is_newer"]
+__all__ = ["Claim", "Spool", "Spooled", "is_newer"]
 
 logger = logging.getLogger("cogcache")
 T = TypeVar("T")
@@ -42,7 +40,6 @@ ORPHAN_SECONDS: Final = 600.0  # a link without a record is a put that was kille
 VERSION: Final = 1  # of a record
 LOOK_SECONDS: Final = 30.0  # without getting further, and a look is given up
 _PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
-_PLACES: Final = ("endpoint_url", "bucket", "expanded_path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,19 +373,3 @@ class Spool:
 def is_newer(entry: _core.Entry, other: _core.Entry) -> bool:
     """Whether it was put after another one of its key."""
     return entry.token != other.token and entry.created_ms >= other.created_ms
-
-
-def destination_of(tier: CacheBackend) -> str:
-    """16 hex digits for where a tier keeps its entries: the same in every process, and without
-    secrets.
-    """
-    config = tier.config
-    place = [str(getattr(config, "backend_type", type(tier).__name__))]
-    place += [f"{name}={getattr(config, name)}" for name in _PLACES if hasattr(config, name)]
-    place.append(str(getattr(config, "prefix", "")).strip("/"))
-    url = getattr(config, "url", None)
-    if isinstance(url, str):
-        parts = urlsplit(url)
-        with contextlib.suppress(ValueError):
-            place.append(f"{parts.scheme}://{parts.hostname}:{parts.port}{parts.path}")
-    return _core.hash128("\0".join(place).encode())[:8].hex()

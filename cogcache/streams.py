@@ -13,9 +13,9 @@ from cogcache._inline import is_inline
 from cogcache._types import StoreResult
 from cogcache.backends.base import META_CONTENT_DIGEST, CacheBackend
 from cogcache.backends.faults import NotAskedError
+from cogcache.backends.policy import ROUTED, Policy
 from cogcache.backends.receiving import Receiver, Unfinished, seal
 from cogcache.exceptions import IncompleteError
-from cogcache.policy import ROUTED, Policy
 from cogcache.tiering import Tiers, together
 from cogcache.writing import Writing
 

@@ -16,7 +16,7 @@ from cogcache.backends.faults import NotAskedError
 from cogcache.background import Background
 from cogcache.behind import WriteBehind
 from cogcache.exceptions import ClosedError
-from cogcache.policy import Guard
+from cogcache.guard import Guard
 from cogcache.promotion import Promotions
 
 _T = TypeVar("_T")

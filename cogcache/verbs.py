@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 from cogcache import _core
 from cogcache._arguments import check_kept, checked_frame_ids, checked_tags, flag, load_options
@@ -38,7 +38,10 @@ from cogcache.manager import CacheManager
 from cogcache.memo import DigestMemo
 from cogcache.puts import Context
 from cogcache.requests import Request, RequestMemo, make_request
+from cogcache.settings import Settings, check_profile
 from cogcache.sources import (
+    IDENTITIES,
+    Identity,
     Source,
     SourceRef,
     SourceUnavailableError,
@@ -52,16 +55,10 @@ from cogcache.sources import (
 from cogcache.summaries import ArtifactStats
 from cogcache.urls import tier_config
 
-if TYPE_CHECKING:
-    from cogcache.settings import Settings
-
 logger = logging.getLogger("cogcache")
 
 _T = TypeVar("_T")
 _Id = TypeVar("_Id", int, str)
-
-Identity = Literal["stat", "content", "sampled", "sha256"]
-IDENTITIES = ("stat", "content", "sampled", "sha256")
 
 # Arguments of the generic verbs that say how to load or store, not what the artifact is.
 _LOAD_OPTIONS = {
@@ -159,8 +156,6 @@ class ArtifactVerbs:
         Raises:
             ConfigError: A setting that cannot be; says where it was said.
         """
-        from cogcache.settings import Settings
-
         if not isinstance(source, Settings):
             source = Settings.load(source, **options)
         elif options:
@@ -862,16 +857,6 @@ def _metadata_of(artifact: str, value: Any) -> Any:
     if artifact in FRAMED and isinstance(value, tuple) and len(value) == 2:
         return value[0]
     return value
-
-
-def check_profile(profile: Any) -> None:
-    """Raise ``ConfigError`` unless ``profile`` can be the namespace of keys."""
-    if profile is not None and not isinstance(profile, str):
-        raise ConfigError(f"profile must be a string or None, not {type(profile).__name__}")
-    try:
-        Key(profile, bytes(16), "profile", {})
-    except ValueError as error:
-        raise ConfigError(f"profile cannot be in a key: {error}") from None
 
 
 def _warn_of_unshared_keys(manager: CacheManager, identity: str) -> None:

@@ -10,12 +10,13 @@ from typing import Any, Final, TypeAlias
 from cogcache import _bridge, _core
 from cogcache._types import StoreResult
 from cogcache.backends.base import CacheBackend, DraftKind
+from cogcache.backends.destination import destination_of
 from cogcache.backends.faults import NotAskedError
 from cogcache.backends.filesystem import FilesystemCacheBackend
+from cogcache.backends.policy import ROUTED
 from cogcache.behind import LATER, WriteBehind
 from cogcache.keys import Key
-from cogcache.policy import ROUTED
-from cogcache.spool import Spool, destination_of
+from cogcache.spool import Spool
 from cogcache.tiering import Tiers, together
 
 __all__ = ["Drafts", "Writing"]

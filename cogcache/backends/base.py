@@ -8,6 +8,7 @@ methods are the whole of what a new one must do (``read``, ``write``, ``discard`
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -224,7 +225,8 @@ class CacheBackend(ABC):
         ``token``), or one word for why not. Unless a tier can do better, it takes up to 32 MiB and
         writes them at the end.
         """
-        return BufferedReceiver(self, key, RECEIVE_BYTES, source, kind)
+        write = functools.partial(self.write, source=source, kind=kind)
+        return BufferedReceiver(write, key, RECEIVE_BYTES)
 
     async def unfinished(self, key: bytes) -> Unfinished | None:
         """What a put of this key that broke off has left, which ``receive`` then gets as

@@ -69,7 +69,7 @@ class MemoryCacheBackend(CacheBackend):
         """Takes streams up to a quarter of the tier's size, which are in memory beside it until
         they are whole.
         """
-        return BufferedReceiver(self, key, self._limit // 4)
+        return BufferedReceiver(self.write, key, self._limit // 4)
 
     async def refresh(self, key: bytes, ttl_ms: int | None) -> bool:
         with self._lock:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 from cogcache import _core
-
-if TYPE_CHECKING:
-    from cogcache.backends.base import CacheBackend
 
 __all__ = ["BufferedReceiver", "Receiver", "Unfinished", "seal"]
 
@@ -59,15 +57,20 @@ async def seal(receiver: object) -> str | None:
 
 
 class BufferedReceiver:
-    """For tiers that write whole entries: keeps up to ``most`` bytes, then writes them at once."""
+    """For tiers that write whole entries.
+
+    Args:
+        write: Writes one.
+        key: Of the entry.
+        most: Bytes that are kept, to be written at once; no entry is larger.
+    """
 
     def __init__(
-        self, tier: CacheBackend, key: bytes, most: int, source: int = 0, kind: int = 0
+        self, write: Callable[[_core.Image], Awaitable[str | None]], key: bytes, most: int
     ) -> None:
-        self._tier = tier
+        self._write = write
         self._key = key
         self._most = most
-        self._source, self._kind = source, kind
         self._buffer = bytearray()
 
     async def feed(self, data: Any, /) -> str | None:
@@ -80,7 +83,7 @@ class BufferedReceiver:
     async def finish(self) -> str | None:
         data, self._buffer = bytes(self._buffer), bytearray()
         image = _core.Entry.from_bytes(data, self._key).to_image()
-        return await self._tier.write(image, source=self._source, kind=self._kind)
+        return await self._write(image)
 
     async def abort(self) -> None:
         self._buffer = bytearray()

@@ -81,7 +81,7 @@ async def test_a_clock_that_was_set_back_does_not_bring_back_an_older_value(
 
 
 def _destination() -> str:
-    from cogcache.spool import destination_of
+    from cogcache.backends.destination import destination_of
 
     return destination_of(HeldTier("slow", write_mode="behind"))
 

@@ -17,9 +17,10 @@ import pytest
 from support_cache import HeldTier, manager_over
 
 from cogcache import CacheManager, FilesystemCacheConfig, RedisCacheConfig, S3CacheConfig
+from cogcache.backends.destination import destination_of
 from cogcache.backends.filesystem import FilesystemCacheBackend
 from cogcache.keys import key_bytes
-from cogcache.spool import Claim, Spool, destination_of
+from cogcache.spool import Claim, Spool
 
 
 @pytest.fixture(autouse=True)

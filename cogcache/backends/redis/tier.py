@@ -24,6 +24,7 @@ from cogcache.backends.base import (
 from cogcache.backends.faults import AbsentError, MisconfiguredError, RefusedError, RemoteError
 from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.places import Place
+from cogcache.backends.policy import Policy
 from cogcache.backends.receiving import Receiver
 from cogcache.backends.redis.client import (
     BULK_FACTOR,
@@ -54,7 +55,6 @@ from cogcache.backends.redis.writing import SLICES_LONGER_MS, RedisUpload, Write
 from cogcache.backends.slots import TAIL_BYTES, refreshed_tail
 from cogcache.config import RedisCacheConfig
 from cogcache.exceptions import IncompleteError
-from cogcache.policy import Policy
 
 __all__ = ["RedisBackend"]
 

@@ -22,6 +22,7 @@ from cogcache.backends.base import (
     KeyPattern,
     describe_entry,
 )
+from cogcache.backends.destination import destination_of
 from cogcache.backends.faults import (
     AbsentError,
     BusyError,
@@ -63,7 +64,6 @@ from cogcache.backends.slots import TAIL_BYTES as TAIL_END
 from cogcache.config import S3CacheConfig
 from cogcache.exceptions import IncompleteError
 from cogcache.keys import Key
-from cogcache.spool import destination_of
 
 __all__ = ["S3Backend"]
 
