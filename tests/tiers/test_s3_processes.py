@@ -105,13 +105,14 @@ def test_sixteen_processes_create_one_key_and_one_wins(
     start_out, start_in = os.pipe()
     ready_out, ready_in = os.pipe()
 
-    def create(number: int) -> tuple[bool, int, bytes | None]:
-        async def work() -> tuple[bool, int, bytes | None]:
+    def create(number: int) -> tuple[str, int, bytes | None]:
+        async def work() -> tuple[str, int, bytes | None]:
             assert await tier.get(key) is None
             os.write(ready_in, b".")
             await asyncio.to_thread(os.read, start_out, 1)
             stored = await tier.set(key, bytes([number]) * 50_000)
-            return stored, tier.counters["created_by_others"], await tier.get(key)
+            why = "" if stored else f"not stored: {tier.last_fault}"
+            return why, tier.counters["created_by_others"], await tier.get(key)
 
         os.close(start_in)
         return asyncio.run(work())
@@ -125,21 +126,24 @@ def test_sixteen_processes_create_one_key_and_one_wins(
     results = [result_of(child) for child in children]
     for fd in (start_out, ready_in, ready_out):
         os.close(fd)
-    assert all(stored for stored, _, _ in results)
+    assert [why for why, _, _ in results if why] == []
     losers = sum(others for _, others, _ in results)
     value = asyncio.run(tier.get(key))
     written = [bytes([number]) * 50_000 for number in range(16)]
     assert value in written
     seen = [found for _, _, found in results if found is not None]  # read while others wrote
     assert seen and all(found in written for found in seen)
-    kinds = s3_proxy.counts()["kinds"]
-    puts = [one["status"] for one in s3_proxy.requests() if one["kind"] == "PutObject"]
+    asked = [(one["kind"], one["status"], one["tag"]) for one in s3_proxy.requests()]
+    puts = [(status, tag) for kind, status, tag in asked if kind == "PutObject"]
     # Each its entry and the trace of the video; a busy store may have been asked again.
-    assert sum(status in (200, 201, 412) for status in puts) <= 32, puts
-    assert kinds.get("HeadObject", 0) <= 15
+    assert sum(status in (200, 412) for status, _ in puts) <= 32, puts
+    # What did not become the object, or met a newer one (Swift's page without an ETag), or failed
+    # is followed by a question, but no other.
+    met = sum(status != 200 or tag is None for status, tag in puts)
+    assert sum(kind == "HeadObject" for kind, _, _ in asked) <= met, puts
     if can.create_once:
         assert losers == 15
-        assert results[value[0]][:2] == (True, 0)
+        assert results[value[0]][:2] == ("", 0)
         assert set(seen) == {value}
     else:
-        assert losers == 0
+        assert losers <= sum(tag is None for status, tag in puts if status == 200), puts

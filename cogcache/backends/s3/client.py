@@ -27,7 +27,7 @@ from cogcache.backends.faults import (
 )
 from cogcache.backends.lanes import Call, Lane, current_call
 from cogcache.backends.s3.direct import OPERATIONS, SLOW_BYTES_A_SECOND, Direct, Patience
-from cogcache.backends.s3.errors import error_of, is_expired_token
+from cogcache.backends.s3.errors import OvertakenError, error_of, is_expired_token
 from cogcache.backends.s3.payload import Reading
 from cogcache.breaker import Attempt
 from cogcache.exceptions import ConfigError
@@ -42,6 +42,7 @@ BULK_BYTES_A_SECOND: Final = 1 << 20  # slower transfers miss their deadline
 SMALL_BYTES: Final = 1 << 20  # up to which a transfer goes through the small lane
 _THREADS: Final = 8  # of the small lane, and of the bulk lane
 _WORKERS: Final = 4
+_KEPT_AS: Final = frozenset({"put_object", "upload_part"})  # their answers name what is there now
 # Seconds of connecting and of one read are shares of the deadline: 2 s and 3 s of 5 s.
 _LANES: Final[dict[str, dict[str, Any]]] = {
     "small": {
@@ -138,6 +139,8 @@ class S3Client:
             call.attempt, call.heard = attempt, False
             try:
                 answer = self._ask(call, lane.name, operation, params)
+                if operation in _KEPT_AS and "ETag" not in answer:
+                    raise OvertakenError(f"{operation}: the answer does not say what was kept")
             except Exception as error:
                 if call.abandoned:
                     attempt.dropped()  # or reported late

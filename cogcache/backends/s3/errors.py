@@ -10,6 +10,7 @@ Beside those of ``backends.faults`` a store has
     ├── OutOfRangeError          the range lies outside of the object
     ├── NotSupportedError        the store does not know what was asked for
     └── ConflictError            somebody else is at it: try again
+        └── OvertakenError       what the store kept is newer than this write, or its removal is
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "NotModifiedError",
     "NotSupportedError",
     "OutOfRangeError",
+    "OvertakenError",
     "error_of",
     "error_of_answer",
 ]
@@ -53,6 +55,12 @@ class NotSupportedError(RemoteError):
 
 class ConflictError(RemoteError):
     """Another request is changing the same object now."""
+
+
+class OvertakenError(ConflictError):
+    """The store answers a write without saying what it has: it kept a newer object of that name, or
+    the absence of one that was removed later.
+    """
 
 
 _ABSENT: Final = frozenset({"NoSuchKey", "NoSuchUpload", "NoSuchVersion"})

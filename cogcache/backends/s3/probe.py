@@ -16,7 +16,7 @@ from cogcache.backends.faults import AbsentError, MisconfiguredError, RefusedErr
 from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import TOKEN
-from cogcache.backends.s3.errors import ChangedError, NotSupportedError
+from cogcache.backends.s3.errors import ChangedError, NotSupportedError, OvertakenError
 from cogcache.backends.s3.payload import Payload
 
 __all__ = ["Abilities", "copies_of", "crc32", "probe"]
@@ -125,6 +125,8 @@ def _put(client: S3Client, call: Call, params: dict[str, Any]) -> None:
         if "IfNoneMatch" not in params:
             raise
         # Our own first try arrived although its answer was lost: a random name has no other owner.
+    except OvertakenError:
+        pass  # nor has anybody a newer one: a store that never says what it kept
 
 
 def _refuses_again(client: S3Client, call: Call, params: dict[str, Any]) -> bool:
@@ -132,7 +134,7 @@ def _refuses_again(client: S3Client, call: Call, params: dict[str, Any]) -> bool
         client.send(call, client.small, "put_object", **params)
     except ChangedError:
         return True
-    except (NotSupportedError, RefusedError):
+    except (NotSupportedError, RefusedError, OvertakenError):
         return False
     return False
 

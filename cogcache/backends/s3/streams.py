@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cogcache._offload import offload
 from cogcache.backends.base import ContainerSink, missing_ranges
-from cogcache.backends.faults import NotAskedError, RemoteError, UnavailableError
+from cogcache.backends.faults import RemoteError
 from cogcache.backends.lanes import Call
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import (
@@ -27,6 +27,7 @@ from cogcache.backends.s3.late import LateWrites
 from cogcache.backends.s3.payload import Payload
 from cogcache.backends.s3.probe import Abilities
 from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
+from cogcache.backends.s3.whole import put_whole
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -247,23 +248,13 @@ class S3Upload:
         self._finished(ours)
 
     async def _put_whole(self) -> bool:
-        body, size = self._body, self._size
-        lane = self._client.lane_for(size)
-
-        def put(call: Call) -> bool:
-            with self._late.of(self._name, call):
-                return self._writes.put(
-                    call, lane, self._name, body, self._token, self._can, once=self._once
-                )
-
-        def confirm(call: Call) -> bool:
-            return self._writes.confirm(call, self._name, self._token, size)
-
-        try:
-            return await lane.run(put, seconds=self._client.seconds_for(size))
-        except NotAskedError:
-            raise
-        except UnavailableError:
-            if await self._client.small.run(confirm, seconds=self._client.seconds_for(0)):
-                return True
-            raise
+        return await put_whole(
+            self._client,
+            self._writes,
+            self._late,
+            self._name,
+            self._body,
+            self._token,
+            self._can,
+            once=self._once,
+        )

@@ -48,7 +48,7 @@ from cogcache.backends.s3.download import (
     fetch_parallel,
     token_of,
 )
-from cogcache.backends.s3.errors import ChangedError, ConflictError, NotSupportedError
+from cogcache.backends.s3.errors import ChangedError, NotSupportedError
 from cogcache.backends.s3.hedges import Hedges
 from cogcache.backends.s3.late import LateWrites
 from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_parallel
@@ -60,6 +60,7 @@ from cogcache.backends.s3.refresh import Refreshes, is_due
 from cogcache.backends.s3.resume import RECORDS, RESUME_SECONDS, Records, Unfinished
 from cogcache.backends.s3.streams import S3Upload, copy_parallel
 from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
+from cogcache.backends.s3.whole import put_whole
 from cogcache.backends.slots import TAIL_BYTES as TAIL_END
 from cogcache.config import S3CacheConfig
 from cogcache.exceptions import IncompleteError
@@ -554,7 +555,6 @@ class S3Backend(CacheBackend):
         done the work. Every other write replaces.
         """
         once = self._missed.get(name) is not None
-        token = f"{image.token:016x}"
         can = await self.prepare()
         size = len(image)
         await self._late.settled(name, self._client.seconds_for(size))
@@ -566,24 +566,16 @@ class S3Backend(CacheBackend):
                 if unfinished is None:
                     raise
                 return await self._put_in_parts(image, None, once and can.create_once)
-        lane = self._client.lane_for(size)
-
-        def put(call: Call) -> bool:
-            body = Payload(image.pieces())
-            with self._late.of(name, call):
-                return self._writes.put(call, lane, name, body, token, can, once=once)
-
-        try:
-            return await lane.run(put, seconds=self._client.seconds_for(size))
-        except (NotAskedError, MisconfiguredError):
-            raise
-        except UnavailableError:
-            # It may have been written all the same: the answer may be all that was lost. And what
-            # may only create has nothing to do where another process has created.
-            ours = await self._in(self._client.small, self._writes.whose, name, token, size)
-            if ours or (ours is not None and once and can.create_once):
-                return ours
-            raise
+        return await put_whole(
+            self._client,
+            self._writes,
+            self._late,
+            name,
+            Payload(image.pieces()),
+            f"{image.token:016x}",
+            can,
+            once=once,
+        )
 
     async def _put_in_parts(
         self, image: _core.Image, unfinished: Unfinished | None, once: bool
@@ -610,18 +602,7 @@ class S3Backend(CacheBackend):
         marker = self._names.of_marker(source, key)
         if marker is None or self._marked.get(marker) is not None:
             return
-        params = {"Key": marker, "Body": Payload()}
-
-        def leave(call: Call) -> None:
-            try:
-                self._client.send(call, self._client.small, "put_object", **params)
-            except NotAskedError:
-                raise
-            except (ConflictError, UnavailableError):  # others leave the same one meanwhile
-                if not self._writes.is_there(call, marker):
-                    raise
-
-        await self._in(self._client.small, leave)
+        await self._in(self._client.small, self._writes.leave, marker)
         self._marked.keep(marker, True, MISSED_SECONDS)
 
     def _probe(self, call: Call) -> Abilities:

@@ -20,7 +20,7 @@ from cogcache.backends.faults import AbsentError, NotAskedError, RemoteError, Un
 from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.download import TOKEN, Reads
-from cogcache.backends.s3.errors import ChangedError, ConflictError
+from cogcache.backends.s3.errors import ChangedError, ConflictError, OvertakenError
 from cogcache.backends.s3.payload import Payload, payloads_of
 from cogcache.backends.s3.probe import Abilities, crc32
 from cogcache.backends.s3.resume import Part, Record, Unfinished, parts_in
@@ -62,11 +62,14 @@ class Writes:
     ) -> bool:
         """Write an object in one request; with ``once``, unless there is one already.
 
+        A write that met another one is sent again after a pause, since what replaces has to be the
+        last. With ``once`` it is not where another's object is.
+
         Returns:
             Whether the object is ours; ``False`` with ``once`` means that another was there.
 
         Raises:
-            UnavailableError: Nobody knows whether it was written; see ``confirm``.
+            UnavailableError: Nobody knows whether it was written; see ``whose``.
             RemoteError: It was not.
         """
         params: dict[str, Any] = {"Key": name, "Body": body, "Metadata": {TOKEN: token}}
@@ -77,23 +80,42 @@ class Writes:
         for turn in range(CONFLICTS + 1):
             try:
                 self._client.send(call, lane, "put_object", **params)
-            except ChangedError:
-                if "IfNoneMatch" not in params:
+            except (ChangedError, ConflictError) as error:
+                if isinstance(error, ChangedError) and "IfNoneMatch" not in params:
                     raise
-                # Another's, or our own first try of which the answer was lost.
-                return self.confirm(call, name, token, len(body))
-            except ConflictError:
-                if turn == CONFLICTS:
-                    creates = "IfNoneMatch" in params
-                    ours = self.whose(call, name, token, len(body)) if creates else None
-                    if ours is None:
-                        raise
-                    return ours
-                time.sleep(random.uniform(0, _PAUSE_SECONDS * 2**turn))  # noqa: S311  not all at once again
-                call.check()
+                is_last = turn == CONFLICTS
+                if is_last or isinstance(error, ChangedError | OvertakenError):
+                    # Another's, or our own first try of which the answer was lost; or what was
+                    # there has been removed.
+                    ours = self.whose(call, name, token, len(body))
+                    if ours or (once and ours is not None):
+                        return ours
+                if is_last:
+                    raise
             else:
                 return True
+            _pause(call, turn)
         raise AssertionError("unreachable")
+
+    def leave(self, call: Call, name: str) -> None:
+        """Have an empty object there, whoever writes it: all of that name are alike.
+
+        Raises:
+            RemoteError: There is none.
+        """
+        for turn in range(CONFLICTS + 1):
+            try:
+                self._client.send(call, self._client.small, "put_object", Key=name, Body=Payload())
+            except NotAskedError:
+                raise
+            except (ConflictError, UnavailableError) as error:  # others leave it meanwhile
+                if self.is_there(call, name):
+                    return
+                if turn == CONFLICTS or not isinstance(error, ConflictError):
+                    raise
+            else:
+                return
+            _pause(call, turn)
 
     def is_there(self, call: Call, name: str) -> bool:
         """Whether there is an object of this name, whoever wrote it.
@@ -106,10 +128,6 @@ class Writes:
         except AbsentError:
             return False
         return True
-
-    def confirm(self, call: Call, name: str, token: str, size: int, *, marked: bool = True) -> bool:
-        """Whether the object that is there now is that of this write; see ``whose``."""
-        return bool(self.whose(call, name, token, size, marked=marked))
 
     def whose(
         self, call: Call, name: str, token: str, size: int, *, marked: bool = True
@@ -259,10 +277,11 @@ class Writes:
         except (AbsentError, ChangedError, ConflictError, UnavailableError) as error:
             # A lost answer, an upload that an earlier try completed, or one that said 200 and then
             # that it failed: only the object can tell.
-            if not self.confirm(call, upload.name, token, size, marked=upload.mark == token):
-                if not (condition and isinstance(error, ChangedError)):
+            ours = self.whose(call, upload.name, token, size, marked=upload.mark == token)
+            if not ours:
+                if ours is None or not condition:
                     raise
-                upload.abort()  # another's object was there first
+                upload.break_off(error)  # another's object was there first
                 return False
         upload.done()
         return True
@@ -398,3 +417,9 @@ class Upload:
         etag = future.result()
         self._flying.pop(0)
         self._done[number] = etag
+
+
+def _pause(call: Call, turn: int) -> None:
+    """Let a write that was met get done; of several that met, not all try again at once."""
+    time.sleep(random.uniform(0, _PAUSE_SECONDS * 2**turn))  # noqa: S311
+    call.check()

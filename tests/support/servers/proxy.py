@@ -41,7 +41,7 @@ class Proxy:
     ===================  ============================================================
     status               answer ``status`` with ``code``, ``headers``; the server hears nothing, or
                          with ``committed=True`` does it first. ``status=200`` for a Complete is a
-                         200 with an error in its body
+                         200 with an error in its body; ``page`` is a text in the place of the error
     flip                 one bit of the body, at bit ``at`` or anywhere
     swap                 bytes of another object that went by before under this answer's head; with
                          ``whole=True`` the other's head too; ``body=bytes``: these bytes
@@ -155,7 +155,9 @@ class Proxy:
         return counts
 
     def requests(self) -> list[dict[str, Any]]:
-        """The requests in their order: ``kind``, ``path``, ``range``, ``status`` or ``words``."""
+        """The requests in their order: ``kind``, ``path``, ``range``, ``status`` and ``tag`` (the
+        ETag of the answer), or ``words``.
+        """
         log: list[dict[str, Any]] = self._ask("requests")
         return log
 

@@ -37,6 +37,7 @@ class Http:
                 range=request.get("range"),
                 sent=len(request.body),
                 status=None,
+                tag=None,
             )
             await self.proxy.before(self.client, faults)
             self.client.meet(faults)
@@ -92,6 +93,7 @@ class Http:
         await writer.drain()
         answer = await self.answer_head(reader)
         entry["status"] = status = int(answer.first[1])
+        entry["tag"] = answer.get("etag")
         empty = request.method == "HEAD" or status in (204, 304)
         body = wire.pieces(reader, answer, empty)
         length = answer.get("content-length")
@@ -125,7 +127,7 @@ class Http:
         entry: dict[str, Any],
     ) -> None:
         if "status" in faults:  # the server has done it; say otherwise
-            entry["status"] = faults["status"]["status"]
+            entry |= {"status": faults["status"]["status"], "tag": None}
             await self.client.send(error_answer(faults["status"], request))
             return
         if request.method != "HEAD":
@@ -175,12 +177,15 @@ def alter_head(answer: wire.Message, faults: Faults) -> wire.Message:
 
 
 def error_answer(rule: Rule, request: wire.Request) -> bytes:
-    """An answer of our own: an error document under any status, also under 200."""
+    """An answer of our own: an error document under any status, also under 200; or a page."""
     codes = {403: "AccessDenied", 429: "TooManyRequests", 500: "InternalError", 503: "SlowDown"}
     code = rule.get("code", codes.get(rule["status"], "InternalError"))
     text = f"<Error><Code>{code}</Code><Message>Made by the fault proxy.</Message></Error>"
     body = ('<?xml version="1.0" encoding="UTF-8"?>\n' + text).encode()
-    headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+    kind = "application/xml"
+    if "page" in rule:
+        body, kind = rule["page"].encode(), "text/html; charset=UTF-8"
+    headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
     headers += list(rule.get("headers", {}).items())
     first = ["HTTP/1.1", str(rule["status"]), "Fault"]
     head = wire.Message(first, headers).encode()

@@ -7,6 +7,8 @@ four servers run from here with rings of one replica on one folder.
 import array
 import getpass
 import gzip
+import hashlib
+import http.client
 import json
 import os
 import socket
@@ -14,6 +16,7 @@ import struct
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .process import HOST, MissingServer
 from .s3 import S3Server
@@ -98,6 +101,8 @@ location = us-east-1
 use = egg:swift#tempauth
 user_test_tester = {secret} .admin
 """
+HASH_SUFFIX = "cogcache"
+PART_POWER = 3
 PLAIN_FILTERS = (
     "catch_errors",
     "gatekeeper",
@@ -139,7 +144,7 @@ class SwiftServer(S3Server):
     def prepare(self) -> None:
         known = {"host": HOST, "folder": self.folder, "user": getpass.getuser()}
         Path(self.folder, "data", "d1").mkdir(parents=True, exist_ok=True)
-        self._write("swift.conf", "[swift-hash]\nswift_hash_path_suffix = cogcache\n")
+        self._write("swift.conf", f"[swift-hash]\nswift_hash_path_suffix = {HASH_SUFFIX}\n")
         for kind in self.port_names:
             text = PROXY if kind == "proxy" else STORAGE
             known |= {"port": self.ports[kind], "kind": kind, "secret": self.secret_key}
@@ -162,6 +167,25 @@ class SwiftServer(S3Server):
                 pass
         return super().answers()
 
+    def put_stamped(self, bucket: str, name: str, body: bytes, stamp: float) -> None:
+        """Have its object server keep an object as if a proxy with another clock had brought it.
+
+        Args:
+            bucket: Of the object.
+            name: Of it.
+            body: Of it.
+            stamp: Unix seconds; of two objects the one with the later stamp is kept.
+        """
+        path = f"/AUTH_{self.access_key.partition(':')[0]}/{bucket}/{name}"
+        digest = hashlib.md5(f"{path}{HASH_SUFFIX}".encode(), usedforsecurity=False).digest()
+        part = struct.unpack(">I", digest[:4])[0] >> (32 - PART_POWER)
+        connection = http.client.HTTPConnection(HOST, self.ports["object"], timeout=60)
+        headers = {"X-Timestamp": f"{stamp:.5f}", "Content-Type": "binary/octet-stream"}
+        connection.request("PUT", f"/d1/{part}{quote(path)}", body, headers)
+        status = connection.getresponse().status
+        connection.close()
+        assert status == 201, status
+
     def _write(self, name: str, text: str) -> None:
         Path(self.folder, name).write_text(text)
 
@@ -170,14 +194,13 @@ def write_ring(path: Path, port: int) -> None:
     """A ring of one replica on one device, in Swift's first format."""
     device = {"id": 0, "region": 1, "zone": 1, "weight": 1.0, "device": "d1", "meta": ""}
     device |= {"ip": HOST, "port": port, "replication_ip": HOST, "replication_port": port}
-    power = 3
     about = {
         "devs": [device],
-        "part_shift": 32 - power,
+        "part_shift": 32 - PART_POWER,
         "replica_count": 1,
         "byteorder": "little",
     }
     text = json.dumps(about, sort_keys=True).encode()
-    parts = array.array("H", [0] * (1 << power))
+    parts = array.array("H", [0] * (1 << PART_POWER))
     with gzip.open(path, "wb") as ring:
         ring.write(struct.pack("!4sHI", b"R1NG", 1, len(text)) + text + parts.tobytes())
