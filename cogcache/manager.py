@@ -920,11 +920,12 @@ class CacheManager:
 
     async def usage(self) -> Usage:
         """What is stored: ``{"entries", "stored_bytes", "raw_bytes", "profiles": {...},
-        "artifacts": {...}, "tags": {...}}``, each group with the same three numbers.
+        "artifacts": {...}, "tags": {...}, "ages": {...}}``, each group with the same three numbers.
 
-        Keys of your own count as profile and artifact ``""``. An entry with several tags counts
-        under each, one in several tiers in each of them. Opens every entry, without reading its
-        value: for a look now and then.
+        The groups of ages are ``"1h"``, ``"1d"``, ``"7d"`` and so on: younger than that, and not in
+        the group before; and ``"older"``. Keys of your own count as profile and artifact ``""``. An
+        entry with several tags counts under each, one in several tiers in each of them. Opens every
+        entry, without reading its value: for a look now and then.
         """
         self._calls.check_open()
         return await usage_of(self.backends)

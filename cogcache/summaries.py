@@ -53,10 +53,10 @@ class Usage(Shown, dict[str, Any]):
     __slots__ = ()
 
     def face(self) -> Face:
-        def table(title: str) -> Table:
-            groups = sorted(
-                self.get(title, {}).items(), key=lambda one: -int(one[1]["stored_bytes"])
-            )
+        def table(title: str, *, in_order: bool = False) -> Table:
+            groups = list(self.get(title, {}).items())
+            if not in_order:
+                groups.sort(key=lambda one: -int(one[1]["stored_bytes"]))
             rows = tuple((name or "(none)", *_usage_cells(counts)) for name, counts in groups)
             return Table(title, ("name", "entries>", "raw>", "stored>", "stored/raw>"), rows)
 
@@ -64,7 +64,10 @@ class Usage(Shown, dict[str, Any]):
         return Face(
             title=f"{entries} entries, {stored} stored",
             facts=(("raw", raw), ("stored", stored), ("stored/raw", ratio)),
-            tables=(table("artifacts"), table("profiles"), table("tags")),
+            tables=(
+                *(table(title) for title in ("artifacts", "profiles", "tags")),
+                table("ages", in_order=True),
+            ),
         )
 
 

@@ -23,6 +23,7 @@ from cogcache.usage import usage_of
 __all__ = ["described", "ls_command", "stats_command", "tell_unavailable"]
 
 _SORTS = ("size", "age", "key")
+_GROUPS = {"artifact": "artifacts", "profile": "profiles", "tag": "tags", "age": "ages"}
 
 
 @click.command(
@@ -117,12 +118,20 @@ def tell_unavailable(plan: Plan) -> None:
 @click.command(
     "stats",
     short_help="Say what is stored.",
-    epilog="Example: cogcache stats --json",
+    epilog="Example: cogcache stats --by age --by tag",
+)
+@click.option(
+    "--by",
+    multiple=True,
+    type=click.Choice(tuple(_GROUPS)),
+    help="Only by this; may be repeated.  [default: the tiers, and all of these]",
 )
 @json_option
 @cache_options
-def stats_command(as_json: bool, cache: CacheChoice) -> None:
-    """Say what is stored, by tier, artifact, profile and tag.
+def stats_command(by: tuple[str, ...], as_json: bool, cache: CacheChoice) -> None:
+    """Say what is stored, by tier, artifact, profile, tag and age.
+
+    Ages count from when values were made: '7d' are those from one day to seven days old.
 
     Hits and misses are counted by each process for itself: ask get_stats() there.
     """
@@ -141,6 +150,9 @@ def stats_command(as_json: bool, cache: CacheChoice) -> None:
         _add_up(usage, tier["usage"])
     if as_json:
         print_json(tiers=tiers, **usage)
+    elif by:
+        for what in dict.fromkeys(by):
+            _print_groups(what, usage[_GROUPS[what]])
     else:
         print_table(
             ("TIER", "STATE", "ENTRIES", "STORED", "LIMIT", "FREE"),
@@ -157,8 +169,10 @@ def stats_command(as_json: bool, cache: CacheChoice) -> None:
             ],
             right=("ENTRIES", "STORED", "LIMIT", "FREE"),
         )
-        for what in ("artifacts", "profiles", "tags"):
-            _print_groups(what[:-1], usage[what])
+        for what, groups in _GROUPS.items():
+            if usage[groups]:
+                click.echo()
+                _print_groups(what, usage[groups])
     if any(tier["state"] != "works" for tier in tiers):
         raise click.exceptions.Exit(1)
 
@@ -184,10 +198,9 @@ def _add_up(total: dict[str, Any], more: dict[str, Any]) -> None:
 
 
 def _print_groups(what: str, groups: dict[str, dict[str, int]]) -> None:
-    if not groups:
-        return
-    click.echo()
-    rows = sorted(groups.items(), key=lambda pair: (-pair[1]["stored_bytes"], pair[0]))
+    rows = list(groups.items())
+    if what != "age":
+        rows.sort(key=lambda pair: (-pair[1]["stored_bytes"], pair[0]))
     print_table(
         (what.upper(), "ENTRIES", "STORED", "RAW"),
         [

@@ -153,7 +153,32 @@ def test_stats_count_by_tier_artifact_profile_and_tag(cli: Run) -> None:
     assert answer["profiles"]["team"]["entries"] == 3 and answer["tags"]["draft"]["entries"] == 1
     assert answer["stored_bytes"] == sum(g["stored_bytes"] for g in answer["profiles"].values())
     text = cli("stats")[1]
-    assert "keyframes" in text and "ARTIFACT" in text and "TAG" in text
+    assert "keyframes" in text and "ARTIFACT" in text and "TAG" in text and "AGE" in text
+
+
+def test_stats_by_tag_and_age(place: Path, cli: Run) -> None:
+    cache = PipelineArtifactCache.open()
+    for tier in cache.cache.backends:
+        tier.set_clock_offset(-9 * 86_400_000)
+    assert cache.cache.sync.store("old", b"x" * 5000, ttl=0, tags=["draft", "kept"])
+    cache.sync.aclose()
+    by_tag = cli("stats", "--by", "tag")[1].splitlines()
+    assert [line.split()[:2] for line in by_tag] == [
+        ["TAG", "ENTRIES"],
+        ["draft", "2"],
+        ["kept", "1"],
+    ]
+    ages = json.loads(cli("stats", "--json")[1])["ages"]
+    assert list(ages) == ["1h", "1d", "7d", "30d", "90d", "365d", "older"]
+    assert {name: group["entries"] for name, group in ages.items() if group["entries"]} == {
+        "1h": 6,
+        "30d": 1,
+    }
+    assert ages["30d"]["stored_bytes"] > 0
+    text = cli("stats", "--by", "age", "--by", "profile")[1]
+    assert text.index("AGE") < text.index("PROFILE") and "TIER" not in text
+    assert [line.split()[0] for line in text.splitlines()[1:8]] == list(ages)
+    assert cli("stats", "--by", "colour")[0] == 2
 
 
 def test_show_prints_the_manifest_and_the_chunks(cli: Run) -> None:

@@ -881,7 +881,7 @@ async def test_usage_by_profile_artifact_and_tag_adds_up(
         "": 1,
     }
     assert {name: group["entries"] for name, group in usage["tags"].items()} == {"news": 2, "en": 1}
-    for by in ("profiles", "artifacts"):
+    for by in ("profiles", "artifacts", "ages"):
         for number in ("entries", "stored_bytes", "raw_bytes"):
             assert sum(group[number] for group in usage[by].values()) == usage[number]
     listed = await manager.list_keys(None, include_metadata=True)
