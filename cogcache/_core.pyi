@@ -349,8 +349,8 @@ class Listed(structseq[Any], tuple[bytes, int, int, int]):
 class Store:
     """The filesystem tier of one root.
 
-    Every method blocks, with the GIL released, except the three that keep it and never block:
-    ``get_value``, ``get_values`` and ``fetch_now``. ``submit`` is the loop's way.
+    Every method blocks, with the GIL released, except those that keep it and never block:
+    ``get_value``, ``get_values``, ``get_frame`` and ``fetch_now``. ``submit`` is the loop's way.
     After ``close`` every method raises ``ClosedError``.
     """
 
@@ -378,6 +378,10 @@ class Store:
         """The inline hit: the decoded value, ``miss``, or ``slow`` where answering might block."""
     def get_values(self, keys: Sequence[bytes], miss: Any, slow: Any, /) -> list[Any]:
         """``get_value`` of the first keys, as many as about 200 us allow, at least one."""
+    def get_frame(self, key: bytes, token: int, name: str, slow: Any, /) -> Any:
+        """The bytes of one frame of the write with this token; ``None`` where the key has another
+        live write by now, ``slow`` where only ``fetch`` can tell.
+        """
     def fetch_now(self, key: bytes, flags: int = 0, /) -> Entry | str | None:
         """``fetch`` without waiting; ``None`` where answering might block."""
     def fetch(self, key: bytes, /, flags: int = 0) -> Entry | str:

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, overload
 
-from cogcache._arguments import checked_times, flag, warn_of_slips
+from cogcache import _core
+from cogcache._arguments import checked_frame_ids, checked_times, flag, warn_of_slips
 from cogcache._offload import beside
 from cogcache._types import Duration, Lookup
 from cogcache.exceptions import shown
@@ -148,14 +149,25 @@ class PipelineArtifactCache(ArtifactVerbs):
         """
         flag(decode, "decode")
         check_channels(channels)
-        found = await self.get_keyframes(
-            video_path, load_images=True, frames=[frame_id], **_arguments_of(keyframes)
-        )
-        if found is None:
-            return None
-        frames: Frames = found[1]
         if not decode:
-            return frames.encoded(frame_id)
+            counts = self._counts_of("keyframes")
+            data = self._frame_hits.now(video_path, keyframes, self.profile, frame_id, counts)
+            if data is not None:
+                if self.cache._turn_is_over():
+                    await self.cache._breathe()
+                return data
+        request = await self._request("keyframes", video_path, _arguments_of(keyframes))
+        load = {"load_images": True, "frames": checked_frame_ids([frame_id])}
+        found = await self._look(request, load)
+        if found.value is None:
+            return None
+        frames: Frames = found.value[1]
+        if not decode:
+            self._frame_hits.learn(request, keyframes, self.profile, found)
+            try:
+                return frames.encoded(frame_id)
+            except _core.DamagedError:  # since it was verified; it has been set aside
+                return None
         decoded = await beside(lambda beat: frames.decode_here([frame_id], channels=channels))
         return decoded[str(frame_id)]
 

@@ -91,6 +91,10 @@ class Tiers:
             tier.note_works("read")
         return answer
 
+    def frame_now(self, encoded: bytes, token: int, name: str) -> Any:
+        """What the first tier has of one frame of a write, see ``CacheBackend.frame_now``."""
+        return SLOW if self.queues else self.backends[0].frame_now(encoded, token, name, SLOW)
+
     async def fetch(
         self, tier: CacheBackend, encoded: bytes, *, index_only: bool = False, parts: bool = False
     ) -> _core.Entry | str:

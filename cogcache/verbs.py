@@ -32,6 +32,7 @@ from cogcache.config import BackendConfig, CacheConfig
 from cogcache.exceptions import ConfigError, shown, warn
 from cogcache.explain import Explanation, explain_miss
 from cogcache.fence import MissFence
+from cogcache.framehits import FrameHits
 from cogcache.frames import Bundle, check_channels, check_metadata, make_bundle
 from cogcache.keys import Key
 from cogcache.manager import CacheManager
@@ -107,6 +108,7 @@ class ArtifactVerbs:
         self._registered: dict[str, tuple[dict[str, Any], Duration | None]] = {}
         self._fence = MissFence()
         self._requests = RequestMemo()
+        self._frame_hits = FrameHits(cache_manager)
         self._stamps: OrderedDict[bytes, int] = OrderedDict()
         self._stamps_lock = threading.Lock()
         self._unreadable: set[str] = set()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import is_not
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cogcache._checks import nearest
@@ -37,6 +38,12 @@ _ENABLED_BY = {
     "generate_embeddings": ("embeddings", "embeddings"),
 }
 
+_KEYFRAME_NAMES = (
+    "keyframe_strategy",
+    "keyframe_threshold",
+    "keyframe_fps",
+    "max_frames_per_video",
+)
 
 FROM_CONFIG: Any = type("_FromConfig", (), {"__repr__": lambda self: "<from the configuration>"})()
 """The default of arguments that are left to the configuration, and then to the artifact."""
@@ -96,6 +103,7 @@ class VideoCache:
         self.source = source
         self.config = dict(config)
         self.sync: Any = SyncFacade(self, cache.cache._runs_inline)
+        self._keyframes: tuple[list[Any], Keyframes] | None = None
 
     # --- what the configuration says --------------------------------------------------------------
 
@@ -106,14 +114,10 @@ class VideoCache:
         Raises:
             ValueError: Its ``keyframe_strategy`` is none that can be configured.
         """
-        strategy = self.config.get("keyframe_strategy", "similarity")
-        max_frames = self.config.get("max_frames_per_video")
-        max_frames = 3000 if max_frames is None else max_frames
-        if strategy == "similarity":
-            return Keyframes(threshold=self.config.get("keyframe_threshold"), max_frames=max_frames)
-        if strategy == "fps":
-            return Keyframes("fps", fps=self.config.get("keyframe_fps"), max_frames=max_frames)
-        raise ValueError(f"keyframe_strategy: unknown value {strategy!r}; known: similarity, fps")
+        said = [self.config.get(name, FROM_CONFIG) for name in _KEYFRAME_NAMES]
+        if self._keyframes is None or any(map(is_not, said, self._keyframes[0])):
+            self._keyframes = (said, _keyframes_of(self.config))
+        return self._keyframes[1]
 
     def arguments(self, artifact: str, named: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The arguments of an artifact: those given, else the configuration's, else left to their
@@ -624,6 +628,17 @@ class VideoCache:
 
     def __repr__(self) -> str:
         return f"<VideoCache of {self.source.uri!r}>"
+
+
+def _keyframes_of(config: Mapping[str, Any]) -> Keyframes:
+    strategy = config.get("keyframe_strategy", "similarity")
+    max_frames = config.get("max_frames_per_video")
+    max_frames = 3000 if max_frames is None else max_frames
+    if strategy == "similarity":
+        return Keyframes(threshold=config.get("keyframe_threshold"), max_frames=max_frames)
+    if strategy == "fps":
+        return Keyframes("fps", fps=config.get("keyframe_fps"), max_frames=max_frames)
+    raise ValueError(f"keyframe_strategy: unknown value {strategy!r}; known: similarity, fps")
 
 
 def _given(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class MissingStore:
     def get_values(self, keys: Sequence[bytes], miss: Any, slow: Any, /) -> list[Any]:
         return [self.get_value(key, miss, slow) for key in keys]
 
+    def get_frame(self, key: bytes, token: int, name: str, slow: Any, /) -> Any:
+        self._check()
+        return slow
+
     def fetch_now(self, key: bytes, flags: int = 0, /) -> str:
         self._check()
         return "absent"

@@ -187,6 +187,12 @@ class CacheBackend(ABC):
         """
         return slow
 
+    def frame_now(self, key: bytes, token: int, name: str, slow: object) -> Any:
+        """The bytes of one frame of the write with this token, without waiting; ``None`` where the
+        key has another live write by now, ``slow`` where only ``fetch`` can tell. Counts its hits.
+        """
+        return slow
+
     def fetch_now(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str | None:
         """What ``fetch`` answers, where that is at hand without waiting; else ``None``."""
         return None

@@ -112,6 +112,9 @@ class FilesystemCacheBackend(CacheBackend):
         values = self._store.get_values(keys, miss, slow)
         return values if self._expires else [slow if v is miss else v for v in values]
 
+    def frame_now(self, key: bytes, token: int, name: str, slow: object) -> Any:
+        return self._store.get_frame(key, token, name, slow) if self._expires else slow
+
     def fetch_now(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str | None:
         if not self._expires or isinstance(self._store, MissingStore):
             return None

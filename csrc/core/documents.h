@@ -7,8 +7,7 @@
  * were expanded, and are found again only by device, inode, length and write token together, so
  * that a replaced file is another document: the same rule as "verified once" (store.h).
  *
- * Every function may be called from any thread; no lock is held across an allocation or a system
- * call. A forked child starts with what its parent had.
+ * Threads and forks: as for every shelf (shelf.h).
  */
 #ifndef COG_DOCUMENTS_H
 #define COG_DOCUMENTS_H
@@ -17,15 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/shelf.h"
+
 enum {
     COG_DOCUMENTS_BYTES = 32 << 20, /* of all kept documents together */
     COG_DOCUMENT_LARGEST = 4 << 20, /* larger ones are not kept */
-    COG_DOCUMENTS_COUNT = 256
-};
-
-/* One write of one file. */
-struct cog_write_id {
-    uint64_t device, inode, length, token;
+    COG_DOCUMENTS_COUNT = COG_SHELF_COUNT
 };
 
 /* Immutable once kept; freed with its last reference. */

@@ -28,6 +28,8 @@ struct cog_entry { /* one block: this, the raw index, places, chunk ends, names 
     struct place *places;
     uint64_t *chunk_end; /* in the container */
     unsigned char *names;
+    size_t footprint; /* of the block */
+    unsigned char footer[COG_ENTRY_FOOTER_SIZE];
 };
 
 static enum cog_status damaged(struct cog_error *err, const char *what)
@@ -519,12 +521,14 @@ static struct cog_entry *new_entry(const struct cog_entry *parsed, const unsigne
     size_t index_room = (index_size + 7) / 8 * 8;
     size_t places = ((size_t)parsed->parts + 1) * sizeof(struct place);
     size_t ends = (size_t)parsed->chunks * sizeof(uint64_t);
-    unsigned char *block = cog_alloc(sizeof *parsed + places + ends + index_room + names + SLACK);
+    size_t footprint = sizeof *parsed + places + ends + index_room + names + SLACK;
+    unsigned char *block = cog_alloc(footprint);
     struct cog_entry *entry = (void *)block;
 
     if (!block)
         return NULL;
     *entry = *parsed;
+    entry->footprint = footprint;
     block += sizeof *entry;
     entry->places = (void *)block;
     block += places;
@@ -634,6 +638,7 @@ static enum cog_status open_tail(const struct cog_source *source, const void *ke
     parsed.token = footer.token;
     parsed.length = source->size;
     parsed.data_end = footer.index_offset;
+    memcpy(parsed.footer, slots + 2 * COG_SLOT_SIZE, sizeof parsed.footer);
     parsed.is_fresh = cog_slots_current(slots, footer.token, &parsed.fresh, &parsed.slot) == COG_OK;
     if (footer.index_codec == COG_CODEC_STORED)
         return build(&parsed, index, footer.index_raw, image, key, key_size, out, err);
@@ -653,6 +658,31 @@ enum cog_status cog_entry_open(const struct cog_source *source, const void *key,
         status = open_tail(source, key, key_size, &tail, out, err);
     cog_free(tail.block);
     return status;
+}
+
+enum cog_status cog_entry_reopen(const struct cog_entry *known,
+                                 const unsigned char tail[COG_ENTRY_TAIL_SIZE], const void *key,
+                                 size_t key_size, struct cog_entry **out)
+{
+    struct cog_entry *entry;
+
+    *out = NULL;
+    if (memcmp(tail + 2 * COG_SLOT_SIZE, known->footer, sizeof known->footer) != 0 ||
+        (key && (key_size != known->key_size || memcmp(key, known->key, key_size) != 0)))
+        return COG_ABSENT;
+    entry = cog_alloc(sizeof *entry);
+    if (!entry)
+        return COG_ERR_NOMEM;
+    *entry = *known;
+    entry->footprint = sizeof *entry;
+    entry->is_fresh = cog_slots_current(tail, entry->token, &entry->fresh, &entry->slot) == COG_OK;
+    *out = entry;
+    return COG_OK;
+}
+
+size_t cog_entry_footprint(const struct cog_entry *entry)
+{
+    return entry->footprint;
 }
 
 void cog_entry_free(struct cog_entry *entry)
@@ -1025,6 +1055,20 @@ enum cog_status cog_entry_check_chunks(const struct cog_entry *entry,
     }
     drop_codec(&helper);
     return status;
+}
+
+enum cog_status cog_entry_check_plain(const struct cog_entry *entry, uint32_t number,
+                                      const void *bytes, struct cog_error *err)
+{
+    struct cog_part part;
+    struct window window = {.bytes = bytes};
+
+    if (cog_entry_part(entry, number, &part) != COG_OK || !cog_part_is_plain(&part))
+        return cog_fail(err, COG_ERR_INVALID, 0, "no such part, or not stored as it is");
+    window.offset = part.offset;
+    window.first = part.first_chunk;
+    window.stop = part.first_chunk + part.chunk_count;
+    return check_window(entry, &part, &window, err);
 }
 
 /* --- everything ---------------------------------------------------------------------------- */

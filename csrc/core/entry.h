@@ -193,7 +193,16 @@ struct cog_entry; /* a parsed, verified index; independent of the source it came
  */
 enum cog_status cog_entry_open(const struct cog_source *source, const void *key, size_t key_size,
                                size_t cold_read, struct cog_entry **out, struct cog_error *err);
-void cog_entry_free(struct cog_entry *entry); /* accepts NULL */
+/*
+ * The same write opened again: `tail` is the end of the container as it is now. COG_ABSENT where
+ * its footer is not that of `known`, or the key is another. The new entry has the freshness of
+ * `tail`, and borrows all else: `known` must outlive it.
+ */
+enum cog_status cog_entry_reopen(const struct cog_entry *known,
+                                 const unsigned char tail[COG_ENTRY_TAIL_SIZE], const void *key,
+                                 size_t key_size, struct cog_entry **out);
+void cog_entry_free(struct cog_entry *entry);              /* accepts NULL */
+size_t cog_entry_footprint(const struct cog_entry *entry); /* bytes of memory it takes */
 
 uint64_t cog_entry_token(const struct cog_entry *entry);
 uint64_t cog_entry_length(const struct cog_entry *entry);
@@ -229,6 +238,9 @@ enum cog_status cog_entry_read(const struct cog_entry *entry, const struct cog_s
 enum cog_status cog_entry_check_chunks(const struct cog_entry *entry,
                                        const struct cog_source *source, uint32_t first,
                                        uint32_t count, struct cog_error *err);
+/* Check all bytes of a plain part, which are in memory. */
+enum cog_status cog_entry_check_plain(const struct cog_entry *entry, uint32_t number,
+                                      const void *bytes, struct cog_error *err);
 /* Stored extent of the chunks of `number` that cover raw [start, stop): one range of the container.
  */
 enum cog_status cog_entry_extent(const struct cog_entry *entry, uint32_t number, uint64_t start,

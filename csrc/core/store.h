@@ -130,11 +130,21 @@ const struct cog_freshness *cog_object_freshness(const struct cog_object *object
 /* The expanded and verified document where one was kept, so that nothing else was read; or NULL.
  * The object's reference. */
 struct cog_document *cog_object_document(const struct cog_object *object);
-/* with COG_GET_ANY_AGE: why it would have been a miss */
+/* Its document, verified and expanded, where that is short and was kept with the index (kept.h);
+ * else NULL. Lives as long as the object. */
+const unsigned char *cog_object_short_document(const struct cog_object *object, size_t *size);
 /* Which write of which file it is. */
 struct cog_write_id cog_object_write_id(const struct cog_object *object);
+/* with COG_GET_ANY_AGE: why it would have been a miss */
 enum cog_miss cog_object_miss(const struct cog_object *object);
 uint64_t cog_object_disk_bytes(const struct cog_object *object);
+/*
+ * All raw bytes of a plain part into `out`, read without waiting and checked: COG_OK, or what `out`
+ * holds is worth nothing. COG_ERR_WOULD_BLOCK, COG_ERR_DAMAGED, COG_ERR_IO; COG_ERR_INVALID: no
+ * such part, or not a plain one.
+ */
+enum cog_status cog_object_read_now(const struct cog_object *object, uint32_t number, void *out,
+                                    struct cog_error *err);
 /*
  * Have the stored chunks of `part` been verified, by this call or by an earlier one of this process
  * for the same write (device, inode, length, token)? Verifies what is not: COG_OK or

@@ -145,6 +145,7 @@ struct cog_object {
     struct cog_store *store;
     struct cog_digest digest;
     struct cog_entry *entry;
+    struct cog_kept *kept;         /* what `entry` borrows from, or is; or NULL */
     struct cog_source source;      /* context = this object */
     unsigned char *image;          /* the whole container, or NULL: read from `fd` */
     struct cog_document *document; /* kept from an earlier read of this write; there is no image */

@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "core/bytes.h"
+#include "core/kept.h"
 #include "core/store_internal.h"
 
 /* --- verified once ------------------------------------------------------------------------- */
@@ -182,7 +183,10 @@ void cog_object_free(struct cog_object *object)
         return;
     }
     struct cog_store *store = object->store;
-    cog_entry_free(object->entry);
+    if (object->kept == NULL || object->entry != cog_kept_entry(object->kept)) {
+        cog_entry_free(object->entry);
+    }
+    cog_kept_unref(object->kept);
     cog_document_unref(object->document);
     if (object->mapped) {
         (void)store->fs->unmap(object->image, (size_t)object->stat.size);
@@ -243,6 +247,12 @@ struct cog_document *cog_object_document(const struct cog_object *object)
     return object->document;
 }
 
+const unsigned char *cog_object_short_document(const struct cog_object *object, size_t *size)
+{
+    *size = 0;
+    return object->kept != NULL ? cog_kept_document(object->kept, size) : NULL;
+}
+
 struct cog_write_id cog_object_write_id(const struct cog_object *object)
 {
     return (struct cog_write_id){.device = object->stat.device,
@@ -273,6 +283,22 @@ bool cog_object_is_verified(const struct cog_object *object, uint32_t part)
     struct cog_verified *verified = &object->store->verified;
     return object->mapped && (print_is_known(verified, fingerprint(object, COG_ALL_PARTS)) ||
                               print_is_known(verified, fingerprint(object, part)));
+}
+
+enum cog_status cog_object_read_now(const struct cog_object *object, uint32_t number, void *out,
+                                    struct cog_error *err)
+{
+    struct cog_part part;
+    enum cog_status status = cog_entry_part(object->entry, number, &part);
+    if (status != COG_OK || !cog_part_is_plain(&part)) {
+        return COG_ERR_INVALID;
+    }
+    if (object->image != NULL) {
+        memcpy(out, object->image + part.offset, (size_t)part.raw_size);
+    } else if (part.raw_size > 0) { /* a read of nothing at the end is a read of nothing */
+        status = read_cached(object, out, (size_t)part.raw_size, part.offset, true, err);
+    }
+    return status == COG_OK ? cog_entry_check_plain(object->entry, number, out, err) : status;
 }
 
 enum cog_status cog_object_verify_part(struct cog_object *object, uint32_t part,
@@ -443,20 +469,48 @@ static enum cog_status load_document(struct request *request, struct cog_object 
 }
 
 /*
- * Large: the end is read first, which parses the entry and tells whether it is in memory; then the
- * file is mapped, privately and writable, with huge pages where it has to come from the disk.
+ * What this process has parsed before: then only slots and footer are read. COG_ABSENT: it has not,
+ * or the file is another by now, or its end is wanted for itself. Only the inline hit does so: what
+ * looks for damage reads all of it.
  */
-static enum cog_status load_large(struct request *request, struct cog_object *object)
+static enum cog_status open_known(struct request *request, struct cog_object *object)
 {
-    struct cog_store *store = request->store;
-    struct tail tail;
+    unsigned char tail[COG_ENTRY_TAIL_SIZE];
+    bool wanted = nowait(request) && (request->flags & COG_GET_NO_TOUCH) == 0;
+    struct cog_kept *kept = wanted ? cog_kept_find(&object->stat) : NULL;
+    if (kept == NULL) {
+        return COG_ABSENT;
+    }
+    enum cog_status status = read_cached(object, tail, sizeof tail, object->stat.size - sizeof tail,
+                                         true, request->err);
+    if (status == COG_OK) {
+        status = cog_entry_reopen(cog_kept_entry(kept), tail, request->key, request->key_size,
+                                  &object->entry);
+    }
+    if (status == COG_OK && is_medium_document(request, object)) {
+        cog_entry_free(object->entry);
+        object->entry = NULL;
+        status = COG_ABSENT;
+    }
+    if (status != COG_OK) {
+        cog_kept_unref(kept);
+        return status;
+    }
+    object->kept = kept;
+    return COG_OK;
+}
+
+/* The end is read, which parses the entry and tells whether it is in memory. */
+static enum cog_status open_anew(struct request *request, struct cog_object *object, bool *cold)
+{
+    struct tail tail; /* filled as far as it is read */
     tail.object = object;
     tail.nowait = nowait(request);
     tail.start = object->stat.size - COG_TAIL_PROBE;
     enum cog_status status = read_cached(object, tail.bytes, sizeof tail.bytes, tail.start, true,
                                          request->err);
-    bool cold = status == COG_ERR_WOULD_BLOCK;
-    if (cold && !tail.nowait) {
+    *cold = status == COG_ERR_WOULD_BLOCK;
+    if (*cold && !tail.nowait) {
         status = read_cached(object, tail.bytes, sizeof tail.bytes, tail.start, false,
                              request->err);
     }
@@ -469,14 +523,35 @@ static enum cog_status load_large(struct request *request, struct cog_object *ob
     if (status == COG_OK && is_medium_document(request, object)) {
         return load_document(request, object, &tail);
     }
-    if (status != COG_OK || !store->maps || (request->flags & COG_GET_NO_MAP) != 0) {
+    if (status == COG_OK && tail.nowait && (request->flags & COG_GET_NO_TOUCH) == 0) {
+        object->kept = cog_kept_keep(&object->stat, object->store->fs->realtime_ms(), object->entry,
+                                     &source, tail.start);
+    }
+    return status;
+}
+
+/*
+ * Large: the end is read first; then the file is mapped, privately and writable, with huge pages
+ * where it has to come from the disk.
+ */
+static enum cog_status load_large(struct request *request, struct cog_object *object)
+{
+    const struct cog_fs *fs = object->store->fs;
+    bool cold = false;
+    enum cog_status status = open_known(request, object);
+    if (status == COG_ABSENT) {
+        status = open_anew(request, object, &cold);
+    }
+    bool has_all = object->image != NULL || object->document != NULL;
+    if (status != COG_OK || has_all || !request->store->maps ||
+        (request->flags & COG_GET_NO_MAP) != 0) {
         return status;
     }
-    object->image = store->fs->map(object->fd, (size_t)object->stat.size, false);
+    object->image = fs->map(object->fd, (size_t)object->stat.size, false);
     if (object->image != NULL) {
         object->mapped = true;
         if (cold) {
-            (void)store->fs->advise_huge(object->image, (size_t)object->stat.size);
+            (void)fs->advise_huge(object->image, (size_t)object->stat.size);
         }
     }
     return COG_OK;

@@ -238,7 +238,14 @@ enum cog_status cog_load_document(struct cog_load *load, struct cog_error *err)
                         (unsigned long long)part.raw_size, part.codec);
     }
     load->doc_size = (size_t)part.raw_size;
-    if (cog_part_is_plain(&part) && load->image != NULL) {
+    size_t size;
+    const unsigned char *known = load->object != NULL
+                                     ? cog_object_short_document(load->object, &size)
+                                     : NULL;
+
+    if (known != NULL) {
+        load->doc = known; /* verified when it was kept; and no page of a map is touched */
+    } else if (cog_part_is_plain(&part) && load->image != NULL) {
         load->doc = load->image + part.offset; /* read where it lies */
         if (!cog_load_is_known_good(load, number)) {
             status = check_part(load, &part, err);

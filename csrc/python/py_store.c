@@ -416,6 +416,10 @@ static PyMethodDef store_methods[] = {
     {"get_values", FAST(cog_py_store_get_values),
      PyDoc_STR("get_values($self, keys, miss, slow, /)\n--\n\nget_value() of the first keys, as "
                "many as about 200 us allow, at least one.")},
+    {"get_frame", FAST(cog_py_store_get_frame),
+     PyDoc_STR("get_frame($self, key, token, name, slow, /)\n--\n\nThe bytes of one frame of this "
+               "write without waiting; None where the key has another write by now, `slow` where "
+               "only fetch() can tell.")},
     {"fetch", WITH_NAMES(store_fetch),
      PyDoc_STR("fetch($self, key, /, flags=0)\n--\n\nThe live entry of a key, or one word for why "
                "there is none.")},

@@ -64,6 +64,7 @@ extern const struct cog_py_operation cog_py_op_fetch, cog_py_op_fetch_many, cog_
 /* Methods that never block and keep the GIL. */
 PyObject *cog_py_store_get_value(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *cog_py_store_get_frame(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *cog_py_store_fetch_now(PyObject *self, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -11,6 +11,9 @@
 /* How long get_values() may hold the loop before it returns what it has. */
 enum { BATCH_NANOSECONDS = 200000 };
 
+/* A longer frame takes too long to copy and check here. */
+enum { FRAME_BYTES = 256 << 10 };
+
 /* --- the inline hit ------------------------------------------------------------------------ */
 
 /* What get_value() has in hand: the value, or `slow` also for what is wrong with the value. */
@@ -162,4 +165,68 @@ PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssiz
     cog_py_store_drop(store);
     Py_XDECREF(keys);
     return values;
+}
+
+/* The frame as bytes, or NULL without an exception: to be looked for in the blocking way. */
+static PyObject *read_frame(const struct cog_object *object, const char *name, size_t size)
+{
+    const struct cog_entry *entry = cog_object_entry(object);
+    struct cog_error err = {0};
+    struct cog_part part;
+    uint32_t number;
+
+    if (cog_entry_find(entry, COG_PART_FRAME, name, size, &number) != COG_OK ||
+        cog_entry_part(entry, number, &part) != COG_OK || part.raw_size > FRAME_BYTES) {
+        return NULL;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)part.raw_size);
+
+    if (bytes == NULL) {
+        PyErr_Clear();
+    } else if (cog_object_read_now(object, number, PyBytes_AS_STRING(bytes), &err) != COG_OK) {
+        Py_CLEAR(bytes);
+    }
+    return bytes;
+}
+
+/* No identity of a source is compared here: the caller has done it for the write of this token. */
+PyObject *cog_py_store_get_frame(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct cog_py_store *store = (struct cog_py_store *)self;
+    struct cog_object *object = NULL;
+    PyObject *bytes = NULL;
+    Py_ssize_t size;
+
+    if (count != 4 || !PyBytes_Check(args[0]) || !PyUnicode_Check(args[2])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "get_frame(key, token, name, slow): key is bytes and name is str");
+        return NULL;
+    }
+    unsigned long long token = PyLong_AsUnsignedLongLong(args[1]);
+
+    if ((token == (unsigned long long)-1 && PyErr_Occurred()) || cog_py_store_check(store) < 0) {
+        return NULL;
+    }
+    const char *name = PyUnicode_AsUTF8AndSize(args[2], &size);
+    PyObject *answer = args[3];
+
+    if (name == NULL) { /* a surrogate: no part has such a name */
+        PyErr_Clear();
+        return Py_NewRef(answer);
+    }
+    if (cog_store_get(store->handle, PyBytes_AS_STRING(args[0]), (size_t)PyBytes_GET_SIZE(args[0]),
+                      COG_GET_NOWAIT | COG_GET_INDEX_ONLY | COG_GET_NO_MAP, &object, NULL,
+                      NULL) == COG_OK) {
+        if (cog_entry_token(cog_object_entry(object)) == token) {
+            bytes = read_frame(object, name, (size_t)size);
+        } else {
+            answer = Py_None;
+        }
+        cog_object_free(object);
+    }
+    if (bytes == NULL) {
+        return Py_NewRef(answer);
+    }
+    store->value_hits++;
+    return bytes;
 }

@@ -14,6 +14,9 @@
 #define cog_entry_finish buggy_finish
 #define cog_entry_open buggy_open
 #define cog_entry_free buggy_free
+#define cog_entry_reopen buggy_reopen
+#define cog_entry_footprint buggy_footprint
+#define cog_entry_check_plain buggy_check_plain
 #define cog_entry_token buggy_token
 #define cog_entry_length buggy_length
 #define cog_entry_key buggy_key
