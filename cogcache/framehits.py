@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
-from cogcache import _core
 from cogcache.backends.base import SLOW
 from cogcache.keys import Keyframes
-from cogcache.manager import CacheManager, _is_meant
+from cogcache.manager import CacheManager
 from cogcache.sources import SourceRef
 
 if TYPE_CHECKING:
@@ -76,15 +75,12 @@ class FrameHits:
             frame_id = str(frame_id)
         elif type(frame_id) is not str:
             return None
-        cache = self._cache
-        cache._check_open()
-        data = cache._tiers.frame_now(write.key, write.token, frame_id)
+        data = self._cache._lookups.frame_at_hand(write.key, write.token, frame_id)
         if data is SLOW:
             return None
         if data is None:
             self._writes.pop(asked, None)
             return None
-        cache._count("hits")
         counts["hits"] += 1
         counts["hit_bytes"] += write.stored_bytes
         counts["seconds_saved"] += write.seconds_saved
@@ -96,16 +92,10 @@ class FrameHits:
     ) -> None:
         """Note the write that a hit was of, where it is that of the first tier."""
         asked = (id(request.source), id(keyframes), profile)
-        cache = self._cache
-        if (
-            asked in self._writes
-            or found.tier != cache._first.name
-            or not request.pinned
-            or not _cannot_change(keyframes)
-        ):
+        if asked in self._writes or not request.pinned or not _cannot_change(keyframes):
             return
-        entry = cache._tiers.fetch_now(cache._first, request.key.encoded, index_only=True)
-        if not isinstance(entry, _core.Entry) or not _is_meant(request.key, entry):
+        entry = self._cache._lookups.entry_at_hand(request.key, found)
+        if entry is None:
             return
         if len(self._writes) >= WRITES_KEPT:
             self._writes.clear()

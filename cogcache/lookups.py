@@ -55,6 +55,25 @@ class Lookups:
             self._calls.stats["hits"] += 1
         return value
 
+    def frame_at_hand(self, encoded: bytes, token: int, name: str) -> Any:
+        """The bytes of one frame of a write, as ``CacheBackend.frame_now`` of the first tier has
+        them, counted. After bytes: ``turn_is_over``.
+        """
+        self._calls.check_open()
+        data = self._tiers.frame_now(encoded, token, name)
+        if data is not SLOW and data is not None:
+            self._calls.count("hits")
+        return data
+
+    def entry_at_hand(self, key: Key, found: Lookup) -> _core.Entry | None:
+        """What the first tier has at hand of a key, if a hit was just ``found`` there and it is
+        meant.
+        """
+        if found.tier != self._first.name:
+            return None
+        entry = self._tiers.fetch_now(self._first, key.encoded, index_only=True)
+        return entry if isinstance(entry, _core.Entry) and is_meant(key, entry) else None
+
     async def get(self, key: str | Key, encoded: bytes, default: Any, answer: Any) -> Any:
         """The value of a key of which ``at_hand`` gave ``answer``, no value."""
         if answer is MISS and self._alone:

@@ -153,8 +153,8 @@ class PipelineArtifactCache(ArtifactVerbs):
             counts = self._counts_of("keyframes")
             data = self._frame_hits.now(video_path, keyframes, self.profile, frame_id, counts)
             if data is not None:
-                if self.cache._turn_is_over():
-                    await self.cache._breathe()
+                if self.cache._lookups.turn_is_over():
+                    await self.cache._lookups.breathe()
                 return data
         request = await self._request("keyframes", video_path, _arguments_of(keyframes))
         load = {"load_images": True, "frames": checked_frame_ids([frame_id])}
