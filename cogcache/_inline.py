@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import inspect
 import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextvars import ContextVar
+from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
 from cogcache._fork import renew_after_fork
@@ -329,7 +329,7 @@ class SyncFacade:
 
         def call(*args: Any, **named: Any) -> Any:
             result: Any = getattr(self._target, name)(*args, **named)
-            if inspect.iscoroutine(result):
+            if isinstance(result, CoroutineType):
                 return self._face(self._run(result))
             if hasattr(result, "__aenter__"):
                 face = self._face(result)

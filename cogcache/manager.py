@@ -156,7 +156,11 @@ class CacheManager:
                 ``TypeError``.)
             ValueError: A negative ``ttl`` or a bad key.
         """
-        return (await self.store(key, value, ttl=ttl)).stored
+        encoded = self._calls.encoded(key)
+        ttl_ms = duration_ms(ttl, self.default_ttl_ms)
+        if encoded is None:
+            return False
+        return (await self._puts.put(encoded, value, ttl_ms, {}, NO_CONTEXT)).stored
 
     async def lookup(
         self,

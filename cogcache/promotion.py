@@ -20,8 +20,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from cogcache import _bridge, _core
@@ -101,28 +101,39 @@ class Changes:
     def after_fork(self) -> None:
         """The changes under way are the parent's."""
         self._lock = threading.Lock()
-        self._begun: Counter[bytes] = Counter()
+        self._begun: dict[bytes, int] = {}
         self._all_begun = 0
+
+    def begin(self, keys: Collection[bytes]) -> None:
+        """These keys are being changed, until ``end`` is called with them."""
+        begun = self._begun
+        with self._lock:
+            for key in keys:
+                begun[key] = begun.get(key, 0) + 1
+
+    def end(self, keys: Collection[bytes]) -> None:
+        """These keys have been changed, or were to be."""
+        begun, ended = self._begun, self._ended
+        with self._lock:
+            self.number += 1
+            for key in keys:
+                others = begun.pop(key, 1) - 1  # none of ours in the child of a fork
+                if others > 0:
+                    begun[key] = others
+                ended[key] = self.number
+                ended.move_to_end(key)
+            while len(ended) > CHANGES:
+                _, self._forgotten = ended.popitem(last=False)
 
     @contextlib.contextmanager
     def of(self, keys: Iterable[bytes]) -> Iterator[None]:
-        """These keys are being changed."""
+        """``begin`` and ``end``."""
         known = list(keys)
-        with self._lock:
-            self._begun.update(known)
+        self.begin(known)
         try:
             yield
         finally:
-            with self._lock:
-                self.number += 1
-                for key in known:
-                    self._begun[key] -= 1
-                    if self._begun[key] <= 0:
-                        del self._begun[key]
-                    self._ended[key] = self.number
-                    self._ended.move_to_end(key)
-                while len(self._ended) > CHANGES:
-                    _, self._forgotten = self._ended.popitem(last=False)
+            self.end(known)
 
     @contextlib.contextmanager
     def of_many(self) -> Iterator[None]:
@@ -148,7 +159,7 @@ class Changes:
     def is_alone(self, key: bytes, since: int) -> bool:
         """``unchanged`` for who is changing the key, which does not count."""
         with self._lock:
-            if self._all_begun or self._begun[key] > 1 or since < self._forgotten:
+            if self._all_begun or self._begun.get(key, 0) > 1 or since < self._forgotten:
                 return False
             return self._ended.get(key, 0) <= since
 
@@ -162,6 +173,7 @@ class Promotions:
 
     Attributes:
         changes: What puts and deletes tell.
+        background: The copies under way.
     """
 
     def __init__(self, counters: dict[str, int]) -> None:
@@ -170,12 +182,12 @@ class Promotions:
         self._write: Callable[[CacheBackend, _core.Image], Awaitable[str | None]] | None = None
         self._admission: dict[int, Admission] = {}
         self._closed = False
-        self._background = Background()
+        self.background = Background()
 
     @property
     def tasks(self) -> dict[asyncio.Task[None], bytes]:
         """Those under way, with the key that each is about."""
-        return self._background.tasks
+        return self.background.tasks
 
     def use(self, write: Callable[[CacheBackend, _core.Image], Awaitable[str | None]]) -> None:
         """Put images into tiers with ``write``: ``None`` or the word for why not, never a fault."""
@@ -240,7 +252,7 @@ class Promotions:
         if is_inline():
             await copy()
             return
-        under_way = self._background
+        under_way = self.background
         if len(under_way.tasks) >= LIMIT_ITEMS or (
             under_way.tasks and under_way.size + size > LIMIT_BYTES
         ):
@@ -256,16 +268,10 @@ class Promotions:
 
         under_way.add(asyncio.create_task(work(), name="cogcache-promote"), key, size)
 
-    async def withdraw(self, meant: Callable[[bytes], bool]) -> None:
-        """Call off the copies of keys that are ``meant``, which are about to be forgotten: a copy
-        must not bring them back.
-        """
-        await self._background.withdraw(meant)
-
     async def aclose(self, timeout: float) -> None:
         """Let the copies of this loop end, for at most ``timeout`` seconds."""
         try:
-            await self._background.aclose(timeout)
+            await self.background.aclose(timeout)
         finally:
             self._closed = True
 

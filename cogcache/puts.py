@@ -101,8 +101,9 @@ class Puts:
         context: Context,
     ) -> StoreResult:
         """Keep one value in every tier that it is for."""
-        what = await self._writing.drafts(encoded, value, ttl_ms, meta)
-        result = await self._writing.write(what, source=context.source, kind=context.kind)
+        result = await self._writing.put(
+            encoded, value, ttl_ms, meta, source=context.source, kind=context.kind
+        )
         self._calls.count("sets", result.stored)
         return result
 

@@ -49,6 +49,7 @@ class Tiers:
         self.counters = counters
         self.promotions = Promotions(counters)
         self.storing = Background()
+        self._run_inline = all(tier.runs_inline for tier in backends)
         self.queues: dict[int, WriteBehind] = {}
         self._guards = {
             id(tier): Guard(tier, most_uncut if tier.cuts_values else None) for tier in backends
@@ -63,7 +64,7 @@ class Tiers:
         """Whether every tier answers in the calling thread, so that ``sync`` needs no event
         loop.
         """
-        return all(tier.runs_inline for tier in self.backends)
+        return self._run_inline
 
     def capture_stamp(self, tags: Iterable[str] = ()) -> int:
         """Now, in microseconds, as the version of values computed from here on; never below a tag's

@@ -40,6 +40,9 @@ class Writing:
 
     def __init__(self, tiers: Tiers) -> None:
         self._tiers = tiers
+        self._first = tiers.backends[0]
+        self._changes = tiers.promotions.changes
+        self._copies = tiers.promotions.background
         policies = [tiers.guard(tier).policy for tier in tiers.backends]
         self._composes = len(policies) > 1 or not all(one.is_plain for one in policies)
         tiers.promotions.use(self.write_one)
@@ -73,10 +76,36 @@ class Writing:
         """
         what: Drafts = {}
         for tier in self._tiers.backends:
-            if tier.draft_kind not in what:
+            kind = tier.draft_kind
+            if kind not in what:
                 draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
-                what[tier.draft_kind] = await _bridge.compose(draft) if self._composes else draft
+                what[kind] = await _bridge.compose(draft) if self._composes else draft
         return what
+
+    async def put(
+        self,
+        encoded: bytes,
+        value: Any,
+        ttl_ms: int | None,
+        meta: Mapping[int | str, Any],
+        *,
+        source: int = 0,
+        kind: int = 0,
+    ) -> StoreResult:
+        """``write`` a value."""
+        if self._composes:
+            what = await self.drafts(encoded, value, ttl_ms, meta)
+            return await self.write(what, source=source, kind=kind)
+        draft = self._first.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
+        keys = (encoded,)
+        self._changes.begin(keys)
+        try:
+            if self._copies.tasks or self._tiers.storing.tasks:
+                await self._call_off_copies(keys.__contains__)
+            word = await self.write_one(self._first, draft, source=source, kind=kind)
+        finally:
+            self._changes.end(keys)
+        return self.judge([word], draft.stored_bytes)
 
     async def write_one(
         self, tier: CacheBackend, what: What, *, source: int = 0, kind: int = 0
@@ -89,7 +118,10 @@ class Writing:
                 await self.drop_older(tier, what.key)
             return word
         try:
-            word = await guard.call(lambda: tier.write(what, source=source, kind=kind))
+            if guard.breaker is None:
+                word = await tier.write(what, source=source, kind=kind)
+            else:
+                word = await guard.call(lambda: tier.write(what, source=source, kind=kind))
         except NotAskedError:
             word = "unavailable"
         except Exception as error:
@@ -102,12 +134,16 @@ class Writing:
 
     async def write(self, what: Drafts, *, source: int = 0, kind: int = 0) -> StoreResult:
         """Put a value into every tier that it is for, and say what became of it."""
-        with self._tiers.promotions.changes.of([_key(what)]):
+        keys = (_key(what),)
+        self._changes.begin(keys)
+        try:
+            await self._call_off_copies(keys.__contains__)
             return await self._write(what, source, kind)
+        finally:
+            self._changes.end(keys)
 
     async def _write(self, what: Drafts, source: int, kind: int) -> StoreResult:
         tiers, queues = self._tiers.backends, self._tiers.queues
-        await self._call_off_copies(_key(what).__eq__)
         words = await together(
             [
                 self.write_one(tier, what[tier.draft_kind], source=source, kind=kind)
@@ -147,8 +183,11 @@ class Writing:
     async def write_batch(self, whats: Sequence[Drafts]) -> list[StoreResult]:
         """``write`` of each, with one call for each tier."""
         keys = {_key(what) for what in whats}
-        with self._tiers.promotions.changes.of(keys):
+        self._changes.begin(keys)
+        try:
             return await self._write_batch(whats, keys)
+        finally:
+            self._changes.end(keys)
 
     async def _write_batch(self, whats: Sequence[Drafts], keys: set[bytes]) -> list[StoreResult]:
         await self._call_off_copies(keys.__contains__)
@@ -186,7 +225,10 @@ class Writing:
         return words
 
     def judge(self, words: Sequence[str | None], size: int) -> StoreResult:
+        """What became of an entry of so many bytes, given the word of each tier."""
         tiers = self._tiers.backends
+        if len(words) == 1 and words[0] is None:
+            return StoreResult(True, "stored", (tiers[0].name,), size)
         named = list(zip(tiers, words, strict=True))
         kept = tuple(tier.name for tier, word in named if word is None)
         later = tuple(tier.name for tier, word in named if word == LATER)
@@ -206,8 +248,7 @@ class Writing:
         """Meanwhile entries are forgotten, whose keys are ``meant``, and which those are, if that
         is known: nothing under way in the background brings them back.
         """
-        changes = self._tiers.promotions.changes
-        with changes.of_many() if keys is None else changes.of(keys):
+        with self._changes.of_many() if keys is None else self._changes.of(keys):
             await self.withdraw(meant)
             yield
 
@@ -221,8 +262,8 @@ class Writing:
 
     async def _call_off_copies(self, meant: Callable[[bytes], bool]) -> None:
         """An older value on its way must not end up above this one."""
-        if self._tiers.promotions.tasks:
-            await self._tiers.promotions.withdraw(meant)
+        if self._copies.tasks:
+            await self._copies.withdraw(meant)
         if self._tiers.storing.tasks:
             await self._tiers.storing.withdraw(meant)
 

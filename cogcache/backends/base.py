@@ -83,6 +83,7 @@ class CacheBackend(ABC):
             ``CacheConfig``; all entries stay readable.
         compress_arrays: Whether arrays are compressed too.
         beside_remote: Whether this tier or another of its cache is remote; the manager sets it.
+        keeps_lives: Whether a life given to a value ends here.
         host_locks: By which the processes of a host compute a missing value once, or ``None``.
     """
 
@@ -108,6 +109,7 @@ class CacheBackend(ABC):
         self.enable_compression: Compression = "auto" if wanted is None else wanted
         self.compress_arrays: bool = getattr(config, "compress_arrays", False)
         self.beside_remote: bool = self.is_remote
+        self.keeps_lives = True
         self.host_locks: HostLocks | None = None
         self._clock_offset_ms = 0
         self._tag_versions: dict[str, int] = {}
@@ -126,7 +128,7 @@ class CacheBackend(ABC):
         """Tiers of the same kind make the same draft of a value: what of it is compressed, and
         whether lives are kept.
         """
-        return self.compress_from, self.compress_arrays, True
+        return self.compress_from, self.compress_arrays, self.keeps_lives
 
     @property
     def compress_from(self) -> int | None:
@@ -454,7 +456,7 @@ class CacheBackend(ABC):
             key,
             meta={META_CREATED: now, META_PRODUCER: PRODUCER, **(meta or {})},
             refreshed_ms=now,
-            ttl_ms=ttl_ms,
+            ttl_ms=ttl_ms if self.keeps_lives else None,
             compress=compress_from is not None,
             compress_from=compress_from or 0,
             compress_arrays=self.compress_arrays,
@@ -479,7 +481,7 @@ class CacheBackend(ABC):
             key,
             meta=self.entry_meta(meta or {}),
             refreshed_ms=self.now_ms(),
-            ttl_ms=ttl_ms,
+            ttl_ms=ttl_ms if self.keeps_lives else None,
             compress=self.compress_from is not None,
             **options,
         )

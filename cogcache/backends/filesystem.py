@@ -13,14 +13,14 @@ import errno
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final
 
 from cogcache import _bridge, _core
 from cogcache._inline import is_inline
 from cogcache._offload import beside, offload
 from cogcache.backends._missing import MissingStore
-from cogcache.backends.base import CacheBackend, DraftKind, KeyPattern
+from cogcache.backends.base import CacheBackend, KeyPattern
 from cogcache.backends.pins import Pins
 from cogcache.backends.places import Place
 from cogcache.backends.receiving import Receiver
@@ -60,7 +60,7 @@ class FilesystemCacheBackend(CacheBackend):
     def __init__(self, config: FilesystemCacheConfig) -> None:
         super().__init__(config)
         self._store: _core.Store | MissingStore = open_store(config)
-        self._expires = config.enable_ttl
+        self.keeps_lives = config.enable_ttl
         self._next_sweep = 0.0 if config.cleanup_on_startup else time.monotonic() + SWEEP_SECONDS
         self._unavailable = False
         if config.single_flight == "host":
@@ -80,7 +80,7 @@ class FilesystemCacheBackend(CacheBackend):
 
     def _adopt(self, store: _core.Store | MissingStore) -> None:
         self._store = store
-        if self._expires:
+        if self.keeps_lives:
             self.get_inline = store.get_value  # type: ignore[assignment, method-assign]
 
     async def _look_again(self, missing: MissingStore) -> None:
@@ -105,18 +105,18 @@ class FilesystemCacheBackend(CacheBackend):
 
     def get_inline(self, key: bytes, miss: object, slow: object) -> Any:
         value = self._store.get_value(key, miss, slow)
-        return slow if value is miss and not self._expires else value
+        return slow if value is miss and not self.keeps_lives else value
 
     def get_many_inline(self, keys: Sequence[bytes], miss: object, slow: object) -> list[Any]:
         """``get_inline`` of the first ``keys``, as many as about 200 us allow, but at least one."""
         values = self._store.get_values(keys, miss, slow)
-        return values if self._expires else [slow if v is miss else v for v in values]
+        return values if self.keeps_lives else [slow if v is miss else v for v in values]
 
     def frame_now(self, key: bytes, token: int, name: str, slow: object) -> Any:
-        return self._store.get_frame(key, token, name, slow) if self._expires else slow
+        return self._store.get_frame(key, token, name, slow) if self.keeps_lives else slow
 
     def fetch_now(self, key: bytes, *, index_only: bool = False) -> _core.Entry | str | None:
-        if not self._expires or isinstance(self._store, MissingStore):
+        if not self.keeps_lives or isinstance(self._store, MissingStore):
             return None
         found = self._store.fetch_now(key, _core.GET_INDEX_ONLY if index_only else 0)
         return None if found is None else self._noted(found)
@@ -130,7 +130,7 @@ class FilesystemCacheBackend(CacheBackend):
     async def fetch_many(self, keys: Sequence[bytes]) -> list[_core.Entry | str]:
         if isinstance(self._store, MissingStore):
             await self._look_again(self._store)
-        flags = 0 if self._expires else _core.GET_ANY_AGE
+        flags = 0 if self.keeps_lives else _core.GET_ANY_AGE
         try:
             found = await _bridge.run(self._store, "fetch_many", keys, flags)
         except OSError as error:
@@ -138,7 +138,7 @@ class FilesystemCacheBackend(CacheBackend):
         return [_if_live(self._noted(one)) for one in found]
 
     async def _fetch_live(self, key: bytes, flags: int) -> _core.Entry | str:
-        if not self._expires:
+        if not self.keeps_lives:
             flags |= _core.GET_ANY_AGE
         return _if_live(await self._fetch(key, flags))
 
@@ -223,31 +223,6 @@ class FilesystemCacheBackend(CacheBackend):
 
     # --- writing ----------------------------------------------------------------------------------
 
-    @property
-    def draft_kind(self) -> DraftKind:
-        return self.compress_from, self.compress_arrays, self._expires
-
-    def draft(
-        self,
-        key: bytes,
-        value: Any,
-        *,
-        ttl_ms: int | None,
-        meta: Mapping[int | str, Any] | None = None,
-    ) -> _core.Draft:
-        return super().draft(key, value, ttl_ms=ttl_ms if self._expires else None, meta=meta)
-
-    def writer(
-        self,
-        key: bytes,
-        *,
-        ttl_ms: int | None,
-        meta: Mapping[int | str, Any] | None = None,
-        **options: Any,
-    ) -> _core.EntryWriter:
-        life = ttl_ms if self._expires else None
-        return super().writer(key, ttl_ms=life, meta=meta, **options)
-
     async def receive(
         self, key: bytes, token: int, *, source: int = 0, kind: int = 0
     ) -> Receiver | str:
@@ -273,7 +248,9 @@ class FilesystemCacheBackend(CacheBackend):
         except OSError as error:
             self._note_unavailable(error)
             return "busy"
-        self._note_written([reason])
+        if reason is not None or self._refusing is not None:
+            self._note_written([reason])
+        self._sweep_now_and_then()
         return reason
 
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
@@ -285,6 +262,7 @@ class FilesystemCacheBackend(CacheBackend):
             self._note_unavailable(error)
             return ["busy"] * len(whats)
         self._note_written(reasons)
+        self._sweep_now_and_then()
         return reasons
 
     def _note_written(self, reasons: Iterable[str | None]) -> None:
@@ -292,7 +270,6 @@ class FilesystemCacheBackend(CacheBackend):
         if self.config.read_only is not True and not said:  # else it is no news
             for reason in reasons:
                 self.note_written(reason)
-        self._sweep_now_and_then()
 
     async def discard(self, key: bytes) -> bool:
         removed: bool = await _bridge.run(self._store, "delete", key)
