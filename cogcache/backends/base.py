@@ -19,6 +19,7 @@ from cogcache import _bridge, _core
 from cogcache._checks import nearest
 from cogcache._offload import beside
 from cogcache._types import Duration, Fault, duration_ms
+from cogcache.backends.clocks import ClockDifference
 from cogcache.backends.faults import NotAskedError
 from cogcache.backends.places import Place, Sieve
 from cogcache.backends.receiving import BufferedReceiver, Receiver, Unfinished
@@ -404,6 +405,14 @@ class CacheBackend(ABC):
     def set_clock_offset(self, offset_ms: int) -> None:
         """Shift the clock of this tier, for tests of lives."""
         self._clock_offset_ms = offset_ms
+
+    async def clock_difference(self) -> ClockDifference | None:
+        """This tier's clock beside that of its server; ``None`` where it has none.
+
+        Raises:
+            OSError: The server does not tell.
+        """
+        return None
 
     # --- value level ------------------------------------------------------------------------------
 
