@@ -244,15 +244,17 @@ class FilesystemCacheBackend(CacheBackend):
         if isinstance(self._store, MissingStore):
             await self._look_again(self._store)
         try:
-            reason: str | None = await _bridge.run(
-                self._store, "put", what, source=source, kind=kind
-            )
+            reason: str | None
+            if is_inline():
+                reason = self._store.put(what, source=source, kind=kind)
+            else:
+                reason = await _bridge.run(self._store, "put", what, source=source, kind=kind)
+                self._sweep_now_and_then()
         except OSError as error:
             self._note_unavailable(error)
             return "busy"
         if reason is not None or self._refusing is not None:
             self._note_written([reason])
-        self._sweep_now_and_then()
         return reason
 
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:
