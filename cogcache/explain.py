@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from cogcache import _core
 from cogcache._identity import KINDS_WITH_URI
-from cogcache.backends.base import META_ARTIFACT, META_SOURCE, CacheBackend
+from cogcache.backends.base import META_ARTIFACT, CacheBackend
 from cogcache.faces import Face, Shown, Table, moment_text, seconds_text, size_text
 from cogcache.keys import Difference, Key
-from cogcache.sources import SourceRef
+from cogcache.origins import source_of
+from cogcache.sources import IDENTITIES, SourceRef
 
 if TYPE_CHECKING:
     from cogcache.manager import CacheManager
@@ -160,6 +161,10 @@ async def explain_miss(
             reason = "source-missing"
             if near and not note:
                 note = "video(..., missing='latest') takes the file as it was last"
+        elif nearest and (other := _other_identity(nearest[0])):
+            note = note or (
+                f"it was stored under identity={other!r} and is asked for by {source.kind!r}"
+            )
         elif nearest and any(_of_source(one) for one in nearest[0].differences):
             reason = "source-changed"
     nearest = nearest[:NEAREST_SHOWN]
@@ -189,7 +194,6 @@ async def _near(
     near = await _compared(
         manager,
         key,
-        source,
         source.uri_hash,
         lambda entry, other: entry.meta.get(META_ARTIFACT) == artifact and _is_of(entry, source),
     )
@@ -198,7 +202,6 @@ async def _near(
         near = await _compared(
             manager,
             key,
-            source,
             0,
             lambda entry, other: other.artifact == artifact and other.source == key.source,
         )
@@ -208,7 +211,6 @@ async def _near(
 async def _compared(
     manager: CacheManager,
     key: Key,
-    source: SourceRef,
     uri_hash: int,
     meant: Callable[[_core.Entry, Key], bool],
 ) -> Collection[NearEntry]:
@@ -224,7 +226,7 @@ async def _compared(
                 other = Key.from_encoded(entry.key)
                 if other == key or not meant(entry, other) or tier._why_dead(entry) is not None:
                     continue
-                differences = tuple(key.diff(_with_origin(other, entry, source.uri)))
+                differences = tuple(key.diff(_with_origin(other, entry)))
                 if differences:
                     near[entry.key] = NearEntry(str(other), differences, entry.created_ms / 1000)
         except Exception:  # noqa: S112
@@ -232,12 +234,9 @@ async def _compared(
     return near.values()
 
 
-def _with_origin(key: Key, entry: _core.Entry, uri: str) -> Key:
+def _with_origin(key: Key, entry: _core.Entry) -> Key:
     """The same key that knows the source which the entry was made from, where the entry tells."""
-    identity = entry.meta.get(META_SOURCE) or [""]
-    origin = SourceRef.from_identity(
-        identity, uri=identity[1] if identity[0] in KINDS_WITH_URI else uri
-    )
+    origin = source_of(entry)
     if origin is None or origin.fingerprint != key.source:
         return key
     return Key(key.profile, origin, key.artifact, key.params)
@@ -247,6 +246,14 @@ def _of_source(difference: Difference) -> bool:
     return difference.part.partition(".")[0] == "source"
 
 
+def _other_identity(near: NearEntry) -> str | None:
+    """The ``identity=`` that an entry was stored under, if another one is asked for."""
+    for one in near.differences:
+        if one.part == "source.kind" and {one.mine, one.theirs} <= set(IDENTITIES):
+            return one.theirs
+    return None
+
+
 def _distance(near: NearEntry) -> int:
     """In how many things an entry differs; the source is one, whatever is different about it."""
     of_source = sum(map(_of_source, near.differences))
@@ -254,5 +261,5 @@ def _distance(near: NearEntry) -> int:
 
 
 def _is_of(entry: _core.Entry, source: SourceRef) -> bool:
-    identity = entry.meta.get(META_SOURCE) or []
-    return source.uri in identity or source.kind not in KINDS_WITH_URI
+    of = source_of(entry)
+    return of is not None and of.uri == source.uri

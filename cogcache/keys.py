@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 KIND: Final = "video"
-_PRINTED: Final = f"{KIND}:"
 """What keys of pipelines are about; the word that a printed key starts with, after its profile."""
 
 _SOURCE = re.compile(r"[0-9a-f]{32}")
@@ -356,12 +355,23 @@ def _source_differences(mine: Key, theirs: Key) -> list[Difference]:
     """Say what differs in the identities when both keys still know them, else that they differ."""
     if mine.origin is None or theirs.origin is None:
         return [Difference("source", mine.source.hex(), theirs.source.hex())]
-    left, right = mine.origin.facts(), theirs.origin.facts()
+    left, right = _facts_that_count(mine.origin), _facts_that_count(theirs.origin)
+    if left["kind"] != right["kind"]:  # then nothing else can be compared
+        return [Difference("source.kind", left["kind"], right["kind"])]
     return [
         Difference(f"source.{name}", left.get(name), right.get(name))
         for name in dict.fromkeys([*left, *right])
         if left.get(name) != right.get(name)
     ]
+
+
+def _facts_that_count(source: SourceRef) -> dict[str, str]:
+    """What is known of a source, without what its identity is not made of: a source that is the
+    same by its content may have another time.
+    """
+    identity = source.identity
+    bare = source.from_identity(identity, uri=source.uri if source.uri in identity else "")
+    return (source if bare is None else bare).facts()
 
 
 def _param_differences(
@@ -425,7 +435,7 @@ def key_bytes(key: str | Key) -> bytes:
         return key.encoded
     if isinstance(key, str):
         # Whatever prints a key has this in it; the usual own keys of callers do not.
-        return _parsed_bytes(key) if _PRINTED in key else _core.raw_key(key)
+        return _parsed_bytes(key) if f"{KIND}:" in key else _core.raw_key(key)
     if isinstance(key, Key):
         return key.encoded
     raise TypeError(f"a key is a str or a Key, not {type(key).__name__}")

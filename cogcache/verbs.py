@@ -37,6 +37,7 @@ from cogcache.frames import Bundle, check_channels, check_metadata, make_bundle
 from cogcache.keys import Key
 from cogcache.manager import CacheManager
 from cogcache.memo import DigestMemo
+from cogcache.origins import source_of
 from cogcache.puts import Context
 from cogcache.requests import Request, RequestMemo, make_request
 from cogcache.settings import Settings, check_profile
@@ -735,7 +736,7 @@ class ArtifactVerbs:
         for tier in self.cache.backends:
             try:
                 async for entry in tier.scan(source.uri_hash):
-                    ref = SourceRef.from_identity(entry.meta.get(META_SOURCE), uri=source.uri)
+                    ref = source_of(entry)  # a tier may list more than was asked for
                     if ref is not None and ref.uri == source.uri and entry.created_ms > newest:
                         best, newest = ref, entry.created_ms
             except Exception as error:

@@ -5,6 +5,8 @@ Needs ``pip install cogcache-video[cli]``.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -35,4 +37,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """Carry out the process' arguments and exit."""
+    _stand_in_for_streams()
     sys.exit(run())
+
+
+def _stand_in_for_streams() -> None:
+    """Streams that were closed swallow what they are given. With PYTHONUNBUFFERED a write may be
+    cut short, by a disk that is full, and nobody would know: what is written goes out whole.
+    """
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, line_buffering=True
+        )

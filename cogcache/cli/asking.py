@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cogcache.artifacts import ARTIFACTS
 from cogcache.cli.common import (
     CacheChoice,
     cache_options,
@@ -44,6 +45,8 @@ def explain_command(
     Exits with 3 when it is not.
     """
     if video is None:
+        if what in ARTIFACTS:
+            raise click.UsageError(f"of which video? cogcache explain {what} lecture.mp4")
         _explain_key(what, cache, as_json)
     else:
         _explain_artifact(what, video, params, profile, cache, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -53,7 +53,7 @@ def export_command(
     short_help="Take entries from a tar file.",
     epilog="Example: cogcache import lectures.tar --rekey /nfs/videos/=/data/videos/",
 )
-@click.argument("archive", type=click.Path(dir_okay=False, allow_dash=True))
+@click.argument("archive", type=click.File("rb"))
 @click.option("--replace", is_flag=True, help="Overwrite what the cache has already.")
 @click.option(
     "--rekey",
@@ -64,7 +64,7 @@ def export_command(
 @json_option
 @cache_options
 def import_command(
-    archive: str, replace: bool, rekey: tuple[str, ...], as_json: bool, cache: CacheChoice
+    archive: BinaryIO, replace: bool, rekey: tuple[str, ...], as_json: bool, cache: CacheChoice
 ) -> None:
     """Take the entries of ARCHIVE, which export made, into the cache; '-' is standard input.
 
@@ -81,7 +81,7 @@ def import_command(
     async def work() -> ArchiveReport:
         async with opened(cache, "make") as manager:
             return await manager.import_archive(
-                sys.stdin.buffer if archive == "-" else archive,
+                archive,
                 on_conflict="replace" if replace else "keep",
                 rekey=places or None,
             )

@@ -182,6 +182,18 @@ async def _copy_value(
         raise click.UsageError(f"{reason}; it is no JSON either ({error}): use --part") from None
 
 
+def _text_value(file: BinaryIO, kind: str) -> Any:
+    """What a file of text or JSON holds; ``file.name`` is not there for every input."""
+    name = getattr(file, "name", "the input")
+    try:
+        text = file.read().decode()
+        return json.loads(text) if kind == "json" else text
+    except ValueError as error:  # of either
+        raise click.UsageError(
+            f"{name} is no {'JSON' if kind == 'json' else 'text'}: {error}"
+        ) from None
+
+
 @contextmanager
 def _target(output: str | None) -> Iterator[BinaryIO]:
     """Where a value goes: a file appears when it is whole."""
@@ -189,6 +201,8 @@ def _target(output: str | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     folder = os.path.dirname(os.path.abspath(output))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"-o {output}: there is no directory {folder}")
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".cogcache-", delete=False) as file:
         try:
             yield file  # type: ignore[misc]
@@ -236,6 +250,9 @@ def put_command(
 ) -> None:
     """Store FILE, or standard input, under KEY."""
     more: dict[str, Any] = {"ttl": ttl, "tags": tags, "cost_seconds": cost_seconds}
+    if kind != "bytes" and content_type is not None:
+        raise click.UsageError("--content-type is for bytes")
+    value = None if kind == "bytes" else _text_value(file, kind)
 
     async def work() -> StoreResult:
         async with opened(cache, "make") as manager:
@@ -243,10 +260,7 @@ def put_command(
                 # Without a buffer, whose lock a read that Ctrl-C leaves behind would keep.
                 source = getattr(file, "raw", file)
                 return await manager.put_stream(key, source, content_type=content_type, **more)
-            if content_type is not None:
-                raise click.UsageError("--content-type is for bytes")
-            text = file.read().decode()
-            return await manager.store(key, json.loads(text) if kind == "json" else text, **more)
+            return await manager.store(key, value, **more)
 
     stored = run_async(work)
     if as_json:

@@ -17,6 +17,7 @@ from cogcache.cli.common import (
     run_async,
 )
 from cogcache.cli.output import clean, duration, print_json, print_table, size, summary
+from cogcache.cli.plans import print_keys
 from cogcache.selection import Plan, SelectedEntry
 from cogcache.usage import usage_of
 
@@ -68,8 +69,7 @@ def ls_command(
             unavailable=plan.unavailable,
         )
     elif quiet:
-        for one in entries:
-            click.echo(str(one.key))
+        print_keys(one.key for one in entries)
     elif entries:
         now = time.time()
         print_table(

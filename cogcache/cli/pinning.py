@@ -19,7 +19,7 @@ from cogcache.cli.common import (
     run_async,
 )
 from cogcache.cli.output import duration, print_json, print_table, size, summary
-from cogcache.cli.plans import SHOWN, counted, lines_for_dashes, plan_of, say
+from cogcache.cli.plans import SHOWN, counted, lines_for_dashes, plan_of, print_keys, say
 from cogcache.exceptions import PinLimitError
 from cogcache.keys import Key
 from cogcache.manager import CacheManager
@@ -136,8 +136,7 @@ def pins_command(quiet: bool, as_json: bool, cache: CacheChoice) -> None:
     if as_json:
         print_json(entries=pins, count=len(pins), stored_bytes=total)
     elif quiet:
-        for one in pins:
-            click.echo(one["key"])
+        print_keys(Key.parse(one["key"]) for one in pins)
     else:
         now = time.time()
         rows = [
@@ -154,16 +153,20 @@ def pins_command(quiet: bool, as_json: bool, cache: CacheChoice) -> None:
         summary(f"{counted(len(pins))} pinned, {size(total)}")
 
 
-def _wanted(keys: tuple[str, ...], filters: Filters) -> list[str] | None:
+def _wanted(keys: tuple[str, ...], filters: Filters) -> list[str | Key] | None:
     if not keys and not filters:
         raise click.UsageError("name keys or filters")
     return lines_for_dashes(keys) if keys else None
 
 
-async def _chosen(manager: CacheManager, keys: list[str] | None, filters: Filters) -> list[Key]:
+async def _chosen(
+    manager: CacheManager, keys: list[str | Key] | None, filters: Filters
+) -> list[Key]:
     """The keys that are meant; those that are named alone without looking for them."""
-    if keys is not None and not filters and not any("*" in key for key in keys):
-        return [Key.parse(key) for key in keys]
+    if keys is not None and not filters:
+        exact = [key for key in keys if isinstance(key, Key) or "*" not in key]
+        if len(exact) == len(keys):
+            return [Key.parse(key) if isinstance(key, str) else key for key in exact]
     return [one.key for one in (await plan_of(manager, keys, filters)).entries]
 
 

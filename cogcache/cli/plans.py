@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import click
@@ -14,7 +14,16 @@ from cogcache.keys import Key
 from cogcache.manager import CacheManager
 from cogcache.selection import Plan
 
-__all__ = ["ask_options", "confirm", "counted", "lines_for_dashes", "plan_of", "print_plan", "say"]
+__all__ = [
+    "ask_options",
+    "confirm",
+    "counted",
+    "lines_for_dashes",
+    "plan_of",
+    "print_keys",
+    "print_plan",
+    "say",
+]
 
 SHOWN: Final = 20
 
@@ -26,24 +35,48 @@ def ask_options(command: Any) -> Any:
     return dry(yes(command))
 
 
-def lines_for_dashes(keys: Sequence[str]) -> list[str]:
-    """Keys and patterns as given, with the lines of standard input for ``-``."""
-    wanted: list[str] = []
+def lines_for_dashes(keys: Sequence[str]) -> list[str | Key]:
+    """Keys and patterns as given, with the lines of standard input for ``-``.
+
+    A line is a key, whatever is in it: a key that is called ``*`` must not mean all of them.
+    """
+    wanted: list[str | Key] = []
     for key in keys:
-        wanted += [line for line in sys.stdin.read().splitlines() if line] if key == "-" else [key]
+        if key == "-":
+            wanted += [Key.parse(line) for line in sys.stdin.read().split("\n") if line]
+        else:
+            wanted.append(key)
     return wanted
 
 
-async def plan_of(manager: CacheManager, keys: list[str] | None, filters: Filters) -> Plan:
+async def plan_of(manager: CacheManager, keys: list[str | Key] | None, filters: Filters) -> Plan:
     """What the filters mean, of that what the keys and patterns name."""
-    if keys is None or len(keys) == 1:
-        return await filters.matching(keys[0] if keys else None).plan(manager)
-    exact = {Key.parse(key) for key in keys if "*" not in key}
+    match keys:
+        case None:
+            return await filters.matching(None).plan(manager)
+        case [str(alone)]:
+            return await filters.matching(alone).plan(manager)
+    patterns = [key for key in keys if isinstance(key, str) and "*" in key]
+    exact = {Key.parse(key) if isinstance(key, str) else key for key in keys if key not in patterns}
     plan = await filters.matching(None).plan(manager)
     found = {one.key for one in plan.only(lambda one: one.key in exact).entries}
-    for pattern in (key for key in keys if "*" in key):
+    for pattern in patterns:
         found |= {one.key for one in (await filters.matching(pattern).plan(manager)).entries}
     return plan.only(lambda one: one.key in found)
+
+
+def print_keys(keys: Iterable[Key]) -> None:
+    """One a line, as ``-`` reads them. A key with a line break would be read as two others, so it
+    is left out, and that is said.
+    """
+    left_out = 0
+    for text in map(str, keys):
+        if "\n" in text:
+            left_out += 1
+        else:
+            click.echo(clean(text) if sys.stdout.isatty() else text)
+    if left_out:
+        say(f"left out, for the line breaks in their keys: {counted(left_out)}; --json has all")
 
 
 def print_plan(plan: Plan) -> None:

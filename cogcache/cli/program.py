@@ -76,6 +76,9 @@ def run_program(arguments: Sequence[str]) -> int:
     try:
         return _carry_out(arguments)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and getattr(error.ctx, "command", None) is program:
+            hint = "Options stand after the verb, as in 'cogcache ls -t DIR'."
+            error = click.UsageError(f"{error.format_message()} {hint}", error.ctx)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

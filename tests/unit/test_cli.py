@@ -370,7 +370,7 @@ def test_entries_are_carried_to_another_place(place: Path, cli: Run) -> None:
     ):
         code, _, err = cli(*arguments)
         assert (code, said in err) == (2, True), err
-    assert cli("import", "no.tar")[0] == 1
+    assert cli("import", "no.tar")[0] == 2
 
 
 def test_an_archive_goes_through_a_pipe(place: Path, cli: Run) -> None:
