@@ -376,8 +376,12 @@ class Store:
     ) -> Store: ...
     def get_value(self, key: bytes, miss: Any, slow: Any, /) -> Any:
         """The inline hit: the decoded value, ``miss``, or ``slow`` where answering might block."""
-    def get_values(self, keys: Sequence[bytes], miss: Any, slow: Any, /) -> list[Any]:
-        """``get_value`` of the first keys, as many as about 200 us allow, at least one."""
+    def get_values(
+        self, keys: Sequence[bytes], miss: Any, slow: Any, start: int = 0, /
+    ) -> list[Any]:
+        """``get_value`` of the first keys from ``start`` on, as many as about 200 us allow, at
+        least one.
+        """
     def get_frame(self, key: bytes, token: int, name: str, slow: Any, /) -> Any:
         """The bytes of one frame of the write with this token; ``None`` where the key has another
         live write by now, ``slow`` where only ``fetch`` can tell.

@@ -48,7 +48,7 @@ class Lookups:
         """The value that the first tier has at hand, counted; ``MISS`` where it says that it has
         none, ``SLOW`` where it has to be asked otherwise. After a value: ``turn_is_over``.
         """
-        if _needs_comparing(key):
+        if type(key) is not str and _needs_comparing(key):
             return SLOW
         value = self._first.get_inline(encoded, MISS, SLOW)
         if value is not SLOW and value is not MISS and self._calls.counting:
@@ -160,52 +160,72 @@ class Lookups:
 
     async def many(self, keys: Iterable[str | Key]) -> dict[str | Key, Any]:
         """The values of those ``keys`` that are there, in their order."""
-        encoded = {key: self._calls.encoded(key) for key in checked_keys(keys)}
-        inline = await self._many_at_hand(
-            [e for key, e in encoded.items() if e is not None and not _needs_comparing(key)]
-        )
-        values: dict[str | Key, Any] = {}
-        later: list[tuple[str | Key, bytes]] = []
-        for key, one in encoded.items():
-            if one is None:
-                self._calls.count("misses")
-                continue
-            answer = inline.get(one, SLOW)
-            if answer is MISS and self._alone:
-                self._calls.count("misses")
-                continue
-            values[key] = answer
-            if answer is SLOW or answer is MISS:
-                later.append((key, one))
-            else:
-                self._calls.count("hits")
-        for start in range(0, len(later), AT_ONCE):
-            part = later[start : start + AT_ONCE]
-            known = await self._first_answers(
-                [one for _, one in part if inline.get(one) is not MISS]
-            )
+        wanted = checked_keys(keys)
+        encoded = [self._calls.encoded(key) for key in wanted]
+        answers = await self._many_at_hand(wanted, encoded)
+        values = dict(zip(wanted, answers, strict=True))
+        later = [
+            (key, one, answer is MISS)
+            for key, one, answer in zip(wanted, encoded, answers, strict=True)
+            if answer is SLOW or answer is MISS
+        ]
+        self._calls.count("hits", len(wanted) - len(later))
+        if later:
+            await self._look_for(later, values)
+            values = {key: value for key, value in values.items() if value is not MISS}
+        if values:
+            await self.breathe()
+        return values
+
+    async def _look_for(
+        self, wanted: Sequence[tuple[str | Key, bytes | None, bool]], values: dict[str | Key, Any]
+    ) -> None:
+        """Put the values of keys that the first tier has not at hand into ``values``, ``MISS`` for
+        those that are not there; of each its encoding, and whether the first tier said so itself.
+        """
+        left = [
+            (key, one, missed)
+            for key, one, missed in wanted
+            if one is not None and not (missed and self._alone)
+        ]
+        self._calls.count("misses", len(wanted) - len(left))
+        for start in range(0, len(left), AT_ONCE):
+            part = left[start : start + AT_ONCE]
+            known = await self._first_answers([one for _, one, missed in part if not missed])
             found = await together(
                 [
                     self.look(key, one, {}, after=True)
-                    if inline.get(one) is MISS
+                    if missed
                     else self.look(key, one, {}, first=next(known))
-                    for key, one in part
+                    for key, one, missed in part
                 ]
             )
-            for (key, _), look in zip(part, found, strict=True):
+            for (key, _, _), look in zip(part, found, strict=True):
                 values[key] = look.value if look.hit else MISS
-        if not later and values:
-            await self.breathe()
-        return {key: value for key, value in values.items() if value is not MISS}
 
-    async def _many_at_hand(self, encoded: Sequence[bytes]) -> dict[bytes, Any]:
-        """What the first tier has at hand of each, as ``at_hand`` has it; not counted."""
+    async def _many_at_hand(
+        self, keys: Sequence[str | Key], encoded: Sequence[bytes | None]
+    ) -> list[Any]:
+        """What the first tier has at hand of each, as ``at_hand`` has it; not counted. ``MISS`` of
+        a key without an encoding.
+        """
+        batch = [
+            one
+            for key, one in zip(keys, encoded, strict=True)
+            if one is not None and (type(key) is str or not _needs_comparing(key))
+        ]
         answered: list[Any] = []
-        while len(answered) < len(encoded):
+        while len(answered) < len(batch):
             if answered:
                 await self.breathe()
-            answered += self._first.get_many_inline(encoded[len(answered) :], MISS, SLOW)
-        return dict(zip(encoded, answered, strict=True))
+            answered += self._first.get_many_inline(batch, MISS, SLOW, len(answered))
+        if len(batch) == len(keys):
+            return answered
+        rest = iter(answered)
+        return [
+            MISS if one is None else SLOW if _needs_comparing(key) else next(rest)
+            for key, one in zip(keys, encoded, strict=True)
+        ]
 
     async def _first_answers(self, encoded: Sequence[bytes]) -> Iterator[_core.Entry | str | None]:
         """What the first tier answers for each, what it has not at hand asked for many at a time;

@@ -45,8 +45,10 @@ class MissingStore:
         self._check()
         return slow if self.is_due() else miss
 
-    def get_values(self, keys: Sequence[bytes], miss: Any, slow: Any, /) -> list[Any]:
-        return [self.get_value(key, miss, slow) for key in keys]
+    def get_values(
+        self, keys: Sequence[bytes], miss: Any, slow: Any, start: int = 0, /
+    ) -> list[Any]:
+        return [self.get_value(key, miss, slow) for key in keys[start:]]
 
     def get_frame(self, key: bytes, token: int, name: str, slow: Any, /) -> Any:
         self._check()

@@ -294,11 +294,13 @@ class CacheBackend(ABC):
                 return word
         return None
 
-    def get_many_inline(self, keys: Sequence[bytes], miss: object, slow: object) -> list[Any]:
-        """``get_inline`` of many keys in one call, in their order: at least the first of them, and
+    def get_many_inline(
+        self, keys: Sequence[bytes], miss: object, slow: object, start: int = 0
+    ) -> list[Any]:
+        """``get_inline`` of many keys in one call, in their order: at least that at ``start``, and
         as many more as fit into a short turn of the loop.
         """
-        return [self.get_inline(key, miss, slow) for key in keys]
+        return [self.get_inline(key, miss, slow) for key in keys[start:]]
 
     async def invalidate_tags(self, tags: Iterable[str], above: int = 0) -> None:
         """Make every entry captured before now that carries one of these tags a miss.

@@ -107,9 +107,11 @@ class FilesystemCacheBackend(CacheBackend):
         value = self._store.get_value(key, miss, slow)
         return slow if value is miss and not self.keeps_lives else value
 
-    def get_many_inline(self, keys: Sequence[bytes], miss: object, slow: object) -> list[Any]:
-        """``get_inline`` of the first ``keys``, as many as about 200 us allow, but at least one."""
-        values = self._store.get_values(keys, miss, slow)
+    def get_many_inline(
+        self, keys: Sequence[bytes], miss: object, slow: object, start: int = 0
+    ) -> list[Any]:
+        """See ``CacheBackend``: as many as about 200 us allow."""
+        values = self._store.get_values(keys, miss, slow, start)
         return values if self.keeps_lives else [slow if v is miss else v for v in values]
 
     def frame_now(self, key: bytes, token: int, name: str, slow: object) -> Any:

@@ -414,8 +414,8 @@ static PyMethodDef store_methods[] = {
      PyDoc_STR("get_value($self, key, miss, slow, /)\n--\n\nThe value without waiting, `miss`, or "
                "`slow` where answering might block.")},
     {"get_values", FAST(cog_py_store_get_values),
-     PyDoc_STR("get_values($self, keys, miss, slow, /)\n--\n\nget_value() of the first keys, as "
-               "many as about 200 us allow, at least one.")},
+     PyDoc_STR("get_values($self, keys, miss, slow, start=0, /)\n--\n\nget_value() of the first "
+               "keys from `start`, as many as about 200 us allow, at least one.")},
     {"get_frame", FAST(cog_py_store_get_frame),
      PyDoc_STR("get_frame($self, key, token, name, slow, /)\n--\n\nThe bytes of one frame of this "
                "write without waiting; None where the key has another write by now, `slow` where "

@@ -133,27 +133,19 @@ static int64_t monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssize_t count)
+/* get_value() of keys[start:], as many as the time allows; the list may change while values are
+ * built. */
+static PyObject *get_values(struct cog_py_state *state, struct cog_py_store *store, PyObject *keys,
+                            Py_ssize_t start, PyObject *miss, PyObject *slow)
 {
-    struct cog_py_store *store = (struct cog_py_store *)self;
-    struct cog_py_state *state = cog_py_state_of_type(Py_TYPE(self));
     int64_t until = monotonic_ns() + BATCH_NANOSECONDS;
-    PyObject *keys;
-    PyObject *values;
+    PyObject *values = PyList_New(0);
 
-    if (count != 3) {
-        PyErr_SetString(PyExc_TypeError, "get_values(keys, miss, slow) takes three arguments");
-        return NULL;
-    }
-    if (state == NULL || cog_py_store_check(store) < 0) {
-        return NULL;
-    }
-    keys = PySequence_Tuple(args[0]);
-    values = keys != NULL ? PyList_New(0) : NULL;
-    cog_py_store_hold(store);
-    for (Py_ssize_t i = 0; values != NULL && i < PyTuple_GET_SIZE(keys); i++) {
-        PyObject *value = get_value(state, store, PyTuple_GET_ITEM(keys, i), args[1], args[2]);
+    for (Py_ssize_t i = start; values != NULL && i < PySequence_Fast_GET_SIZE(keys); i++) {
+        PyObject *key = Py_NewRef(PySequence_Fast_GET_ITEM(keys, i));
+        PyObject *value = get_value(state, store, key, miss, slow);
 
+        Py_DECREF(key);
         if (value == NULL || PyList_Append(values, value) < 0) {
             Py_CLEAR(values);
         }
@@ -162,8 +154,36 @@ PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssiz
             break;
         }
     }
-    cog_py_store_drop(store);
-    Py_XDECREF(keys);
+    return values;
+}
+
+PyObject *cog_py_store_get_values(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct cog_py_store *store = (struct cog_py_store *)self;
+    struct cog_py_state *state = cog_py_state_of_type(Py_TYPE(self));
+    Py_ssize_t start = count == 4 ? PyLong_AsSsize_t(args[3]) : 0;
+    PyObject *values = NULL;
+
+    if (count < 3 || count > 4) {
+        PyErr_SetString(PyExc_TypeError,
+                        "get_values(keys, miss, slow, start=0) takes three or four arguments");
+        return NULL;
+    }
+    if ((start == -1 && PyErr_Occurred()) || state == NULL || cog_py_store_check(store) < 0) {
+        return NULL;
+    }
+    if (start < 0) {
+        PyErr_SetString(PyExc_ValueError, "start: not below 0");
+        return NULL;
+    }
+    PyObject *keys = PySequence_Fast(args[0], "keys: a sequence of bytes is needed");
+
+    if (keys != NULL) {
+        cog_py_store_hold(store);
+        values = get_values(state, store, keys, start, args[1], args[2]);
+        cog_py_store_drop(store);
+        Py_DECREF(keys);
+    }
     return values;
 }
 
