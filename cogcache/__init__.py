@@ -52,7 +52,7 @@ from cogcache.sources import SourceRef, file_digest
 from cogcache.streams import StreamResult
 from cogcache.summaries import ArtifactStats, Stats, Usage
 from cogcache.tee import TeeStream
-from cogcache.verifying import DamagedEntry, VerifyProgress, VerifyReport
+from cogcache.verifyreport import DamagedEntry, VerifyProgress, VerifyReport
 from cogcache.video import VideoArtifacts, VideoCache
 
 __version__ = "0.1.0"

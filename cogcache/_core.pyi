@@ -427,6 +427,22 @@ class Store:
         """
     def tag_version(self, tag: str, /) -> int: ...
     def list_shard(self, shard: int, /, source: int = 0) -> list[Listed]: ...
+    def names(self, shard: int, enough: int, /, source: int = 0) -> tuple[int, bytes]:
+        """Names of entries from ``shard`` on, at least ``enough``: where to go on (256: there are
+        no more), and digests back to back. Of ``source`` at least all.
+        """
+    def sift(self, names: bytes, most: int, /) -> tuple[int, int, int, list[bytes]]:
+        """Read entries in their order until ``most`` bytes were read: how many of ``names`` were
+        looked at, how many of them are as they were written, their bytes, and the digests of those
+        that must be looked at closer: not whole, not readable, or longer than ``most``.
+        """
+    def remove_damaged(self, digest: bytes, /) -> bool:
+        """Read an entry once more and set it aside if it is not as it was written; whether it
+        was.
+
+        Raises:
+            OSError: It cannot be read or removed.
+        """
     def sweep(self, force: bool = False) -> int | None:
         """Entries reclaimed; ``None``: another process is at it, or nothing may be written."""
     def stats(self) -> dict[str, Any]: ...

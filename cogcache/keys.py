@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 KIND: Final = "video"
+_PRINTED: Final = f"{KIND}:"
 """What keys of pipelines are about; the word that a printed key starts with, after its profile."""
 
 _SOURCE = re.compile(r"[0-9a-f]{32}")
@@ -435,7 +436,7 @@ def key_bytes(key: str | Key) -> bytes:
         return key.encoded
     if isinstance(key, str):
         # Whatever prints a key has this in it; the usual own keys of callers do not.
-        return _parsed_bytes(key) if f"{KIND}:" in key else _core.raw_key(key)
+        return _parsed_bytes(key) if _PRINTED in key else _core.raw_key(key)
     if isinstance(key, Key):
         return key.encoded
     raise TypeError(f"a key is a str or a Key, not {type(key).__name__}")

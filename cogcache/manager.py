@@ -50,7 +50,8 @@ from cogcache.summaries import Stats, Usage
 from cogcache.tee import TeeStream
 from cogcache.tiering import Tiers
 from cogcache.usage import usage_of
-from cogcache.verifying import VerifyProgress, VerifyReport, verify_tiers
+from cogcache.verifying import verify_tiers
+from cogcache.verifyreport import VerifyProgress, VerifyReport
 from cogcache.writing import Writing
 
 if TYPE_CHECKING:

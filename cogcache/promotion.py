@@ -120,8 +120,9 @@ class Changes:
                 others = begun.pop(key, 1) - 1  # none of ours in the child of a fork
                 if others > 0:
                     begun[key] = others
+                if key in ended:
+                    ended.move_to_end(key)
                 ended[key] = self.number
-                ended.move_to_end(key)
             while len(ended) > CHANGES:
                 _, self._forgotten = ended.popitem(last=False)
 

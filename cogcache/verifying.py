@@ -7,206 +7,33 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from cogcache import _core
 from cogcache._inline import is_inline
 from cogcache.backends.base import CacheBackend
 from cogcache.backends.faults import AbsentError, NotAskedError
-from cogcache.backends.places import Place
-from cogcache.faces import Face, Shown, Table, seconds_text, size_text
+from cogcache.backends.places import Place, Sieve
 from cogcache.keys import Key
+from cogcache.verifyreport import Damage, DamagedEntry, TierCheck, VerifyProgress, VerifyReport
 
 if TYPE_CHECKING:
     from cogcache.selection import Selection
 
-__all__ = ["Damage", "DamagedEntry", "TierCheck", "VerifyProgress", "VerifyReport", "verify_tiers"]
+__all__ = ["verify_tiers"]
+
+T = TypeVar("T")
 
 AT_ONCE: Final = 4  # entries of a tier that are read together
 SLICE_BYTES: Final = 8 << 20  # stored bytes that one step reads
 INLINE_BYTES: Final = 64 << 10  # what is in memory and so short is checked on the loop's thread ...
 BREATH_BYTES: Final = 1 << 20  # ... which turns after so much
 TOLD_ENTRIES: Final = 1000
-LISTED: Final = 10_000  # damaged entries of a tier that a report names, ...
-SHOWN: Final = 50  # ... and of all that are printed
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """One place inside an entry whose bytes are not those that were written.
-
-    Attributes:
-        part: Number of the part; ``None`` outside of all parts.
-        kind: Of the part: ``"frame"``, ``"array"``, ``"blob"``, ``"doc"`` ...; ``""`` outside.
-        name: Of the part, such as the id of a frame; may be empty.
-        chunk: Number of the chunk within the part; ``None`` where that cannot be said.
-    """
-
-    part: int | None
-    kind: str = ""
-    name: str = ""
-    chunk: int | None = None
-
-    def __str__(self) -> str:
-        if self.part is None:
-            return "outside of its parts"
-        name = f" {self.name}" if self.name else ""
-        return f"part {self.part} ({self.kind}{name}), chunk {self.chunk}"
-
-
-@dataclass(frozen=True, slots=True)
-class DamagedEntry:
-    """An entry that is not as it was written, or could not be read.
-
-    Attributes:
-        key: Its key; ``None`` where the entry does not tell it any more.
-        tier: Name of the tier.
-        place: What it is called there: a file under ``<base_path>/v1``, an object, a Redis key.
-        damage: Where it is damaged, as far as that has a place; 1,024 of them at most for each 8
-            MiB.
-        error: What else is wrong, in words; ``""`` if nothing.
-        stored_bytes: Its size as stored; 0 where that is not known.
-        removed: Whether ``fix`` took it away.
-    """
-
-    key: Key | None
-    tier: str
-    place: str
-    damage: tuple[Damage, ...] = ()
-    error: str = ""
-    stored_bytes: int = 0
-    removed: bool = False
-
-    @property
-    def what(self) -> str:
-        """What is wrong, in words."""
-        words = [*map(str, self.damage[:3]), *([self.error] if self.error else [])]
-        more = f" and {len(self.damage) - 3:,} more" if len(self.damage) > 3 else ""
-        return f"{'; '.join(words)}{more}"
-
-    def __str__(self) -> str:
-        name = self.place if self.key is None else f"{self.key} ({self.place})"
-        return f"{self.tier}: {name}: {self.what}{'; removed' if self.removed else ''}"
-
-
-@dataclass(frozen=True, slots=True)
-class TierCheck:
-    """What was found in one tier.
-
-    Attributes:
-        tier: Its name.
-        entries: Entries that were read.
-        bytes_read: As stored.
-        damaged: How many of them are damaged.
-        removed: How many of those were taken away.
-        unreadable: How many could not be read for another reason, so that nothing is known.
-        error: Why the tier could not be looked through to its end; ``""`` if it was.
-    """
-
-    tier: str
-    entries: int
-    bytes_read: int
-    damaged: int
-    removed: int
-    unreadable: int
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport(Shown):
-    """What ``verify`` found.
-
-    Attributes:
-        tiers: Tier by tier, in order of priority.
-        damaged: The damaged entries, the first 10,000 of each tier.
-        unreadable: Entries of which nothing is known since they could not be read; as many.
-        entries: Entries that were read.
-        bytes_read: As stored.
-        seconds: How long it took.
-        fix: Whether damaged entries were to be taken away.
-    """
-
-    tiers: tuple[TierCheck, ...]
-    damaged: tuple[DamagedEntry, ...]
-    unreadable: tuple[DamagedEntry, ...]
-    entries: int
-    bytes_read: int
-    seconds: float
-    fix: bool
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything was read and is as it was written."""
-        return not any(tier.damaged or tier.unreadable or tier.error for tier in self.tiers)
-
-    def __bool__(self) -> bool:
-        return self.ok
-
-    def face(self) -> Face:
-        """Good or bad news, tier by tier, and what is damaged."""
-        damaged = sum(tier.damaged for tier in self.tiers)
-        unreadable = sum(tier.unreadable for tier in self.tiers)
-        if self.ok:
-            title = f"{self.entries:,} entries are as they were written"
-        elif damaged:
-            title = f"{damaged:,} of {self.entries:,} entries are damaged"
-        else:
-            title = "not everything could be read"
-        rate = f" ({size_text(self.bytes_read / self.seconds)}/s)" if self.seconds else ""
-        columns = ("tier", "entries>", "read>", "damaged>", "removed>", "unreadable>", "error")
-        where = ("key", "tier", "place", "what", "removed")
-        return Face(
-            title=title,
-            is_bad=not self.ok,
-            facts=(
-                ("read", size_text(self.bytes_read)),
-                ("in", f"{seconds_text(self.seconds)}{rate}"),
-                ("unreadable", f"{unreadable:,}"),
-            ),
-            tables=(
-                Table("tiers", columns, tuple(map(_tier_row, self.tiers))),
-                Table("damaged", where, tuple(map(_entry_row, self.damaged[:SHOWN]))),
-                Table("could not be read", where, tuple(map(_entry_row, self.unreadable[:SHOWN]))),
-            ),
-            notes=() if self.fix or not damaged else ("nothing was changed: verify(fix=True)",),
-        )
-
-
-def _tier_row(tier: TierCheck) -> tuple[str, ...]:
-    return (
-        tier.tier,
-        f"{tier.entries:,}",
-        size_text(tier.bytes_read),
-        f"{tier.damaged:,}",
-        f"{tier.removed:,}",
-        f"{tier.unreadable:,}",
-        tier.error,
-    )
-
-
-def _entry_row(one: DamagedEntry) -> tuple[str, ...]:
-    name = "(it does not tell)" if one.key is None else str(one.key)
-    return name, one.tier, one.place, one.what, "yes" if one.removed else "no"
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyProgress:
-    """How far ``verify`` is.
-
-    Attributes:
-        tier: The tier that is being read.
-        entries: Read so far, in all tiers.
-        bytes_read: As stored.
-        damaged: Found so far.
-    """
-
-    tier: str
-    entries: int
-    bytes_read: int
-    damaged: int
+LISTED: Final = 10_000  # damaged entries of a tier that a report names
 
 
 async def verify_tiers(
@@ -296,37 +123,61 @@ class _Check:
     async def run(self) -> None:
         """Look through the tier; where it does not answer, ``error`` says so."""
         most = AT_ONCE if self._tier.is_remote else min(AT_ONCE, os.cpu_count() or 1)
+        source = self._meant.source_hash
+        sieve = self._tier.sieve(source, None if self._meant.everything else self._is_meant)
         try:
-            await _some_at_once(self._places(), self._look, most)
+            if sieve is None:
+                await _some_at_once(self._not_at_hand(source), self._look, most)
+            else:
+                work = partial(self._sift, sieve)
+                await _some_at_once(self._answered(sieve.batches()), work, most)
             self._tell()
         except _InterruptError as error:
             raise error.args[0] from None
 
-    async def _places(self) -> AsyncGenerator[Place, None]:
-        """The places that are meant, without those whose entries are at hand, short and whole."""
-        places = self._tier.places(self._meant.source_hash)
-        while not self.error:
+    async def _answered(self, all_of_it: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """All of it, as far as the tier answers."""
+        try:
+            while not self.error:
+                try:
+                    one = await anext(all_of_it)
+                except StopAsyncIteration:
+                    return
+                except Exception as error:
+                    self._give_up(error)
+                    return
+                yield one
+        finally:
+            if isinstance(all_of_it, AsyncGenerator):
+                await all_of_it.aclose()
+
+    async def _sift(self, sieve: Sieve, batch: bytes) -> None:
+        """Read a batch, and look closer at what it leaves."""
+        while batch and not self.error:
             try:
-                place = await anext(places)
-            except StopAsyncIteration:
-                return
+                sifted = await sieve.sift(batch)
             except Exception as error:
                 self._give_up(error)
                 return
-            entry = place.entry
-            if entry is not None and not self._is_meant(entry):
-                continue
-            if (
-                entry is not None
-                and entry.in_memory
-                and entry.length <= INLINE_BYTES
-                and not entry.damage()
-            ):
+            self._count(sifted.bytes_read)
+            self._count_entries(sifted.entries)
+            for place in sifted.left:
+                await self._look(place)
+            batch = sifted.rest
+
+    async def _not_at_hand(self, source: int) -> AsyncGenerator[Place, None]:
+        """The places that are meant, without those whose entries are at hand, short and whole."""
+        async with aclosing(self._answered(self._tier.places(source))) as places:
+            async for place in places:
+                entry = place.entry
+                if entry is not None and not self._is_meant(entry):
+                    continue
+                if entry is None or not _is_short_and_whole(entry):
+                    yield place
+                    continue
                 self._count(entry.length)
-                self._count_entry()
+                self._count_entries(1)
                 await self._breathe(entry.length)
-            else:
-                yield place
 
     def _is_meant(self, entry: _core.Entry) -> bool:
         if self._meant.everything:
@@ -354,7 +205,7 @@ class _Check:
                     return  # removed or replaced meanwhile
                 place, verdict = now, await self._read(now)
         if verdict.is_known:
-            self._count_entry()
+            self._count_entries(1)
         if not verdict.is_whole:
             await self._report(place, verdict)
 
@@ -419,8 +270,8 @@ class _Check:
 
     # --- counting and telling ---------------------------------------------------------------------
 
-    def _count_entry(self) -> None:
-        self.entries += 1
+    def _count_entries(self, count: int) -> None:
+        self.entries += count
         if self.entries - self._told[0] >= TOLD_ENTRIES:
             self._tell()
 
@@ -444,6 +295,10 @@ class _Check:
             self._progress(told)
         except BaseException as error:
             raise _InterruptError(error) from error
+
+
+def _is_short_and_whole(entry: _core.Entry) -> bool:
+    return entry.in_memory and entry.length <= INLINE_BYTES and not entry.damage()
 
 
 def _slices(parts: Sequence[_core.PartInfo]) -> Iterator[tuple[int, int, int]]:
@@ -472,21 +327,21 @@ def _damage(parts: Sequence[_core.PartInfo], number: int | None, chunk: int | No
 
 
 async def _some_at_once(
-    places: AsyncGenerator[Place, None], look: Callable[[Place], Awaitable[None]], most: int
+    things: AsyncGenerator[T, None], look: Callable[[T], Awaitable[None]], most: int
 ) -> None:
-    """``look`` at every place, ``most`` of them together; one after another when inline. Leaving
+    """``look`` at every one, ``most`` of them together; one after another when inline. Leaving
     early cancels what is under way.
     """
     running: set[asyncio.Future[None]] = set()
-    async with aclosing(places):
+    async with aclosing(things):
         try:
-            async for place in places:
+            async for thing in things:
                 if is_inline():
-                    await look(place)
+                    await look(thing)
                     continue
                 if len(running) >= most:
                     running = await _one_less(running)
-                running.add(asyncio.ensure_future(look(place)))
+                running.add(asyncio.ensure_future(look(thing)))
             while running:
                 running = await _one_less(running)
         finally:

@@ -45,6 +45,7 @@ class Writing:
         self._copies = tiers.promotions.background
         policies = [tiers.guard(tier).policy for tier in tiers.backends]
         self._composes = len(policies) > 1 or not all(one.is_plain for one in policies)
+        self._is_bare = not self._composes and tiers.guard(self._first).breaker is None
         tiers.promotions.use(self.write_one)
         self._local = next(
             (tier for tier in tiers.backends if isinstance(tier, FilesystemCacheBackend)), None
@@ -92,19 +93,24 @@ class Writing:
         source: int = 0,
         kind: int = 0,
     ) -> StoreResult:
-        """``write`` a value."""
-        if self._composes:
+        """``write`` a value; into a single tier without deadline in as few steps as that takes."""
+        if not self._is_bare:
             what = await self.drafts(encoded, value, ttl_ms, meta)
             return await self.write(what, source=source, kind=kind)
-        draft = self._first.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
+        tier = self._first
+        draft = tier.draft(encoded, value, ttl_ms=ttl_ms, meta=meta)
         keys = (encoded,)
         self._changes.begin(keys)
         try:
             if self._copies.tasks or self._tiers.storing.tasks:
                 await self._call_off_copies(keys.__contains__)
-            word = await self.write_one(self._first, draft, source=source, kind=kind)
+            try:
+                word = await tier.write(draft, source=source, kind=kind)
+            except Exception as error:
+                word = self._word_of(tier, error)
         finally:
             self._changes.end(keys)
+        self._note(tier, word)
         return self.judge([word], draft.stored_bytes)
 
     async def write_one(
@@ -118,19 +124,27 @@ class Writing:
                 await self.drop_older(tier, what.key)
             return word
         try:
-            if guard.breaker is None:
-                word = await tier.write(what, source=source, kind=kind)
-            else:
-                word = await guard.call(lambda: tier.write(what, source=source, kind=kind))
-        except NotAskedError:
-            word = "unavailable"
+            word = await guard.call(lambda: tier.write(what, source=source, kind=kind))
         except Exception as error:
-            self._tiers.failed(tier, "write", error)
-            word = "io-error"
+            word = self._word_of(tier, error)
+        self._note(tier, word)
+        return word
+
+    def _word_of(self, tier: CacheBackend, error: Exception) -> str:
+        """The word for writing that raised."""
+        if isinstance(error, NotAskedError):
+            return "unavailable"
+        self._tiers.failed(tier, "write", error)
+        return "io-error"
+
+    @staticmethod
+    def _note(tier: CacheBackend, word: str | None) -> None:
+        """Count one put of a tier."""
         if word is None:
             tier.note_works("write")
-        tier.counters["sets" if word is None else "refused"] += 1
-        return word
+            tier.counters["sets"] += 1
+        else:
+            tier.counters["refused"] += 1
 
     async def write(self, what: Drafts, *, source: int = 0, kind: int = 0) -> StoreResult:
         """Put a value into every tier that it is for, and say what became of it."""
@@ -213,11 +227,8 @@ class Writing:
         words: list[str | None]
         try:
             words = await guard.call(lambda: tier.write_many(whats), times=len(whats))
-        except NotAskedError:
-            words = ["unavailable"] * len(whats)
         except Exception as error:
-            self._tiers.failed(tier, "write", error)
-            words = ["io-error"] * len(whats)
+            words = [self._word_of(tier, error)] * len(whats)
         if all(word is None for word in words):
             tier.note_works("write")
         for word in words:

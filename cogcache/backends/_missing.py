@@ -114,6 +114,18 @@ class MissingStore:
         self._check()
         return []
 
+    def names(self, shard: int, enough: int, /, source: int = 0) -> tuple[int, bytes]:
+        self._check()
+        return 256, b""
+
+    def sift(self, names: bytes, most: int, /) -> tuple[int, int, int, list[bytes]]:
+        self._check()
+        return len(names) // 16, 0, 0, []
+
+    def remove_damaged(self, digest: bytes, /) -> bool:
+        self._check()
+        return False
+
     def sweep(self, force: bool = False) -> int:
         self._check()
         return 0

@@ -19,8 +19,9 @@ from cogcache import _bridge, _core
 from cogcache._checks import nearest
 from cogcache._offload import beside
 from cogcache._types import Duration, Fault, duration_ms
+from cogcache.backends.clocks import ClockDifference
 from cogcache.backends.faults import NotAskedError
-from cogcache.backends.places import Place
+from cogcache.backends.places import Place, Sieve
 from cogcache.backends.receiving import BufferedReceiver, Receiver, Unfinished
 from cogcache.config import BackendConfig, Compression, known_options
 from cogcache.exceptions import ConfigError
@@ -360,6 +361,15 @@ class CacheBackend(ABC):
         async for entry in self.scan(source):
             yield Place(str(Key.from_encoded(entry.key)), entry)
 
+    def sieve(self, source: int, is_meant: Callable[[_core.Entry], bool] | None) -> Sieve | None:
+        """What reads many entries with one call, for a tier that can; it stands for ``places``.
+
+        Args:
+            source: At least all of that source are read; 0: of any.
+            is_meant: Which of them are; ``None``: all. Entries that cannot be opened always are.
+        """
+        return None
+
     async def place_again(self, place: Place) -> Place | None:
         """What is at a place now, read anew; ``None`` where that is nothing, or another entry."""
         if place.entry is None:
@@ -397,6 +407,14 @@ class CacheBackend(ABC):
     def set_clock_offset(self, offset_ms: int) -> None:
         """Shift the clock of this tier, for tests of lives."""
         self._clock_offset_ms = offset_ms
+
+    async def clock_difference(self) -> ClockDifference | None:
+        """This tier's clock beside that of its server; ``None`` where it has none.
+
+        Raises:
+            OSError: The server does not tell.
+        """
+        return None
 
     # --- value level ------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from cogcache.backends.base import CacheBackend, KeyPattern
 from cogcache.backends.pins import Pins
 from cogcache.backends.places import Place
 from cogcache.backends.receiving import Receiver
+from cogcache.backends.sifting import FileSieve
 from cogcache.config import FilesystemCacheConfig, StructuredFilesystemConfig
 from cogcache.exceptions import ClosedError, ConfigError
 from cogcache.hostlock import HostLocks
@@ -37,7 +38,6 @@ _SHARDS: Final = 256
 _BATCH: Final = 64  # entries that a listing opens at once: each may hold a descriptor
 _PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
 _WATCH: Final = _PEEK | _core.GET_NO_MAP | _core.GET_LEAVE
-_CARE: Final = _core.GET_ANY_AGE | _core.GET_NO_TOUCH | _core.GET_NO_MAP  # reads all of it
 
 
 class FilesystemCacheBackend(CacheBackend):
@@ -194,29 +194,31 @@ class FilesystemCacheBackend(CacheBackend):
 
     # --- looking for damage -----------------------------------------------------------------------
 
-    async def places(self, source: int = 0) -> AsyncIterator[Place]:
-        """See ``CacheBackend``: reads the files themselves, through descriptors."""
-        for shard in range(_SHARDS):
-            listed = await _bridge.run(self._store, "list_shard", shard, source)
-            for start in range(0, len(listed), _BATCH):
-                digests = [name.digest for name in listed[start : start + _BATCH]]
-                for place in await self._look_at(digests, _WATCH):
-                    yield place
+    def sieve(
+        self, source: int, is_meant: Callable[[_core.Entry], bool] | None
+    ) -> FileSieve | None:
+        return FileSieve(self._store, self._look_at, source, is_meant)
 
     async def place_again(self, place: Place) -> Place | None:
-        now = await self._look_at([place.mark], _WATCH)
+        now = await self._look_at([place.mark])
         was_whole = place.entry is not None
         return None if not now or (was_whole and _is_other(now[0], place)) else now[0]
 
     async def remove_place(self, place: Place) -> bool:
         """Have the store read all of it once more, and set it aside."""
-        await self._look_at([place.mark], _CARE)
-        now = await self._look_at([place.mark], _WATCH)
+        try:
+            await _bridge.run(self._store, "remove_damaged", place.mark)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+        now = await self._look_at([place.mark])
         return not now or _is_other(now[0], place)
 
-    async def _look_at(self, digests: list[bytes], flags: int) -> list[Place]:
-        """What is there under these digests; nothing of what is gone or not ours."""
-        found = await _bridge.run(self._store, "fetch_digests", digests, flags)
+    async def _look_at(self, digests: list[bytes]) -> list[Place]:
+        """What is there under these digests, read through descriptors; nothing of what is gone or
+        not ours.
+        """
+        found = await _bridge.run(self._store, "fetch_digests", digests, _WATCH)
         return [
             _place_of(digest, one)
             for digest, one in zip(digests, found, strict=True)
@@ -244,15 +246,17 @@ class FilesystemCacheBackend(CacheBackend):
         if isinstance(self._store, MissingStore):
             await self._look_again(self._store)
         try:
-            reason: str | None = await _bridge.run(
-                self._store, "put", what, source=source, kind=kind
-            )
+            reason: str | None
+            if is_inline():
+                reason = self._store.put(what, source=source, kind=kind)
+            else:
+                reason = await _bridge.run(self._store, "put", what, source=source, kind=kind)
+                self._sweep_now_and_then()
         except OSError as error:
             self._note_unavailable(error)
             return "busy"
         if reason is not None or self._refusing is not None:
             self._note_written([reason])
-        self._sweep_now_and_then()
         return reason
 
     async def write_many(self, whats: Sequence[_core.Draft | _core.Image]) -> list[str | None]:

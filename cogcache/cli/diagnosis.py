@@ -15,7 +15,6 @@ import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import click
@@ -24,6 +23,7 @@ from cogcache import __version__, _core
 from cogcache._installed import is_installed
 from cogcache._system import SYSTEM
 from cogcache.backends.base import CacheBackend, CacheBackendRegistry
+from cogcache.cli.clocks import clock_of
 from cogcache.cli.common import (
     CacheChoice,
     cache_options,
@@ -32,14 +32,14 @@ from cogcache.cli.common import (
     looking,
     run_async,
 )
+from cogcache.cli.findings import FAIL, NOTE, OK, WARN, Finding
 from cogcache.cli.output import clean, print_json, size, when
 from cogcache.config import FilesystemCacheConfig, MemoryCacheConfig
 from cogcache.exceptions import CogcacheError
 
 __all__ = ["doctor_command"]
 
-_OK, _NOTE, _WARN, _FAIL = "ok", "note", "warn", "fail"
-_COLOURS: Final = {_OK: "green", _NOTE: None, _WARN: "yellow", _FAIL: "red"}
+_COLOURS: Final = {OK: "green", NOTE: None, WARN: "yellow", FAIL: "red"}
 _FEW_FILES: Final = 1024
 _ANSWER_SECONDS: Final = 10.0
 _AHEAD_SECONDS: Final = 60.0
@@ -49,23 +49,6 @@ _EXTRAS: Final = {
     "PIL": "images",
     "rich": "cli",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        state: ``ok``, ``note``, ``warn`` (works, but) or ``fail``.
-        about: What it is.
-        found: How it is.
-        remedy: What to do; ``""`` if nothing.
-    """
-
-    state: str
-    about: str
-    found: str
-    remedy: str = ""
 
 
 @click.command(
@@ -80,7 +63,7 @@ def doctor_command(as_json: bool, cache: CacheChoice) -> None:
 
     Exits with 1 when something does not work. Writes nothing.
     """
-    findings: list[_Finding] = []
+    findings: list[Finding] = []
 
     async def work() -> None:
         async for finding in _examine(cache):
@@ -91,29 +74,29 @@ def doctor_command(as_json: bool, cache: CacheChoice) -> None:
     run_async(work)
     if as_json:
         print_json(findings=[dataclasses.asdict(one) for one in findings])
-    if any(one.state == _FAIL for one in findings):
+    if any(one.state == FAIL for one in findings):
         raise click.exceptions.Exit(1)
 
 
-def _print(one: _Finding) -> None:
+def _print(one: Finding) -> None:
     state = click.style(f"{one.state:5}", fg=_COLOURS[one.state])
     click.echo(f"{state} {clean(one.about)}: {clean(one.found)}")
     if one.remedy:
         click.echo(f"      -> {clean(one.remedy)}")
 
 
-async def _examine(cache: CacheChoice) -> AsyncIterator[_Finding]:
+async def _examine(cache: CacheChoice) -> AsyncIterator[Finding]:
     for finding in (*_of_installation(), *_of_system()):
         yield finding
     settings = cache.settings()
     source = settings.file or "no file found"
     places = ("tiers[0].base_path", "tiers[0].bucket", "tiers[0].url")
     origin = next((row.origin for row in settings.effective if row.name in places), "default")
-    yield _Finding(_OK, "settings", f"{source}; the first tier: {origin}")
+    yield Finding(OK, "settings", f"{source}; the first tier: {origin}")
     for number, config in enumerate(settings.cache.backends):
         about = f"tier {number}"
         if isinstance(config, MemoryCacheConfig):
-            yield _Finding(_OK, about, "memory of each process")
+            yield Finding(OK, about, "memory of each process")
         elif isinstance(config, FilesystemCacheConfig):
             async for finding in _of_directory(config, about):
                 yield finding
@@ -125,27 +108,27 @@ async def _examine(cache: CacheChoice) -> AsyncIterator[_Finding]:
 # --- the installation and the machine -------------------------------------------------------------
 
 
-def _of_installation() -> Iterator[_Finding]:
-    yield _Finding(
-        _OK,
+def _of_installation() -> Iterator[Finding]:
+    yield Finding(
+        OK,
         "cogcache",
         f"{__version__}, {platform.python_implementation()} {platform.python_version()}, "
         f"{os.path.dirname(_core.__file__ or '')}",
     )
     others = sorted(_distributions() - {"cogcache_video"})
     if others:
-        yield _Finding(
-            _FAIL,
+        yield Finding(
+            FAIL,
             "packages",
             f"{', '.join(others)} also installs itself as 'cogcache'",
             f"pip uninstall {' '.join(others)}, then install cogcache-video again",
         )
     for module, extra in _EXTRAS.items():
         if is_installed(module):
-            yield _Finding(_OK, module, "installed")
+            yield Finding(OK, module, "installed")
         else:
             remedy = f"if it is needed: pip install 'cogcache-video[{extra}]'"
-            yield _Finding(_NOTE, module, "not installed", remedy)
+            yield Finding(NOTE, module, "not installed", remedy)
 
 
 def _distributions() -> set[str]:
@@ -163,8 +146,8 @@ def _distributions() -> set[str]:
     return {name for name in found if name in ("cogcache", "cogcache_video")}
 
 
-def _of_system() -> Iterator[_Finding]:
-    yield _Finding(_OK, "system", f"{platform.system()} {platform.release()} {platform.machine()}")
+def _of_system() -> Iterator[Finding]:
+    yield Finding(OK, "system", f"{platform.system()} {platform.release()} {platform.machine()}")
     if sys.platform == "linux":
         missing = [
             name
@@ -177,27 +160,27 @@ def _of_system() -> Iterator[_Finding]:
             if not there
         ]
         if missing:
-            yield _Finding(_WARN, "features", f"missing: {', '.join(missing)}", "mount /proc")
+            yield Finding(WARN, "features", f"missing: {', '.join(missing)}", "mount /proc")
         else:
-            yield _Finding(_OK, "features", "OFD locks, O_TMPFILE, /proc and mounts are there")
+            yield Finding(OK, "features", "OFD locks, O_TMPFILE, /proc and mounts are there")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if 0 <= files < _FEW_FILES:
-        yield _Finding(_WARN, "open files", f"at most {files}", f"ulimit -n {_FEW_FILES * 4}")
+        yield Finding(WARN, "open files", f"at most {files}", f"ulimit -n {_FEW_FILES * 4}")
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if largest >= 0:
-        yield _Finding(_WARN, "file size", f"at most {size(largest)}", "ulimit -f unlimited")
+        yield Finding(WARN, "file size", f"at most {size(largest)}", "ulimit -f unlimited")
     if time.time() < 1_750_000_000:
-        yield _Finding(_FAIL, "clock", f"says {when(time.time())}", "set it: lives depend on it")
+        yield Finding(FAIL, "clock", f"says {when(time.time())}", "set it: lives depend on it")
 
 
 # --- a directory ----------------------------------------------------------------------------------
 
 
-async def _of_directory(config: FilesystemCacheConfig, about: str) -> AsyncIterator[_Finding]:
+async def _of_directory(config: FilesystemCacheConfig, about: str) -> AsyncIterator[Finding]:
     try:
         path = os.path.abspath(config.expanded_path)
     except CogcacheError as error:
-        yield _Finding(_FAIL, about, str(error))
+        yield Finding(FAIL, about, str(error))
         return
     about = f"{about}, {path}"
     for finding in (*_rights(config, path, about), *_room(config, path, about)):
@@ -208,8 +191,8 @@ async def _of_directory(config: FilesystemCacheConfig, about: str) -> AsyncItera
         name for name in os.listdir(path) if re.fullmatch(r"v\d+", name) and name != "v1"
     )
     if others:
-        yield _Finding(
-            _NOTE,
+        yield Finding(
+            NOTE,
             about,
             f"other versions of cogcache keep theirs in {', '.join(others)}",
             "they count in the limit; delete them when no program uses that version",
@@ -218,45 +201,45 @@ async def _of_directory(config: FilesystemCacheConfig, about: str) -> AsyncItera
         yield finding
 
 
-def _rights(config: FilesystemCacheConfig, path: str, about: str) -> Iterator[_Finding]:
+def _rights(config: FilesystemCacheConfig, path: str, about: str) -> Iterator[Finding]:
     there = path
     while not os.path.lexists(there):
         there = os.path.dirname(there)
     wanted = os.R_OK | os.X_OK | (0 if config.read_only is True else os.W_OK)
     if not os.path.isdir(there):
-        yield _Finding(_FAIL, about, f"{there} is no directory", "choose another one")
+        yield Finding(FAIL, about, f"{there} is no directory", "choose another one")
         return
     if not os.access(there, wanted, effective_ids=os.access in os.supports_effective_ids):
         remedy = f"chown or chmod {there}, or choose another directory"
-        state = _WARN if config.read_only == "auto" else _FAIL
-        yield _Finding(state, about, f"{there} may not be written by uid {os.geteuid()}", remedy)
+        state = WARN if config.read_only == "auto" else FAIL
+        yield Finding(state, about, f"{there} may not be written by uid {os.geteuid()}", remedy)
         return
     if not is_there(config):
-        yield _Finding(_NOTE, about, "no cache yet; the first write makes one")
+        yield Finding(NOTE, about, "no cache yet; the first write makes one")
         return
     status = os.stat(os.path.join(path, "v1"))
     mode = status.st_mode & 0o7777
     group = config.shared == "group"
-    yield _Finding(_OK, about, f"owner {status.st_uid}, mode {mode:04o}, may be used")
+    yield Finding(OK, about, f"owner {status.st_uid}, mode {mode:04o}, may be used")
     if status.st_uid not in (os.geteuid(), 0) and not group:
-        yield _Finding(
-            _WARN,
+        yield Finding(
+            WARN,
             about,
             f"belongs to uid {status.st_uid}, and you are {os.geteuid()}",
             'entries of other users are trusted only with shared="group"',
         )
     if group and not mode & 0o020:
-        yield _Finding(_FAIL, about, "is not writable by its group", f"chmod 2770 {path}/v1")
+        yield Finding(FAIL, about, "is not writable by its group", f"chmod 2770 {path}/v1")
 
 
-def _room(config: FilesystemCacheConfig, path: str, about: str) -> Iterator[_Finding]:
+def _room(config: FilesystemCacheConfig, path: str, about: str) -> Iterator[Finding]:
     there = path
     while not os.path.isdir(there):
         there = os.path.dirname(there)
     kind, device = _mounted(there)
     remote = SYSTEM.is_remote(os.fsencode(os.path.realpath(there)))
-    yield _Finding(
-        _NOTE if remote else _OK,
+    yield Finding(
+        NOTE if remote else OK,
         about,
         f"file system {kind} of {device}",
         "shared by hosts: the size limit is soft, values are read instead of mapped" * remote,
@@ -268,14 +251,14 @@ def _room(config: FilesystemCacheConfig, path: str, about: str) -> Iterator[_Fin
     found = f"{size(free)} free of {size(total)}, {size(keep_bytes)} are left alone"
     if free <= keep_bytes:
         remedy = "free some space, or lower min_free_mb: nothing new is stored until then"
-        yield _Finding(_FAIL, about, found, remedy)
+        yield Finding(FAIL, about, found, remedy)
     elif (config.limit_bytes or 0) > total:
-        yield _Finding(_WARN, about, found, "max_size_mb is larger than the file system")
+        yield Finding(WARN, about, found, "max_size_mb is larger than the file system")
     else:
-        yield _Finding(_OK, about, found)
+        yield Finding(OK, about, found)
     if status.f_files and status.f_favail < 10_000:
         remedy = "each entry is a file: make inodes, or lower max_files"
-        yield _Finding(_WARN, about, f"only {status.f_favail:,} inodes are free", remedy)
+        yield Finding(WARN, about, f"only {status.f_favail:,} inodes are free", remedy)
 
 
 def _mounted(path: str) -> tuple[str, str]:
@@ -296,11 +279,11 @@ def _mounted(path: str) -> tuple[str, str]:
 # --- any tier -------------------------------------------------------------------------------------
 
 
-async def _of_tier(config: Any, about: str) -> AsyncIterator[_Finding]:
+async def _of_tier(config: Any, about: str) -> AsyncIterator[Finding]:
     try:
         tier = CacheBackendRegistry.create(looking(config))
     except (CogcacheError, OSError) as error:
-        yield _Finding(_FAIL, about, str(error))
+        yield Finding(FAIL, about, str(error))
         return
     if tier.is_remote:
         about = f"{about}, {tier.name}"
@@ -309,33 +292,41 @@ async def _of_tier(config: Any, about: str) -> AsyncIterator[_Finding]:
             yield finding
     except Exception as error:
         text = str(error) or type(error).__name__
-        yield _Finding(_FAIL, about, text, "the tier is skipped until it answers")
+        yield Finding(FAIL, about, text, "the tier is skipped until it answers")
     finally:
         await tier.aclose()
+    if tier.is_remote:
+        fresh = CacheBackendRegistry.create(looking(config))  # that no refusal keeps from asking
+        try:
+            clock = await clock_of(fresh, about, _ANSWER_SECONDS)
+        finally:
+            await fresh.aclose()
+        if clock is not None:
+            yield clock
 
 
-async def _asked(tier: CacheBackend, about: str) -> AsyncIterator[_Finding]:
+async def _asked(tier: CacheBackend, about: str) -> AsyncIterator[Finding]:
     began = time.monotonic()
     async with asyncio.timeout(_ANSWER_SECONDS):
         await tier.read(_core.raw_key("cogcache doctor"))  # a key that nobody has
     took = (time.monotonic() - began) * 1000
-    yield _Finding(_OK, about, f"answers, in {took:.1f} ms")
+    yield Finding(OK, about, f"answers, in {took:.1f} ms")
     if tier.is_remote:
         return
     usage = await tier.usage()
     if usage.get("table_less"):
         remedy = "a file system with locks on one host makes the limit hard; see docs/store.md"
-        yield _Finding(_NOTE, about, "works without tables", remedy)
+        yield Finding(NOTE, about, "works without tables", remedy)
     if usage.get("quarantine_files"):
         remedy = "the disk or its memory damages data: check both (SMART, memtest)"
         found = f"damaged entries in quarantine: {usage['quarantine_files']}"
-        yield _Finding(_WARN, about, found, remedy)
+        yield Finding(WARN, about, found, remedy)
     newest, count, stored = 0.0, 0, 0
     async for entry in tier.scan():
         newest = max(newest, entry.created_ms / 1000)
         count += 1
         stored += entry.length
-    yield _Finding(_OK, about, f"{count:,} entries, {size(stored)}")
+    yield Finding(OK, about, f"{count:,} entries, {size(stored)}")
     if newest > time.time() + _AHEAD_SECONDS:
         remedy = "set the clocks of all hosts by NTP: lives and tags depend on them"
-        yield _Finding(_WARN, about, f"an entry is from the future: {when(newest)}", remedy)
+        yield Finding(WARN, about, f"an entry is from the future: {when(newest)}", remedy)

@@ -19,7 +19,7 @@ from cogcache.cli.common import (
     run_async,
 )
 from cogcache.cli.output import clean, print_json, print_table, size
-from cogcache.verifying import DamagedEntry, VerifyProgress, VerifyReport
+from cogcache.verifyreport import DamagedEntry, VerifyProgress, VerifyReport
 
 __all__ = ["verify_command"]
 

@@ -382,23 +382,29 @@ static int fs_list(int dir, const char *path, cog_fs_visit visit, void *context)
     return result;
 }
 
+/* One call where it tells the type as well: every put asks, and to add up what is free takes a file
+ * system a while. */
 static int fs_space(int fd, struct cog_fs_space *out)
 {
+#if defined(__linux__)
+    struct statfs got;
+    if (fstatfs(fd, &got))
+        return -errno;
+    const uint64_t free_files = (uint64_t)got.f_ffree, type = (uint64_t)(uint32_t)got.f_type;
+#else
     struct statvfs got;
     if (fstatvfs(fd, &got))
         return -errno;
-    uint64_t unit = got.f_frsize ? got.f_frsize : got.f_bsize;
+    const uint64_t free_files = (uint64_t)got.f_favail, type = 0;
+#endif
+    uint64_t unit = got.f_frsize ? (uint64_t)got.f_frsize : (uint64_t)got.f_bsize;
     *out = (struct cog_fs_space){
         .free_bytes = (uint64_t)got.f_bavail * unit,
         .total_bytes = (uint64_t)got.f_blocks * unit,
-        .free_files = (uint64_t)got.f_favail,
+        .free_files = free_files,
         .block_size = (uint32_t)unit,
+        .type = type,
     };
-#if defined(__linux__)
-    struct statfs kind;
-    if (fstatfs(fd, &kind) == 0)
-        out->type = (uint64_t)(uint32_t)kind.f_type;
-#endif
     return 0;
 }
 

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/buf.h"
 #include "core/documents.h"
 #include "core/entry.h"
 #include "core/evict.h"
@@ -94,7 +95,8 @@ enum cog_get_flags {
     /* read through the descriptor, never through a map, whose pages would count as memory of the
      * process: for whoever reads a large value piece by piece */
     COG_GET_NO_MAP = 16,
-    /* leave a damaged entry where it is: for whoever only looks (verify) */
+    /* leave a damaged entry where it is, and with COG_GET_ANY_AGE hand out one without a valid
+     * freshness slot: for whoever only looks (verify) */
     COG_GET_LEAVE = 32
 };
 
@@ -303,7 +305,7 @@ enum cog_status cog_store_invalidate_tags(struct cog_store *store, const struct 
 enum cog_status cog_store_tag_version(struct cog_store *store, const void *name, size_t size,
                                       uint64_t *version, struct cog_error *err);
 
-/* --- listing and care ------------------------------------------------------------------------ */
+/* --- listing --------------------------------------------------------------------------------- */
 
 struct cog_listed {
     struct cog_digest digest;
@@ -317,6 +319,44 @@ struct cog_listed {
  */
 enum cog_status cog_store_list_shard(struct cog_store *store, unsigned shard, uint64_t source,
                                      struct cog_listed **out, size_t *count, struct cog_error *err);
+
+/* --- verifying ------------------------------------------------------------------------------- */
+
+/*
+ * Names of entries, appended to `out` as digests: those of `*shard` and of the shards behind it,
+ * until there are `enough` of them. `*shard` is then where to go on; 256 = there are no more.
+ * `source` as in cog_store_list_shard(). Looks at no file, so what is no entry may be among them.
+ */
+enum cog_status cog_store_names(struct cog_store *store, unsigned *shard, uint64_t source,
+                                size_t enough, struct cog_buf *out, struct cog_error *err);
+
+/* Which of many entries need no closer look. */
+struct cog_sifted {
+    size_t done;    /* the first so many names were looked at */
+    size_t entries; /* those of them that are as they were written, ... */
+    uint64_t bytes; /* ... and how long they are */
+    uint32_t *left; /* room of the caller's, one per name: numbers of those that are left */
+    size_t left_count;
+};
+/*
+ * Read entries in their order, until `most` bytes were read, and compare everything in them with
+ * its checksums, their keys with their names; the life must be told by a slot. What is left is not
+ * as it was written, cannot be read, or is longer than `most`: somebody must look at it closer, and
+ * once more, since it may have been replaced meanwhile. What is gone or foreign is neither. Changes
+ * nothing, records no use. COG_OK, COG_ERR_NOMEM, COG_ERR_CANCELLED (`cancelled` may be NULL).
+ */
+enum cog_status cog_store_sift(struct cog_store *store, const struct cog_digest *names,
+                               size_t count, uint64_t most, const atomic_bool *cancelled,
+                               struct cog_sifted *out);
+/*
+ * Read an entry once more, and set it aside if it is not as it was written. COG_OK: it was, and is
+ * gone. COG_ABSENT: nothing is there, nothing of ours, or what is as it was written. COG_ERR_IO,
+ * COG_ERR_READ_ONLY, COG_ERR_BUSY, COG_ERR_NOMEM, COG_ERR_CANCELLED.
+ */
+enum cog_status cog_store_remove_damaged(struct cog_store *store, const struct cog_digest *name,
+                                         const atomic_bool *cancelled, struct cog_error *err);
+
+/* --- care ------------------------------------------------------------------------------------ */
 
 /* One round of the sweep over all shards if the job is to be had (else COG_ERR_BUSY): outsiders'
  * files, expired and tag-invalidated entries, dead writers, old temp files. `*removed` = entries

@@ -9,6 +9,7 @@
  *     store_spool.c  files that outlive the entries they came from
  *     store_remove.c delete and refresh of one generation
  *     store_loose.c  table-less mode: network file systems, soft limit
+ *     store_verify.c which of many entries are as they were written
  *     store_care.c   list, sweep, tags, stats
  *
  * Locks: the store itself has none. The index has one per shard (index.h), the table of tags one of

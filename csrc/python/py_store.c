@@ -159,23 +159,16 @@ static PyObject *store_set_clock_offset(PyObject *self, PyObject *argument)
 /* --- methods ------------------------------------------------------------------------------- */
 
 static const struct cog_py_operation *const operations[] = {
-    &cog_py_op_fetch,
-    &cog_py_op_fetch_many,
-    &cog_py_op_fetch_digests,
-    &cog_py_op_put,
-    &cog_py_op_put_many,
-    &cog_py_op_delete,
-    &cog_py_op_delete_entries,
-    &cog_py_op_refresh,
-    &cog_py_op_invalidate_tags,
-    &cog_py_op_list_shard,
-    &cog_py_op_sweep,
-    &cog_py_op_stats,
-    &cog_py_op_incoming,
-    &cog_py_op_spool_link,
-    &cog_py_op_spool_write,
-    &cog_py_op_spool_remove,
-    NULL,
+    &cog_py_op_fetch,           &cog_py_op_fetch_many,
+    &cog_py_op_fetch_digests,   &cog_py_op_put,
+    &cog_py_op_put_many,        &cog_py_op_delete,
+    &cog_py_op_delete_entries,  &cog_py_op_refresh,
+    &cog_py_op_invalidate_tags, &cog_py_op_list_shard,
+    &cog_py_op_names,           &cog_py_op_sift,
+    &cog_py_op_remove_damaged,  &cog_py_op_sweep,
+    &cog_py_op_stats,           &cog_py_op_incoming,
+    &cog_py_op_spool_link,      &cog_py_op_spool_write,
+    &cog_py_op_spool_remove,    NULL,
 };
 
 #define METHOD(name)                                                                \
@@ -194,6 +187,9 @@ METHOD(delete_entries)
 METHOD(refresh)
 METHOD(invalidate_tags)
 METHOD(list_shard)
+METHOD(names)
+METHOD(sift)
+METHOD(remove_damaged)
 METHOD(sweep)
 METHOD(stats)
 METHOD(incoming)
@@ -466,6 +462,16 @@ static PyMethodDef store_methods[] = {
     {"list_shard", WITH_NAMES(store_list_shard),
      PyDoc_STR("list_shard($self, shard, /, source=0)\n--\n\nThe entries of one of the 256 "
                "shards, as the directory has them now.")},
+    {"names", WITH_NAMES(store_names),
+     PyDoc_STR("names($self, shard, enough, /, source=0)\n--\n\nNames of entries from this shard "
+               "on, at least so many: (shard to go on with, digests).")},
+    {"sift", WITH_NAMES(store_sift),
+     PyDoc_STR("sift($self, names, most, /)\n--\n\nRead entries, until `most` bytes were read: "
+               "(names done, entries that are whole,\ntheir bytes, digests of those to be looked "
+               "at closer).")},
+    {"remove_damaged", WITH_NAMES(store_remove_damaged),
+     PyDoc_STR("remove_damaged($self, digest, /)\n--\n\nRead an entry once more and set it aside "
+               "if it is damaged; whether it was.")},
     {"sweep", WITH_NAMES(store_sweep),
      PyDoc_STR("sweep($self, force=False)\n--\n\nReclaim what is expired, invalidated or left "
                "over; how many entries.\nNone: another process is at it, or nothing may be "

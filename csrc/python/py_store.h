@@ -1,7 +1,8 @@
 /*
  * What the files of the store's binding share: py_store.c (the type), py_store_read.c and
  * py_store_write.c (operations), py_incoming.c (containers that arrive in pieces), py_store_list.c
- * (listing and statistics), py_store_inline.c (what never blocks and keeps the GIL).
+ * (listing and statistics), py_store_verify.c (looking for damage), py_store_inline.c (what never
+ * blocks and keeps the GIL).
  */
 #ifndef COG_PY_STORE_H
 #define COG_PY_STORE_H
@@ -59,7 +60,7 @@ extern const struct cog_py_operation cog_py_op_fetch, cog_py_op_fetch_many, cog_
     cog_py_op_put, cog_py_op_put_many, cog_py_op_delete, cog_py_op_delete_entries,
     cog_py_op_refresh, cog_py_op_incoming, cog_py_op_spool_link, cog_py_op_spool_write,
     cog_py_op_spool_remove, cog_py_op_invalidate_tags, cog_py_op_sweep, cog_py_op_list_shard,
-    cog_py_op_stats;
+    cog_py_op_names, cog_py_op_sift, cog_py_op_remove_damaged, cog_py_op_stats;
 
 /* Methods that never block and keep the GIL. */
 PyObject *cog_py_store_get_value(PyObject *self, PyObject *const *args, Py_ssize_t count);

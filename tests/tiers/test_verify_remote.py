@@ -15,7 +15,7 @@ from support_redis import base_of, redis_tier, slices_of
 from support_s3 import names_in, object_of, tier_at
 
 from cogcache.backends.s3.tier import S3Backend
-from cogcache.verifying import DamagedEntry, VerifyReport
+from cogcache.verifyreport import DamagedEntry, VerifyReport
 
 LARGE = 12 << 20  # more than one slice of a verification
 

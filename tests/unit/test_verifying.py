@@ -24,7 +24,8 @@ from cogcache import (
 )
 from cogcache.backends.filesystem import FilesystemCacheBackend
 from cogcache.keys import key_bytes
-from cogcache.verifying import SLICE_BYTES, Damage, VerifyProgress, _slices
+from cogcache.verifying import SLICE_BYTES, _slices
+from cogcache.verifyreport import Damage, VerifyProgress
 
 FRAMES = {number: os.urandom(20_000) for number in range(12)}
 
@@ -270,6 +271,7 @@ async def test_cancelling_ends_it_and_leaves_nothing_under_way(
 ) -> None:
     async with manager_at(tmp_path) as manager:
         await fill(manager)
+        await manager.set("long", os.urandom(SLICE_BYTES + 1))
         begun = asyncio.Event()
         with monkeypatch.context() as patch:
 

@@ -21,6 +21,7 @@ from cogcache.backends.base import (
     missing_ranges,
     write_piece,
 )
+from cogcache.backends.clocks import ClockDifference, clock_difference
 from cogcache.backends.faults import AbsentError, MisconfiguredError, RefusedError, RemoteError
 from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.places import Place
@@ -742,6 +743,16 @@ class RedisBackend(CacheBackend):
             "tags_lost": self._tags.losses,
             "tags_owed": len(self._tags.owed) + (self._tags.owed_base > 0),
         }
+
+    async def clock_difference(self) -> ClockDifference:
+        async def work(client: Any) -> tuple[float, float, float]:
+            await client.ping()  # connecting takes time that says nothing
+            asked = self.now_ms() / 1000
+            seconds, micros = await client.time()
+            return asked, self.now_ms() / 1000, seconds + micros / 1_000_000
+
+        asked, answered, there = await self._client.run(work, factor=BULK_FACTOR)
+        return clock_difference(asked, answered, there, there)
 
     def note_fault(self, what: str, error: Exception) -> None:
         if isinstance(error, AbsentError):

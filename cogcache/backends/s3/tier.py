@@ -22,6 +22,7 @@ from cogcache.backends.base import (
     KeyPattern,
     describe_entry,
 )
+from cogcache.backends.clocks import ClockDifference
 from cogcache.backends.destination import destination_of
 from cogcache.backends.faults import (
     AbsentError,
@@ -37,6 +38,7 @@ from cogcache.backends.places import Place
 from cogcache.backends.receiving import Receiver
 from cogcache.backends.s3.census import Census
 from cogcache.backends.s3.client import SMALL_BYTES, S3Client
+from cogcache.backends.s3.clock import store_clock
 from cogcache.backends.s3.download import (
     RANGE_BYTES,
     TAIL_BYTES,
@@ -942,6 +944,11 @@ class S3Backend(CacheBackend):
                 for lane in (self._client.small, self._client.bulk, self._client.work)
             },
         }
+
+    async def clock_difference(self) -> ClockDifference:
+        name = self._names.of_key(_core.raw_key("cogcache clock"))
+        client = self._client
+        return await self._in(client.small, store_clock, client, name, self.now_ms)
 
     def note_fault(self, what: str, error: Exception) -> None:
         if isinstance(error, AbsentError | ChangedError):
