@@ -60,8 +60,9 @@ def strict(cls: type[_ConfigType]) -> type[_ConfigType]:
                 raise ConfigError(f"{cls.__name__}: {name} is missing")
         plain(self, *args, **named)
 
-    cls.__init__ = checked  # type: ignore[method-assign]
-    cls.__repr__ = _repr_of_changes  # type: ignore[method-assign]
+    replaced: Any = cls
+    replaced.__init__ = checked
+    replaced.__repr__ = _repr_of_changes
     return cls
 
 
