@@ -244,6 +244,11 @@ class Entry:
     @property
     def miss(self) -> str | None: ...  # with ANY_AGE: why it would have been a miss
     @property
+    def flaw(self) -> Literal["life", "metadata"] | None:
+        """Why nobody can use it although its checksums hold: neither slot tells its life, or its
+        metadata breaks a rule.
+        """
+    @property
     def mapped(self) -> bool: ...
     @property
     def in_memory(self) -> bool: ...  # False: parts are read through a function

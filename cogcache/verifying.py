@@ -34,6 +34,12 @@ INLINE_BYTES: Final = 64 << 10  # what is in memory and so short is checked on t
 BREATH_BYTES: Final = 1 << 20  # ... which turns after so much
 TOLD_ENTRIES: Final = 1000
 LISTED: Final = 10_000  # damaged entries of a tier that a report names
+_FLAWS: Final[dict[str | None, str]] = {
+    None: "",
+    "life": "both records of how long it lives are damaged, so nobody gets its value any more; "
+    "with fix it is taken away, and computed anew when it is asked for",
+    "metadata": "its metadata breaks a rule of the format: what wrote it has an error",
+}
 
 
 async def verify_tiers(
@@ -180,7 +186,7 @@ class _Check:
                 await self._breathe(entry.length)
 
     def _is_meant(self, entry: _core.Entry) -> bool:
-        if self._meant.everything:
+        if self._meant.everything or entry.flaw == "metadata":  # that does not tell what it is
             return True
         return self._meant.means(entry, Key.from_encoded(entry.key), self._tier.now_ms())
 
@@ -234,7 +240,7 @@ class _Check:
             return _Verdict(error=str(error) or type(error).__name__, is_known=False)
         if counting:
             self._count(left)
-        return _Verdict(tuple(found))
+        return _Verdict(tuple(found), place.error or _FLAWS[entry.flaw])
 
     async def _report(self, place: Place, verdict: _Verdict) -> None:
         removed = False
@@ -298,7 +304,8 @@ class _Check:
 
 
 def _is_short_and_whole(entry: _core.Entry) -> bool:
-    return entry.in_memory and entry.length <= INLINE_BYTES and not entry.damage()
+    is_short = entry.in_memory and entry.length <= INLINE_BYTES
+    return is_short and entry.flaw is None and not entry.damage()
 
 
 def _slices(parts: Sequence[_core.PartInfo]) -> Iterator[tuple[int, int, int]]:

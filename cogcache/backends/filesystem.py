@@ -39,6 +39,8 @@ _BATCH: Final = 64  # entries that a listing opens at once: each may hold a desc
 _PEEK: Final = _core.GET_INDEX_ONLY | _core.GET_ANY_AGE | _core.GET_NO_TOUCH
 _WATCH: Final = _PEEK | _core.GET_NO_MAP | _core.GET_LEAVE
 
+_MISNAMED: Final = "it lies under the name of another key, where nothing finds it"
+
 
 class FilesystemCacheBackend(CacheBackend):
     """Entries as files of one directory, which any number of processes share.
@@ -431,7 +433,8 @@ def _if_live(found: _core.Entry | str) -> _core.Entry | str:
 def _place_of(digest: bytes, found: _core.Entry | str) -> Place:
     name = f"objects/{digest.hex()[:2]}/{digest.hex()[2:]}"
     if not isinstance(found, str):
-        return Place(name, found, digest)
+        error = "" if found.digest == digest else _MISNAMED
+        return Place(name, found, digest, error, is_damaged=bool(error))
     if found == "damaged":
         return Place(name, None, digest, "its index or its end is damaged", is_damaged=True)
     return Place(name, None, digest, "the system does not let it be read")

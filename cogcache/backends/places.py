@@ -19,7 +19,7 @@ class Place:
         name: What it is called there: a file under the root, an object, a key of the server.
         entry: What is there, opened without its value; ``None`` where it cannot be opened.
         mark: By which the tier knows this generation again; the tier's own business.
-        error: Why it could not be opened.
+        error: Why it could not be opened, or what is wrong with it there.
         is_damaged: Whether that is the fault of its bytes; else the tier could not say.
     """
 

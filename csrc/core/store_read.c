@@ -557,15 +557,19 @@ static enum cog_status load_large(struct request *request, struct cog_object *ob
     return COG_OK;
 }
 
-/* Is its life over, by its slots and its tags? COG_ERR_EXPIRED: no slot is valid, look again. */
+/*
+ * Is its life over, by its slots and its tags? COG_ERR_EXPIRED: no slot is valid, look again; who
+ * only looks at entries of any age does that himself.
+ */
 static enum cog_status judge_age(struct request *request, struct cog_object *object)
 {
     struct cog_store *store = request->store;
     unsigned which;
     object->miss = COG_MISS_NONE;
     if (cog_entry_freshness(object->entry, &object->fresh, &which) != COG_OK) {
-        request->miss = COG_MISS_EXPIRED;
-        return COG_ERR_EXPIRED;
+        unsigned only_looks = COG_GET_ANY_AGE | COG_GET_LEAVE;
+        request->miss = object->miss = COG_MISS_EXPIRED;
+        return (request->flags & only_looks) == only_looks ? COG_OK : COG_ERR_EXPIRED;
     }
     if (cog_fresh_is_expired(&object->fresh, cog_store_now_ms(store))) {
         object->miss = COG_MISS_EXPIRED;

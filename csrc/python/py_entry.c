@@ -282,7 +282,7 @@ PyObject *cog_py_entry_from_object(struct cog_py_state *state, struct cog_object
     self->on_damage = on_damage;
     if (fresh != NULL) {
         self->fresh = *fresh;
-        self->has_fresh = true;
+        self->has_fresh = cog_entry_freshness(self->entry, &self->fresh, NULL) == COG_OK;
     }
     return (PyObject *)self;
 }
@@ -1041,6 +1041,23 @@ static PyObject *entry_miss(PyObject *object, void *Py_UNUSED(closure))
     return PyUnicode_FromString(cog_miss_reason(miss));
 }
 
+/* What no checksum tells. */
+static PyObject *entry_flaw(PyObject *object, void *Py_UNUSED(closure))
+{
+    const struct py_entry *self = entry_of(object);
+    struct cog_meta meta;
+    size_t size;
+    const unsigned char *bytes = cog_entry_meta(self->entry, &size);
+
+    if (cog_meta_parse(bytes, size, &meta) != COG_OK) {
+        return PyUnicode_InternFromString("metadata");
+    }
+    if (!self->has_fresh) {
+        return PyUnicode_InternFromString("life");
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *entry_mapped(PyObject *object, void *Py_UNUSED(closure))
 {
     const struct py_entry *self = entry_of(object);
@@ -1063,6 +1080,10 @@ static PyGetSetDef entry_getset[] = {
     {"digest", entry_digest, NULL, PyDoc_STR("XXH3-128 of the key."), NULL},
     {"meta", entry_meta, NULL, PyDoc_STR("The metadata; the same dict each time."), NULL},
     {"miss", entry_miss, NULL, PyDoc_STR("Why it would have been a miss, or None."), NULL},
+    {"flaw", entry_flaw, NULL,
+     PyDoc_STR("Why nobody can use it although its checksums hold: \"life\", \"metadata\", or "
+               "None."),
+     NULL},
     {"mapped", entry_mapped, NULL, PyDoc_STR("Is it a private map of a file?"), NULL},
     {"in_memory", entry_in_memory, NULL,
      PyDoc_STR("Can parts be read without I/O? False for entries behind a function."), NULL},

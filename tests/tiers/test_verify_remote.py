@@ -66,17 +66,20 @@ async def test_damage_in_s3_is_named_and_removed_only_when_asked(s3_place: S3Pla
     flip_object(tier, place, "small", -20)
     flip_object(tier, place, "middle", 5000)
     flip_object(tier, place, "large", 6 << 20)
+    assert await tier.set("lifeless", os.urandom(100_000))
+    flip_object(tier, place, "lifeless", -110)
     before = objects(place)
     report = await manager.verify()
     found = by_key(report)
-    assert set(found) == {None, "middle", "large"} and report.entries == 3
+    assert set(found) == {None, "middle", "large", "lifeless"} and report.entries == 4
+    assert "how long it lives" in found["lifeless"].error and not found["lifeless"].damage
     assert found[None].place == object_of(tier, "small")
     assert [(one.part, one.chunk) for one in found["middle"].damage] == [(0, 0)]
     assert [(one.part, one.chunk) for one in found["large"].damage] == [(0, 1)]
     assert objects(place) == before
 
     report = await manager.verify(fix=True)
-    assert report.tiers[0].removed == 3 and all(one.removed for one in report.damaged)
+    assert report.tiers[0].removed == 4 and all(one.removed for one in report.damaged)
     assert names_in(place) == [f"{place.prefix}/v1/notes.txt"]
     assert await manager.get("middle") is None
     await tier.aclose()
@@ -128,6 +131,7 @@ async def test_damage_in_redis_is_named_and_removed_only_when_asked(
     manager = manager_over(tier)
     await fill(tier)
     assert await tier.set("lost", os.urandom(500_000))
+    assert await tier.set("lifeless", os.urandom(500_000))
     client = redis_server.client()
     assert (await manager.verify()).ok
 
@@ -140,11 +144,16 @@ async def test_damage_in_redis_is_named_and_removed_only_when_asked(
     damaged = bytearray(client.get(manifest))
     damaged[-20] ^= 16
     client.set(manifest, bytes(damaged))
+    manifest = base_of(tier, "lifeless") + b":m"
+    damaged = bytearray(client.get(manifest))
+    damaged[-110] ^= 16
+    client.set(manifest, bytes(damaged))
     before = {name: client.get(name) for name in client.keys(b"*{*") if b"{tags}" not in name}
     report = await manager.verify()
     found = by_key(report)
-    assert set(found) == {None, "middle", "large", "lost"}
-    assert found[None].place == manifest.decode()
+    assert set(found) == {None, "middle", "large", "lost", "lifeless"}
+    assert "how long it lives" in found["lifeless"].error and not found["lifeless"].damage
+    assert found[None].place == (base_of(tier, "small") + b":m").decode()
     assert [(one.part, one.chunk) for one in found["middle"].damage] == [(0, 0)]
     assert [(one.part, one.chunk) for one in found["large"].damage] == [(0, 1)]
     assert "missing" in found["lost"].error
@@ -152,7 +161,7 @@ async def test_damage_in_redis_is_named_and_removed_only_when_asked(
     assert after == before
 
     report = await manager.verify(fix=True)
-    assert report.tiers[0].removed == 4
+    assert report.tiers[0].removed == 5
     assert (await manager.verify()).ok and await manager.list_keys() == []
     assert [name for name in client.keys(b"*{*") if b"{tags}" not in name] == []
     client.close()

@@ -174,9 +174,35 @@ async def test_every_flipped_byte_of_a_file_is_found(tmp_path: Path) -> None:
         root = file_of(manager, "x").parents[2]
         found = {root / one.place for one in report.damaged}
         missed = {at for at in range(size) if file_of(manager, f"key:{at:03}") not in found}
-        lives = range(size - 112, size - 48)  # two copies, of which one is enough
-        assert missed <= set(lives)
+        assert missed == set(range(size - 80, size - 48))  # the spare copy of its life
         assert size - len(missed) == report.tiers[0].damaged
+
+
+async def test_an_entry_whose_life_nobody_can_tell_is_named_by_its_key(tmp_path: Path) -> None:
+    async with manager_at(tmp_path) as manager:
+        await fill(manager)
+        sizes = {"small": 300, "document": 300_000, "long": SLICE_BYTES + 1}
+        for key, size in sizes.items():
+            await manager.set(key, os.urandom(size), ttl=3600)
+            assert await manager.touch(key, ttl=7200)
+            flip(file_of(manager, key), -110)
+        assert (await manager.verify()).ok  # one copy is enough
+        for key in sizes:
+            flip(file_of(manager, key), -78)
+            assert await manager.get(key) is None
+        before = everything(tmp_path)
+        report = await manager.verify()
+        assert everything(tmp_path) == before
+        assert {str(one.key) for one in report.damaged} == set(sizes)
+        assert all(one.damage == () and not one.removed for one in report.damaged)
+        assert "how long it lives" in str(report.damaged[0]) and "fix" in report.damaged[0].what
+        assert (report.entries, report.tiers[0].damaged) == (5, 3)
+        assert (await manager.verify(pattern="small")).tiers[0].damaged == 1
+        assert (await manager.verify(pattern="blob")).ok
+        fixed = await manager.verify(fix=True)
+        assert fixed.tiers[0].removed == 3 and all(one.removed for one in fixed.damaged)
+        assert not file_of(manager, "small").exists()
+        assert (await manager.verify()).ok and await manager.get("blob") is not None
 
 
 async def test_what_cannot_be_fixed_is_said_to_be_still_there(tmp_path: Path) -> None:
@@ -314,6 +340,21 @@ async def test_damage_in_a_tier_of_somebody_else_is_found_and_removed() -> None:
     assert {str(one.key) for one in report.damaged} == {"key:500", "key:200000"}
     assert len(tier.images) == 2
     assert (await manager.verify(fix=True)).tiers[0].removed == 2
+    assert tier.images == {}
+
+
+async def test_a_life_that_nobody_can_tell_is_named_in_any_tier() -> None:
+    tier = DictTier()
+    manager = manager_over(tier)
+    for size in (500, 200_000):
+        await tier.set(f"key:{size}", os.urandom(size))
+        encoded = key_bytes(f"key:{size}")
+        image = bytearray(tier.images[encoded])
+        image[-110] ^= 1
+        tier.images[encoded] = bytes(image)
+    report = await manager.verify(fix=True)
+    assert {str(one.key) for one in report.damaged} == {"key:500", "key:200000"}
+    assert all("how long it lives" in one.error and one.removed for one in report.damaged)
     assert tier.images == {}
 
 
