@@ -337,10 +337,10 @@ _Durability = Literal["none", "data", "full"]
 _Access = Literal["rw", "ro", "auto"]
 
 @final
-class Listed(structseq[Any], tuple[bytes, int, int, int]):
+class Listed(structseq[Any], tuple[bytes, int, int, int, int]):
     """One name of a shard."""
 
-    __match_args__: Final = ("digest", "disk_bytes", "source", "mtime_ms")
+    __match_args__: Final = ("digest", "disk_bytes", "source", "mtime_ms", "used_ms")
     @property
     def digest(self) -> bytes: ...
     @property
@@ -349,6 +349,8 @@ class Listed(structseq[Any], tuple[bytes, int, int, int]):
     def source(self) -> int: ...  # 0 = unknown
     @property
     def mtime_ms(self) -> int: ...
+    @property
+    def used_ms(self) -> int: ...  # last recorded use; 0 = unknown
 
 @final
 class Store:

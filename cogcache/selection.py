@@ -293,14 +293,16 @@ async def select_from(
         tokens: dict[bytes, int] = {}
         writes.append(tokens)
         try:
+            uses: Mapping[bytes, int] = {}
             if generations is not None:
                 pinned.update(await tier.pinned())
+                uses = await tier.last_uses(meant.source_hash)
             async for entry in tier.scan(meant.source_hash):
                 key = Key.from_encoded(entry.key)
                 if tier._why_dead(entry) is not None:
                     continue
                 if generations is not None:
-                    generations.add(entry, key)
+                    generations.add(entry, key, used_ms=uses.get(key.digest, 0))
                 if meant.means(entry, key, tier.now_ms()):
                     tokens[entry.key] = entry.token
                     known = found.get(entry.key)

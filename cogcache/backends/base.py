@@ -344,6 +344,13 @@ class CacheBackend(ABC):
         """The keys of pinned entries that are here."""
         return []
 
+    async def last_uses(self, source: int = 0) -> Mapping[bytes, int]:
+        """When entries were last used by anybody, to about a minute, in Unix milliseconds by the
+        digest of their key; those of which the tier knows. With ``source``, at least all of that
+        source.
+        """
+        return {}
+
     async def usage(self) -> dict[str, Any]:
         """What the tier holds now: ``size_bytes``, ``total_files`` and whatever else it knows."""
         size = files = 0

@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from cogcache import _bridge, _core
@@ -355,6 +355,14 @@ class FilesystemCacheBackend(CacheBackend):
             _bridge.start(self._store, "sweep")
 
     # --- the tier itself --------------------------------------------------------------------------
+
+    async def last_uses(self, source: int = 0) -> Mapping[bytes, int]:
+        """See ``CacheBackend``. Nothing where the directory was opened to be read only."""
+        found: dict[bytes, int] = {}
+        for shard in range(_SHARDS):
+            listed = await _bridge.run(self._store, "list_shard", shard, source)
+            found |= {one.digest: one.used_ms for one in listed if one.used_ms}
+        return found
 
     async def usage(self) -> dict[str, Any]:
         """``size_bytes`` is what the entries occupy, their share of directories and tables

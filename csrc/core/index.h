@@ -275,10 +275,10 @@ void cog_index_touch(struct cog_index *index, const struct cog_digest *digest);
 /* Certainly no such file [G0]? False = ask the file system. Files added by hand are unseen until
  * the next sweep. */
 bool cog_index_is_absent(struct cog_index *index, const struct cog_digest *digest);
-/* A copy of the row, for listings and explanations. COG_ABSENT: none seen (which proves nothing).
- */
+/* A copy of the row, for listings and explanations, and, unless NULL, the seconds since its last
+ * recorded use. COG_ABSENT: none seen (which proves nothing). */
 enum cog_status cog_index_peek(struct cog_index *index, const struct cog_digest *digest,
-                               struct cog_row *row);
+                               struct cog_row *row, double *idle_seconds);
 
 /* A counter that changes whenever somebody bumps it: has tags.log changed since I read it? False:
  * no index, no answer. */

@@ -657,7 +657,7 @@ bool cog_index_is_absent(struct cog_index *index, const struct cog_digest *diges
 }
 
 enum cog_status cog_index_peek(struct cog_index *index, const struct cog_digest *digest,
-                               struct cog_row *row)
+                               struct cog_row *row, double *idle_seconds)
 {
     struct cog_index_file *file = cog_index_enter(index);
     struct cog_shard table = {0};
@@ -671,9 +671,12 @@ enum cog_status cog_index_peek(struct cog_index *index, const struct cog_digest 
     if (slot != COG_SHARD_NONE)
         cog_shard_get(&table, slot, &entry);
     scratch_free(scratch);
+    uint64_t now = cog_index_time(index);
     cog_index_leave(index);
     if (slot == COG_SHARD_NONE || !cog_row_is(&entry.row, digest))
         return COG_ABSENT;
     *row = entry.row;
+    if (idle_seconds)
+        *idle_seconds = cog_shard_age(now, cog_hot_time(entry.hot));
     return COG_OK;
 }

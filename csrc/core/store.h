@@ -312,6 +312,7 @@ struct cog_listed {
     uint64_t disk_bytes;
     uint64_t source; /* from the row; 0 = unknown */
     uint64_t mtime_ms;
+    uint64_t used_ms; /* last recorded use, Unix milliseconds; 0 = unknown (no row, no index) */
 };
 /*
  * Names of one shard (0..255) as the directory has them now. `source` != 0: leave out entries whose

@@ -72,6 +72,18 @@ struct listing {
     enum cog_status status;
 };
 
+/* When an entry was used last as far as that was recorded, in Unix milliseconds; 0 = unknown. By
+ * the real clock, also where a test has moved that of the store. */
+static uint64_t last_use(const struct cog_store *store, bool known, double idle_seconds,
+                         uint64_t mtime_ms)
+{
+    if (!known) {
+        return store->table_less ? mtime_ms : 0; /* without tables a use is the file's time */
+    }
+    double now = (double)store->fs->realtime_ms();
+    return idle_seconds * 1000 < now ? (uint64_t)(now - idle_seconds * 1000) : 0;
+}
+
 static bool list_name(void *context, const char *name)
 {
     struct listing *listing = context;
@@ -83,7 +95,9 @@ static bool list_name(void *context, const char *name)
     if (!cog_object_name_parse(listing->shard, name, &digest)) {
         return true;
     }
-    bool known = store->index != NULL && cog_index_peek(store->index, &digest, &row) == COG_OK;
+    double idle = 0;
+    bool known = store->index != NULL &&
+                 cog_index_peek(store->index, &digest, &row, &idle) == COG_OK;
     uint64_t source = known ? row.source : 0;
     if (listing->source != 0 && source != 0 && source != listing->source) {
         return true;
@@ -105,7 +119,8 @@ static bool list_name(void *context, const char *name)
     }
     uint64_t mtime_ms = stat.mtime_ns > 0 ? (uint64_t)stat.mtime_ns / 1000000 : 0;
     listing->listed[listing->count++] = (struct cog_listed){digest, cog_store_charge(store, &stat),
-                                                            source, mtime_ms};
+                                                            source, mtime_ms,
+                                                            last_use(store, known, idle, mtime_ms)};
     return true;
 }
 

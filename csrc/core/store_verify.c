@@ -33,7 +33,7 @@ static bool take_name(void *context, const char *name)
         return true;
     }
     if (naming->source != 0 && naming->store->index != NULL &&
-        cog_index_peek(naming->store->index, &digest, &row) == COG_OK && row.source != 0 &&
+        cog_index_peek(naming->store->index, &digest, &row, NULL) == COG_OK && row.source != 0 &&
         row.source != naming->source) {
         return true;
     }

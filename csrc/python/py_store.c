@@ -525,6 +525,7 @@ static PyStructSequence_Field listed_fields[] = {
     {"disk_bytes", "Blocks on disk."},
     {"source", "Hash of the source's URI; 0 = unknown."},
     {"mtime_ms", "Unix milliseconds of the file."},
+    {"used_ms", "Unix milliseconds of its last recorded use; 0 = unknown."},
     {NULL, NULL},
 };
 
@@ -532,7 +533,7 @@ static PyStructSequence_Desc listed_description = {
     .name = "cogcache._core.Listed",
     .doc = "One name of a shard.",
     .fields = listed_fields,
-    .n_in_sequence = 4,
+    .n_in_sequence = 5,
 };
 
 int cog_py_add_store(PyObject *module)

@@ -50,6 +50,7 @@ static PyObject *listed_object(struct cog_py_state *state, const struct cog_list
     PyStructSequence_SET_ITEM(object, 1, PyLong_FromUnsignedLongLong(listed->disk_bytes));
     PyStructSequence_SET_ITEM(object, 2, PyLong_FromUnsignedLongLong(listed->source));
     PyStructSequence_SET_ITEM(object, 3, PyLong_FromUnsignedLongLong(listed->mtime_ms));
+    PyStructSequence_SET_ITEM(object, 4, PyLong_FromUnsignedLongLong(listed->used_ms));
     if (PyErr_Occurred()) {
         Py_CLEAR(object);
     }

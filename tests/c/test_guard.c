@@ -429,7 +429,7 @@ static void test_each_way_of_cutting_costs_a_count(struct root *root)
             key_digest(key, &digest);
             cog_index_touch(index, &digest);
             CHECK(!cog_index_is_absent(index, &digest));
-            (void)cog_index_peek(index, &digest, &row);
+            (void)cog_index_peek(index, &digest, &row, NULL);
         }
         cog_index_bump_tag_counter(index);
         struct cog_victim victim;

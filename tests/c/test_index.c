@@ -337,7 +337,7 @@ static void test_a_refreshed_file_outlives_what_its_row_says(struct root *root)
     CHECK_EQ(cog_index_sweep_shard(index, digest.bytes[0], false, &removed, NULL), COG_OK);
     CHECK_EQ(removed, 0);
     CHECK_EQ(asked, 1);
-    CHECK_EQ(cog_index_peek(index, &digest, &row), COG_OK);
+    CHECK_EQ(cog_index_peek(index, &digest, &row, NULL), COG_OK);
     CHECK_EQ(row.expires, 9999);
     CHECK(entry_exists(root, 1));
     cog_index_close(index);
@@ -532,7 +532,7 @@ static void test_bits_flipped_in_use_are_healed(struct root *root)
             struct cog_row row;
             key_digest(key, &digest);
             cog_index_touch(index, &digest);
-            (void)cog_index_peek(index, &digest, &row);
+            (void)cog_index_peek(index, &digest, &row, NULL);
             enum cog_status status = entry_put(index, key, 2000 + round);
             /* totals say that nothing fits: a sweep tells better */
             if (status == COG_ERR_BUSY || status == COG_ERR_FULL) {
@@ -725,7 +725,7 @@ static void test_after_a_reboot_puts_go_on_and_costs_are_kept(struct root *root)
         struct cog_digest digest;
         struct cog_row row;
         key_digest(key, &digest);
-        if (entry_exists(root, key) && cog_index_peek(index, &digest, &row) == COG_OK) {
+        if (entry_exists(root, key) && cog_index_peek(index, &digest, &row, NULL) == COG_OK) {
             kept += row.cost == 123.5f && row.kind == 77 && row.source == 99;
             CHECK(row.cost == 123.5f);
         }
@@ -806,7 +806,7 @@ static void test_two_processes_share_one_index(struct root *root)
         struct cog_digest digest;
         struct cog_row row;
         key_digest(key, &digest);
-        CHECK_EQ(cog_index_peek(index, &digest, &row), COG_OK);
+        CHECK_EQ(cog_index_peek(index, &digest, &row, NULL), COG_OK);
         CHECK(!cog_index_is_absent(index, &digest));
     }
     struct cog_index_stats stats;

@@ -141,6 +141,7 @@ static void test_listing_names_what_is_there(struct kit *kit)
             struct cog_object *object;
             CHECK_EQ(listed[i].digest.bytes[0], shard);
             CHECK(listed[i].disk_bytes >= 4096 && listed[i].mtime_ms > 0);
+            CHECK(listed[i].used_ms > 0); /* the put counts as a use */
             REQUIRE(cog_store_get_digest(store, &listed[i].digest, COG_GET_INDEX_ONLY, &object,
                                          NULL, NULL) == COG_OK);
             size_t key_size;

@@ -173,6 +173,29 @@ async def test_what_somebody_goes_on_using_is_left(
     assert await superseded(cache) == []
 
 
+async def test_what_was_read_after_the_newer_one_was_stored_is_left(
+    tmp_path: Path, video: Path
+) -> None:
+    """Another container has an older file at the same path, and uses the same directory."""
+    async with CacheManager(CacheConfig([FilesystemCacheConfig(tmp_path / "cache")])) as manager:
+        cache = PipelineArtifactCache(manager)
+        [tier] = manager.backends
+        for minutes_ago, size in ((10, 1000), (5, 2000)):
+            tier.set_clock_offset(-60_000 * minutes_ago)
+            make(video, size, size)
+            await cache.set_transcript(video, {"size": size})
+        # The clock was set back, but uses are recorded by the system's: those of both are of now,
+        # which is after the newer one was stored.
+        uses = await tier.last_uses()
+        plan = await manager.select(source=video)
+        assert {one.key.digest for one in plan.entries} == set(uses)
+        assert all(uses[one.key.digest] > one.created_at * 1000 + 200_000 for one in plan.entries)
+        assert await superseded(cache) == []
+        tier.set_clock_offset(60_000)
+        await cache.set_transcript(video, {"size": 2000})
+        assert await superseded(cache) == ["transcript"]
+
+
 async def test_what_is_pinned_or_here_again_is_left(
     cache: PipelineArtifactCache, video: Path
 ) -> None:
