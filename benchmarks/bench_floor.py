@@ -88,10 +88,19 @@ FRAME_OUT = (
     "calls into one buffer; index and key are kept, so a hit reads freshness, footer and frame"
 )
 WRITE = (
-    "the floor writes one file and renames it; a put also reserves its bytes in the limit, takes "
-    "the lock of its shard and records the entry in the index"
+    "beside the floor's four system calls a put makes eight short ones, 8 µs: the lock of its "
+    "shard and its release (2.5), charge of the directory (2.2), free space (1), state of the new "
+    "file and of the index (1.5), the token of the write and the process (0.9); head, metadata and "
+    "checksums of the container, 3 µs; and the way from `set` to the store, 5 µs of Python that "
+    "become 10 to 12 where the system calls have emptied the caches before it"
 )
-AWAITED = "two hand-overs between threads, so that the loop never waits for a disk; and " + WRITE
+AWAITED = (
+    "two hand-overs between threads, so that the loop never waits for a disk: a sleeping thread "
+    "takes 4 to 9 µs to run where the host keeps the processor awake, 25 to 40 where it does not, "
+    "and to wake it takes the other one 5, both twice; two rounds of the event loop, 12 µs; and a "
+    "thread that has not seen the value writes it 8 µs more slowly. The rest is that of a blocking "
+    "put"
+)
 OBJECT = "the `Key` object with its seven slots takes most of it; the encoding is the row below"
 ENCODING = (
     "values are told apart, checked and brought to one form, where the floor knows its fields; and "

@@ -48,7 +48,8 @@ class Calls:
             ValueError: An empty one, or one over 65,000 bytes.
             ClosedError: See ``check_open``.
         """
-        self.check_open()
+        if self.closed:
+            self.check_open()
         try:
             return key_bytes(key)
         except ValueError:
