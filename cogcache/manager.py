@@ -651,6 +651,16 @@ class CacheManager:
             found.update(listed)
         return sorted(found.items())
 
+    def iter_keys(
+        self, pattern: str | None = None, include_metadata: bool = False
+    ) -> AsyncGenerator[tuple[str, dict[str, Any] | None], None]:
+        """The same one after another, in no order, as the tiers list them: for very many keys, and
+        for whoever stops early. Of a tier that fails midway the rest is missing.
+        """
+        self._calls.check_open()
+        KeyPattern(pattern)
+        return self._tiers.iter_keys(pattern, include_metadata)
+
     async def select(
         self,
         *,

@@ -6,7 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import Any, TypeVar
 
 from cogcache import _core
@@ -270,6 +278,22 @@ class Tiers:
             for queue in self.queues.values():
                 queue.end()  # nothing after its aclose; but that may have been cancelled
             await self.each("close", lambda tier: tier.aclose())
+
+    async def iter_keys(
+        self, pattern: str | None, include_metadata: bool
+    ) -> AsyncGenerator[tuple[str, dict[str, Any] | None], None]:
+        """See ``CacheManager.iter_keys``."""
+        told: set[str] = set()
+        for tier in self.backends:
+            is_last = tier is self.backends[-1]  # then nobody asks what was told any more
+            try:
+                async for key, metadata in tier.iter_keys(pattern, include_metadata):
+                    if key not in told:
+                        if not is_last:
+                            told.add(key)
+                        yield key, metadata
+            except Exception as error:
+                self.failed(tier, "list", error)
 
     def failed(self, tier: CacheBackend, what: str, error: Exception) -> None:
         """Note a fault of a tier; being closed while something was under way is none."""

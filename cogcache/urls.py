@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
@@ -41,6 +42,7 @@ _KINDS: Final[Mapping[str, type[BackendConfig]]] = {
     "s3": S3CacheConfig,
     "unix": RedisCacheConfig,
 }
+_LIKE_A_QUERY: Final = re.compile(r"[a-z_]+=")
 _NEVER_IN_A_QUERY: Final = ("backend_type", "base_path", "bucket", "prefix", "url")
 
 
@@ -77,6 +79,13 @@ def written_tier(text: str) -> WrittenTier:
             does not fit, a secret in a query.
     """
     if "://" not in text:
+        path, _, options = text.partition("?")
+        if _LIKE_A_QUERY.match(options) and not os.path.isdir(text):
+            name = options.partition("=")[0]
+            raise ConfigError(
+                f"tier {shown(path)}: a directory has no options; a URL has, as in "
+                f"'file:///data/cache?{name}=...'"
+            )
         return WrittenTier(FilesystemCacheConfig, {"base_path": text}, {})
     try:
         parts = urlsplit(text)

@@ -323,6 +323,14 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
         assert caught.value.__cause__ is None
 
 
+def test_a_directory_with_the_query_of_a_url_is_told_to_be_one(tmp_path: Path) -> None:
+    odd = tmp_path / "odd?name=yes"
+    odd.mkdir()
+    assert Settings.load(tiers=[str(odd)]).cache.backends
+    with pytest.raises(ConfigError, match=r"a directory has no options; .*file:.*max_size=\.\.\."):
+        Settings.load(tiers=[f"{tmp_path}?max_size=50GB"])
+
+
 def test_redis_url_is_named_where_it_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
