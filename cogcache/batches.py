@@ -4,47 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from cogcache._arguments import checked_tags
 from cogcache._checks import whole
 from cogcache.artifacts import FRAMED, PART
 from cogcache.computing import is_async
 from cogcache.exceptions import shown
+from cogcache.filing import Filing
 from cogcache.keys import Key
 from cogcache.requests import Request
-
-if TYPE_CHECKING:
-    from cogcache.sources import Source
-    from cogcache.verbs import ArtifactVerbs
 
 __all__ = ["compute_in_batches"]
 
 
 async def compute_in_batches(
-    cache: ArtifactVerbs,
+    filing: Filing,
     artifact: str,
-    video_path: Source,
+    request_of: Callable[[], Awaitable[Request]],
     ids: Iterable[Any],
     compute: Callable[[list[Any]], Any],
     batch_size: int,
     how: Mapping[str, Any],
     kept: Mapping[str, Any],
-    named: Mapping[str, Any],
 ) -> dict[Any, Any]:
     """See ``ArtifactVerbs.get_or_compute_batched``.
 
     Args:
-        cache: Which has the verbs.
+        filing: Of the cache.
         artifact: As there.
-        video_path: As there.
+        request_of: Makes the request for the whole, once the arguments are checked.
         ids: As there.
         compute: As there.
         batch_size: As there.
         how: Options of the computations.
         kept: Options of the entries.
-        named: Arguments of the artifact.
     """
     wanted = _checked_ids(ids)
     whole(batch_size, "batch_size", least=1)
@@ -52,37 +47,37 @@ async def compute_in_batches(
         raise TypeError(f"compute must be a function, not {type(compute).__name__}")
     if artifact in FRAMED:
         raise TypeError(f"{artifact}: batches are for artifacts that map ids to results")
-    request = await cache._request(artifact, video_path, named)
+    request = await request_of()
     have: dict[Any, Any] = {}
     seconds = 0.0
     if not how["refresh"]:
-        found = await cache._look(request, {})
+        found = await filing.look(request, {})
         if found.hit and isinstance(found.value, Mapping):
             have, seconds = dict(found.value), found.seconds_saved
-    stamp = cache._stamp(request)
+    stamp = filing.stamps.take(request)
     tags = checked_tags(kept["tags"])
-    stamps = [(tag, cache.cache.capture_stamp([tag])) for tag in tags]
+    stamps = [(tag, filing.manager.capture_stamp([tag])) for tag in tags]
     lacking = [one for one in wanted if one not in have]
     parts = [
         _part_of(request, lacking[at : at + batch_size])
         for at in range(0, len(lacking), batch_size)
     ]
     for part, batch in parts:
-        results, took = await _results(cache, request, part, batch, compute, how, kept)
+        results, took = await _results(filing, request, part, batch, compute, how, kept)
         have.update(results)
         seconds += took
     if parts and all(one in have for one in wanted):
         own = {"cost_seconds": seconds, "tags": (), "stamp": stamp, "stamps": stamps}
         options = {**kept, **own}
-        result = await cache._keep_merged(request, have, strict=how["strict"], **options)
+        result = await filing.keep_merged(request, have, strict=how["strict"], **options)
         if result.stored:
             for part, _ in parts:
-                await cache.cache.delete(part.key)
+                await filing.manager.delete(part.key)
     return {one: have[one] for one in wanted if one in have}
 
 
 async def _results(
-    cache: ArtifactVerbs,
+    filing: Filing,
     whole_one: Request,
     part: Request,
     batch: Sequence[Any],
@@ -92,11 +87,11 @@ async def _results(
 ) -> tuple[Mapping[Any, Any], float]:
     """The results of one batch, found or computed, and what they cost."""
     if not how["refresh"]:
-        found = await cache._look(part, {}, again=True)
+        found = await filing.look(part, {}, again=True)
         if found.hit:
             return found.value, found.seconds_saved
         # Another run may have come to its end meanwhile, and its batches are gone.
-        found = await cache._look(whole_one, {}, again=True)
+        found = await filing.look(whole_one, {}, again=True)
         if found.hit and isinstance(found.value, Mapping) and all(i in found.value for i in batch):
             return {one: found.value[one] for one in batch}, 0.0
     took = 0.0
@@ -122,7 +117,7 @@ async def _results(
     async def this() -> Request:
         return part
 
-    results = await cache._computed(
+    results = await filing.compute(
         part.artifact.name,
         this,
         {},

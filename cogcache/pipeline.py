@@ -82,9 +82,9 @@ class PipelineArtifactCache(ArtifactVerbs):
         if config is not None and not isinstance(config, Mapping):
             raise TypeError(f"config must be a mapping, not {type(config).__name__}")
         warn_of_slips(config or {})
-        source = await self._capture(video_path, source_id=source_id, etag=etag)
+        source = await self._capturing.source(video_path, source_id=source_id, etag=etag)
         if missing == "latest" and source.kind == "absent":
-            source = await self._latest_generation(source)
+            source = await self._capturing.latest_generation(source)
         return VideoCache(self, source, dict(config or {}))
 
     # --- keyframes --------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class PipelineArtifactCache(ArtifactVerbs):
         flag(decode, "decode")
         check_channels(channels)
         if not decode:
-            counts = self._counts_of("keyframes")
+            counts = self._filing.counts_of("keyframes")
             data = self._frame_hits.now(video_path, keyframes, self.profile, frame_id, counts)
             if data is not None:
                 if self.cache._lookups.turn_is_over():
@@ -158,7 +158,7 @@ class PipelineArtifactCache(ArtifactVerbs):
                 return data
         request = await self._request("keyframes", video_path, _arguments_of(keyframes))
         load = {"load_images": True, "frames": checked_frame_ids([frame_id])}
-        found = await self._look(request, load)
+        found = await self._filing.look(request, load)
         if found.value is None:
             return None
         frames: Frames = found.value[1]

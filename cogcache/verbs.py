@@ -6,39 +6,28 @@ invalidate.
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import logging
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
 
-from cogcache import _core
-from cogcache._arguments import check_kept, checked_frame_ids, checked_tags, flag, load_options
 from cogcache._checks import choice, nearest
-from cogcache._fork import renew_after_fork
-from cogcache._identity import URI_TAG
-from cogcache._inline import SyncFacade, is_inline
+from cogcache._inline import SyncFacade
 from cogcache._types import Duration, Lookup, StoreResult, duration_seconds
 from cogcache.artifacts import ARTIFACTS, FRAMED, Artifact, Framed, artifact_of, new_artifact
-from cogcache.backends.base import META_FULL_PARAMS, META_SOURCE, META_SOURCE_URI, tags_of
+from cogcache.backends.base import tags_of
 from cogcache.batches import compute_in_batches
-from cogcache.computing import Gate, Recipe, own_copy
+from cogcache.capturing import Capturing
+from cogcache.computing import Gate
 from cogcache.config import BackendConfig, CacheConfig
 from cogcache.exceptions import ConfigError, shown, warn
 from cogcache.explain import Explanation, explain_miss
-from cogcache.fence import MissFence
+from cogcache.filing import Filing
+from cogcache.forms import LOAD_OPTIONS, taken_load_options
 from cogcache.framehits import FrameHits
-from cogcache.frames import Bundle, check_channels, check_metadata, make_bundle
 from cogcache.keys import Key
 from cogcache.manager import CacheManager
-from cogcache.memo import DigestMemo
-from cogcache.origins import source_of
-from cogcache.puts import Context
 from cogcache.requests import Request, RequestMemo, make_request
 from cogcache.settings import Settings, check_profile
 from cogcache.sources import (
@@ -46,13 +35,6 @@ from cogcache.sources import (
     Identity,
     Source,
     SourceRef,
-    SourceUnavailableError,
-    capture,
-    capture_async,
-    changed_async,
-    check_arguments,
-    settle_async,
-    unreadable,
 )
 from cogcache.summaries import ArtifactStats
 from cogcache.urls import tier_config
@@ -62,19 +44,12 @@ logger = logging.getLogger("cogcache")
 _T = TypeVar("_T")
 _Id = TypeVar("_Id", int, str)
 
-# Arguments of the generic verbs that say how to load or store, not what the artifact is.
-_LOAD_OPTIONS = {
-    "load_images": FRAMED,
-    "frames": FRAMED,
-    "mode": ("embeddings",),
-    "names": ("embeddings",),
-}
+# Arguments of ``store`` that say how to keep a value, not what it is.
 _STORE_OPTIONS = ("ttl", "cost_seconds", "tags", "channels")
 # Names that a call takes beside those of the artifact, and so no artifact's own.
 _RESERVED = frozenset(
-    (*_LOAD_OPTIONS, *_STORE_OPTIONS, "gate", "refresh", "strict", "should_store", "executor")
+    (*LOAD_OPTIONS, *_STORE_OPTIONS, "gate", "refresh", "strict", "should_store", "executor")
 )
-STAMPS_KEPT = 4096
 
 
 class ArtifactVerbs:
@@ -107,19 +82,10 @@ class ArtifactVerbs:
         self._lives = _lives(ttl)
         self._artifacts: dict[str, Artifact] = dict(ARTIFACTS)
         self._registered: dict[str, tuple[dict[str, Any], Duration | None]] = {}
-        self._fence = MissFence()
         self._requests = RequestMemo()
         self._frame_hits = FrameHits(cache_manager)
-        self._stamps: OrderedDict[bytes, int] = OrderedDict()
-        self._stamps_lock = threading.Lock()
-        self._unreadable: set[str] = set()
-        self._counts: dict[str, dict[str, float]] = {}
-        self._digests: DigestMemo | None = None
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Another thread of the parent may have been inside."""
-        self._stamps_lock = threading.Lock()
+        self._capturing = Capturing(cache_manager, identity, memo)
+        self._filing = Filing(cache_manager, profile, self._lives)
 
     @classmethod
     def open(
@@ -208,8 +174,8 @@ class ArtifactVerbs:
 
     async def lookup(self, artifact: str, video_path: Source, /, **named: Any) -> Lookup:
         """``get_<artifact>`` with everything that is known about the answer."""
-        load = self._taken_load_options(artifact, named)
-        return await self._look(await self._request(artifact, video_path, named), load)
+        load = taken_load_options(artifact, named, self._artifacts)
+        return await self._filing.look(await self._request(artifact, video_path, named), load)
 
     async def store(
         self, artifact: str, video_path: Source, value: Any, /, **named: Any
@@ -222,18 +188,7 @@ class ArtifactVerbs:
         if "channels" in options and artifact not in FRAMED:
             raise TypeError(f"{artifact}: channels is for {' and '.join(FRAMED)} only")
         request = await self._request(artifact, video_path, named)
-        if not request.is_readable:
-            return self._refused(artifact, "source-unreadable")
-        if request.artifact.failed(_metadata_of(artifact, value)):
-            return self._refused(artifact, "failed-result")
-        if not request.pinned:
-            source = self._fence.check(request.source, request.scope)
-            if source is None:
-                return self._refused(artifact, "source-changed")
-            request = dataclasses.replace(request, source=source)
-        channels = options.pop("channels", "bgr")
-        bundle = await self._bundled(artifact, request.key.params, value, channels)
-        return await self._keep(request, bundle, **options)
+        return await self._filing.put(request, value, **options)
 
     @overload  # frames come back in the form in which they are stored, not as they were computed
     async def get_or_compute(
@@ -322,8 +277,8 @@ class ArtifactVerbs:
         A failed result, one whose source changed while it was computed, and one that cannot be
         stored are returned and not kept.
         """
-        load = self._taken_load_options(artifact, named)
-        return await self._computed(
+        load = taken_load_options(artifact, named, self._artifacts)
+        return await self._filing.compute(
             artifact,
             lambda: self._request(artifact, video_path, named),
             load,
@@ -389,91 +344,15 @@ class ArtifactVerbs:
             TypeError: ``compute`` returned something else than a mapping.
             ValueError: An id that is there twice; a result for an id that was not asked for.
         """
-        return await compute_in_batches(
-            self,
-            artifact,
-            video_path,
-            ids,
-            compute,
-            batch_size,
-            {"gate": gate, "refresh": refresh, "strict": strict, "executor": executor},
-            {"ttl": ttl, "tags": tags},
-            named,
-        )
-
-    async def _computed(
-        self,
-        artifact: str,
-        request_of: Callable[[], Awaitable[Request]],
-        load: Mapping[str, Any],
-        compute: Callable[[], Any],
-        *,
-        gate: Gate | None,
-        refresh: bool,
-        strict: bool,
-        should_store: Callable[[Any], bool] | None,
-        executor: Executor | None,
-        ttl: Duration | None,
-        cost_seconds: float | None = None,
-        tags: Iterable[str],
-        channels: str = "bgr",
-    ) -> Any:
-        """``get_or_compute`` of a request, which is made once the arguments are checked."""
-        if artifact in FRAMED:
-            check_channels(channels)
-        elif not isinstance(channels, str) or channels != "bgr":
-            raise TypeError(f"{artifact}: channels is for {' and '.join(FRAMED)} only")
-        check_kept(ttl, cost_seconds)
-        tags = checked_tags(tags)
-        stamp: int | None = None
-        stamps: list[tuple[str, int]] = []
-
-        async def keep(value: Any, seconds: float) -> StoreResult:
-            why_not = await self._why_not_filed(request)
-            if why_not is not None:
-                return self._refused(artifact, why_not)
-            seconds = seconds if cost_seconds is None else cost_seconds
-            return await self._keep(
-                request, value, ttl=ttl, cost_seconds=seconds, stamp=stamp, stamps=stamps
-            )
-
-        def worth_keeping(value: Any) -> bool:
-            metadata = _metadata_of(artifact, value)
-            if (metadata is None and should_store is None) or request.artifact.failed(metadata):
-                self._count(artifact, "failed")
-                return False
-            return should_store is None or should_store(value)
-
-        recipe = Recipe(
-            compute=compute,
-            keep=keep,
-            look_again=lambda: self._look(request, load, again=True),
-            gate=gate,
-            refresh=refresh,
-            strict=strict,
-            should_store=worth_keeping
-            if should_store is None or callable(should_store)
-            else should_store,
-            executor=executor,
-            finish=lambda value: self._bundled(artifact, request.key.params, value, channels),
-            share=lambda value: value if isinstance(value, Bundle) else own_copy(value),
-            hand_out=lambda value: _handed_out(artifact, value, load),
-        )
-        request = await request_of()
-        if not refresh:
-            found = await self._look(request, load)
-            if found.hit:
-                return found.value
-        stamp = self._stamp(request)
-        stamps += [(tag, self.cache.capture_stamp([tag])) for tag in tags]
-        known_by = [self._uri_tag(request.source), *tags]
-        return await self.cache.compute_once(request.key.encoded, recipe, known_by)
+        how = {"gate": gate, "refresh": refresh, "strict": strict, "executor": executor}
+        kept = {"ttl": ttl, "tags": tags}
+        return await self._batched(artifact, video_path, ids, compute, batch_size, how, kept, named)
 
     async def explain(self, artifact: str, video_path: Source, /, **named: Any) -> Explanation:
         """Why an artifact is or is not there: each tier's answer, and what the nearest entries
         differ in.
         """
-        self._taken_load_options(artifact, named)
+        taken_load_options(artifact, named, self._artifacts)
         request = await self._request(artifact, video_path, named)
         if not request.is_readable:
             return Explanation(None, artifact, request.source.uri, "source-unreadable", (), ())
@@ -484,8 +363,8 @@ class ArtifactVerbs:
         """Forget every artifact of a source in this profile, older generations of the file
         included; how many.
         """
-        source = await self._capture(video_path)
-        tag = self._uri_tag(source)
+        source = await self._capturing.source(video_path)
+        tag = self._filing.stamps.uri_tag(source)
         await self.cache.invalidate_tags(tag)
         removed: set[bytes] = set()
         for tier in self.cache.backends:
@@ -503,7 +382,7 @@ class ArtifactVerbs:
         """``{"overall": the manager's statistics, "artifacts": {name: {hits, misses, sets,
         seconds_saved, ...}}}``: a dictionary that prints, and shows in a notebook, as a table.
         """
-        artifacts = {name: dict(self._counts_of(name)) for name in self._artifacts}
+        artifacts = {name: dict(self._filing.counts_of(name)) for name in self._artifacts}
         return ArtifactStats(overall=await self.cache.get_stats(), artifacts=artifacts)
 
     async def aclose(self, timeout: float = 10) -> None:
@@ -526,340 +405,36 @@ class ArtifactVerbs:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    async def _capture(
-        self, video_path: Source, *, source_id: str | bytes | None = None, etag: str | None = None
-    ) -> SourceRef:
-        if isinstance(video_path, SourceRef):
-            check_arguments(self.identity, source_id, etag, video_path)
-            return video_path
-        named: dict[str, Any] = {"source_id": source_id, "etag": etag, "memo": self._digest_memo()}
-        try:
-            if is_inline():
-                return capture(video_path, self.identity, **named)
-            return await capture_async(video_path, self.identity, **named)
-        except SourceUnavailableError as error:
-            self._note_unreadable(video_path, error)
-            return unreadable(video_path)
+    async def _batched(
+        self,
+        artifact: str,
+        video_path: Source,
+        ids: Iterable[Any],
+        compute: Callable[[list[Any]], Any],
+        batch_size: int,
+        how: Mapping[str, Any],
+        kept: Mapping[str, Any],
+        named: Mapping[str, Any],
+    ) -> dict[Any, Any]:
+        """``get_or_compute_batched`` of arguments that may have a ``batch_size`` of their own."""
 
-    def _digest_memo(self) -> DigestMemo | None:
-        if not self.memo or self.identity == "stat":
-            return None
-        if self._digests is None:
-            roots = [
-                root
-                for tier in self.cache.backends
-                if (root := getattr(tier.config, "expanded_path", None))
-            ]
-            self._digests = DigestMemo.for_root(roots[0] if roots else None)
-        return self._digests
+        async def request() -> Request:
+            return await self._request(artifact, video_path, named)
 
-    def _taken_load_options(self, artifact: str, named: dict[str, Any]) -> dict[str, Any]:
-        """Take what says how to load out of ``named``; only what this artifact has."""
-        load = {name: named.pop(name) for name in _LOAD_OPTIONS if name in named}
-        if not load:
-            return load
-        artifact_of(artifact, self._artifacts)
-        for name in load:
-            if artifact not in _LOAD_OPTIONS[name]:
-                raise TypeError(
-                    f"{artifact}: {name} is for {' and '.join(_LOAD_OPTIONS[name])} only"
-                )
-        if load.get("frames") is not None:
-            load["frames"] = checked_frame_ids(load["frames"])
-        if load.get("names") is not None:
-            if isinstance(load["names"], str | bytes) or not isinstance(load["names"], Iterable):
-                raise TypeError(
-                    f"names must be several names of arrays, not {shown(load['names'])}"
-                )
-            load["names"] = list(load["names"])
-        if "mode" in load:
-            load_options(load["mode"], True)
-        if "load_images" in load:
-            flag(load["load_images"], "load_images")
-        return load
+        return await compute_in_batches(
+            self._filing, artifact, request, ids, compute, batch_size, how, kept
+        )
 
     async def _request(self, name: str, video_path: Source, named: Mapping[str, Any]) -> Request:
         profile = self.profile or ""
         artifact = artifact_of(name, self._artifacts)
         if isinstance(video_path, SourceRef):
             return self._requests.get(profile, artifact, video_path, named)
-        source = await self._capture(video_path)
+        source = await self._capturing.source(video_path)
         return make_request(profile, artifact, source, named, pinned=False)
-
-    async def _look(
-        self, request: Request, load: Mapping[str, Any], *, again: bool = False
-    ) -> Lookup:
-        if not request.is_readable:
-            if not again:
-                self._count(request.artifact.name, "misses")
-            return Lookup(False, reason="source-unreadable")
-        options, pick = _load_options(request.artifact.name, load)
-        found = await self.cache.look(request.key, options, again=again)
-        name = request.artifact.name
-        if found.hit:
-            value = pick(found.value)
-            if value is not _NOTHING:
-                if not again:
-                    counts = self._counts_of(name)
-                    counts["hits"] += 1
-                    counts["hit_bytes"] += found.stored_bytes
-                    counts["seconds_saved"] += found.seconds_saved
-                return found if value is found.value else dataclasses.replace(found, value=value)
-            found = Lookup(False, reason="no-images")
-        elif request.source.kind == "absent" and found.reason == "absent":
-            found = Lookup(False, reason="source-missing")
-        if not again:
-            self._count(name, "misses")
-            self._fence.note_miss(request.source, request.scope)
-            self._note_stamp(request)
-        return found
 
     async def _set(self, artifact: str, video_path: Source, value: Any, **named: Any) -> bool:
         return (await self.store(artifact, video_path, value, **named)).stored
-
-    async def _bundled(
-        self, artifact: str, params: Mapping[str, Any], value: Any, channels: str
-    ) -> Any:
-        """Frames in the form in which they are stored; other values as they are. Reads and encodes
-        off the loop.
-        """
-        if artifact not in FRAMED:
-            return value
-        check_metadata(artifact, _metadata_of(artifact, value))
-        if not (isinstance(value, tuple) and len(value) == 2):
-            return value
-        metadata, images = value
-        if images is None:
-            return metadata
-        codec = params.get("image_codec", "jpeg:95")
-        if is_inline():
-            return make_bundle(metadata, images, image_codec=codec, channels=channels)
-        return await asyncio.to_thread(
-            make_bundle, metadata, images, image_codec=codec, channels=channels
-        )
-
-    async def _keep(
-        self,
-        request: Request,
-        value: Any,
-        *,
-        ttl: Duration | None = None,
-        cost_seconds: float | None = None,
-        tags: Iterable[str] = (),
-        stamp: int | None = None,
-        stamps: Iterable[tuple[str, int]] = (),
-    ) -> StoreResult:
-        """Store a value.
-
-        Args:
-            request: What it is.
-            value: As it is stored.
-            ttl: Of this value.
-            cost_seconds: What it took.
-            tags: From now on.
-            stamp: When it began to be computed; its last miss if not given.
-            stamps: Tags, and when it began to be computed as far as they know.
-        """
-        source = request.source
-        try:
-            settled = source.settle() if is_inline() else await settle_async(source)
-        except SourceUnavailableError:
-            return self._refused(request.artifact.name, "source-unreadable")
-        if not settled:
-            return self._refused(request.artifact.name, "source-changed")
-        stamp = self._stamp(request) if stamp is None else stamp
-        stamped = ((self._uri_tag(source), stamp), *stamps)
-        if any(at < tier.tag_version(tag) for tag, at in stamped for tier in self.cache.backends):
-            return self._refused(request.artifact.name, "tag-invalidated")  # since the miss
-        meta: dict[int | str, Any] = {META_SOURCE: list(source.identity)}
-        if source.uri not in meta[META_SOURCE]:
-            meta[META_SOURCE_URI] = source.uri
-        full = request.key.long_values
-        if full:
-            meta[META_FULL_PARAMS] = full
-        name = request.artifact.name
-        result = await self.cache.store(
-            request.key,
-            value,
-            ttl=self._lives.get(name, self._lives["*"]) if ttl is None else ttl,
-            tags=tags,
-            cost_seconds=cost_seconds,
-            context=Context(
-                artifact=name,
-                tags=stamped,
-                meta=meta,
-                source=request.source.uri_hash,
-                kind=_core.hash64(f"{self.profile or ''}\0{name}".encode("utf-8", "surrogatepass"))
-                & 0xFFFFFFFF,
-            ),
-        )
-        if not result.stored:
-            return self._refused(name, result.reason)
-        counts = self._counts_of(name)
-        counts["sets"] += 1
-        counts["stored_bytes"] += result.stored_bytes
-        return result
-
-    async def _keep_merged(
-        self, request: Request, value: Any, *, strict: bool, **options: Any
-    ) -> StoreResult:
-        """Keep what was computed in parts, each of which was kept unless it could not be."""
-        why_not = await self._why_not_filed(request)
-        if why_not is None and request.artifact.failed(value):
-            why_not = "failed-result"
-        if why_not is not None:
-            return self._refused(request.artifact.name, why_not)
-        try:
-            return await self._keep(request, value, **options)
-        except Exception as error:
-            if strict:
-                raise
-            warn(f"computed, but not kept: value: {type(error).__name__}: {error}")
-            return self._refused(request.artifact.name, "unstorable")
-
-    async def _why_not_filed(self, request: Request) -> str | None:
-        """Why what was computed of a source must not be filed under what it was, if so."""
-        source = request.source
-        if not request.is_readable:
-            return "source-unreadable"
-        try:
-            changed = source.changed() if is_inline() else await changed_async(source)
-        except SourceUnavailableError:
-            return "source-unreadable"
-        return "source-changed" if changed else None
-
-    async def _latest_generation(self, source: SourceRef) -> SourceRef:
-        """The newest identity of a URI that the cache has entries of; the given one if there are
-        none.
-        """
-        best, newest = source, -1
-        for tier in self.cache.backends:
-            try:
-                async for entry in tier.scan(source.uri_hash):
-                    ref = source_of(entry)  # a tier may list more than was asked for
-                    if ref is not None and ref.uri == source.uri and entry.created_ms > newest:
-                        best, newest = ref, entry.created_ms
-            except Exception as error:
-                logger.warning("%s: cannot list the entries of a video: %s", tier.name, error)
-        return best
-
-    def _uri_tag(self, source: SourceRef) -> str:
-        return (
-            URI_TAG + _core.hash128(_core.encode_key_value([self.profile or "", source.uri])).hex()
-        )
-
-    def _stamp(self, request: Request) -> int:
-        """When the value of this key began to be computed: at its last miss here, else now."""
-        with self._stamps_lock:
-            noted = self._stamps.pop(request.key.digest, None)
-        return (
-            noted
-            if noted is not None
-            else self.cache.capture_stamp([self._uri_tag(request.source)])
-        )
-
-    def _note_stamp(self, request: Request) -> None:
-        stamp = self.cache.capture_stamp([self._uri_tag(request.source)])
-        with self._stamps_lock:
-            self._stamps[request.key.digest] = stamp
-            self._stamps.move_to_end(request.key.digest)
-            if len(self._stamps) > STAMPS_KEPT:
-                self._stamps.popitem(last=False)
-
-    def _note_unreadable(self, video_path: Source, error: OSError) -> None:
-        shown = (
-            Path(os.fsdecode(os.fspath(video_path))).name
-            if not isinstance(video_path, SourceRef)
-            else ""
-        )
-        if shown not in self._unreadable and len(self._unreadable) < STAMPS_KEPT:
-            self._unreadable.add(shown)
-            logger.warning(
-                "source %r cannot be read, so nothing of it is cached: %s",
-                shown,
-                error.strerror or error,
-            )
-
-    def _refused(self, artifact: str, reason: str) -> StoreResult:
-        self._count(artifact, "refused")
-        return StoreResult(False, reason)
-
-    def _counts_of(self, artifact: str) -> dict[str, float]:
-        counts = self._counts.get(artifact)
-        if counts is None:
-            names = (
-                "hits",
-                "misses",
-                "sets",
-                "refused",
-                "failed",
-                "stored_bytes",
-                "hit_bytes",
-                "seconds_saved",
-            )
-            counts = self._counts[artifact] = dict.fromkeys(names, 0)
-        return counts
-
-    def _count(self, artifact: str, name: str) -> None:
-        self._counts_of(artifact)[name] += 1
-
-
-_NOTHING = object()
-
-
-def _load_options(
-    artifact: str, load: Mapping[str, Any]
-) -> tuple[dict[str, Any], Callable[[Any], Any]]:
-    """What the decoder is told, and how its answer becomes what the method gives."""
-    if artifact in FRAMED:
-        if not load.get("load_images", artifact == "segment_frames"):
-            return {"frames": False}, _as_it_is
-        wanted = load.get("frames")
-
-        def pick(value: Any) -> Any:
-            if not (isinstance(value, tuple) and len(value) == 2):
-                return _NOTHING  # stored without images
-            if wanted is not None and any(one not in value[1] for one in wanted):
-                return _NOTHING  # stored without this one
-            return value if artifact == "keyframes" else (value[0], list(value[1].values()))
-
-        return {"frames": True if wanted is None else wanted}, pick
-    if not load:
-        return {}, _as_it_is
-    mode = {"mode": load["mode"]} if "mode" in load else {}
-    return mode, lambda value: _named(value, load.get("names"))
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _named(value: Any, names: list[Any] | None) -> Any:
-    """Of a mapping of arrays those with these names; a miss when one of them is not there."""
-    if names is None or not isinstance(value, Mapping):
-        return value
-    return {name: value[name] for name in names} if all(n in value for n in names) else _NOTHING
-
-
-def _handed_out(artifact: str, value: Any, load: Mapping[str, Any]) -> Any:
-    """What the computing caller gets: for frames the decoded stored form, as every later caller."""
-    if artifact not in FRAMED:
-        named = _named(value, load.get("names"))
-        return value if named is _NOTHING else named
-    images = bool(load.get("load_images", artifact == "segment_frames"))
-    if not isinstance(value, Bundle):  # nothing to load, or it could not be brought into form
-        return value if images else _metadata_of(artifact, value)
-    decoded = value.decoded(images, load.get("frames"))
-    if images and artifact == "segment_frames":
-        metadata, frames = decoded
-        return metadata, list(frames.values())
-    return decoded
-
-
-def _metadata_of(artifact: str, value: Any) -> Any:
-    if artifact in FRAMED and isinstance(value, tuple) and len(value) == 2:
-        return value[0]
-    return value
 
 
 def _warn_of_unshared_keys(manager: CacheManager, identity: str) -> None:

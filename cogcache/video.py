@@ -14,7 +14,6 @@ from cogcache._checks import nearest
 from cogcache._inline import SyncFacade, is_inline
 from cogcache._types import Duration, Lookup, StoreResult
 from cogcache.artifacts import Framed
-from cogcache.batches import compute_in_batches
 from cogcache.computing import Gate
 from cogcache.exceptions import shown
 from cogcache.exporting import PATTERN
@@ -223,16 +222,11 @@ class VideoCache:
         """See ``PipelineArtifactCache.get_or_compute_batched``. A ``vlm_batch_size`` of the
         configuration stays in the key, as ``get_descriptions`` has it.
         """
-        return await compute_in_batches(
-            self.cache,
-            artifact,
-            self.source,
-            ids,
-            compute,
-            batch_size,
-            {"gate": gate, "refresh": refresh, "strict": strict, "executor": executor},
-            {"ttl": ttl, "tags": tags},
-            self.arguments(artifact, named),
+        how = {"gate": gate, "refresh": refresh, "strict": strict, "executor": executor}
+        kept = {"ttl": ttl, "tags": tags}
+        meant = self.arguments(artifact, named)
+        return await self.cache._batched(
+            artifact, self.source, ids, compute, batch_size, how, kept, meant
         )
 
     async def _lookup(self, artifact: str, **named: Any) -> Lookup:

@@ -18,7 +18,6 @@ PACKAGE: Final = ROOT / "cogcache"
 BACK: Final = {
     ("config.cache", "settings"): "CacheConfig.load is a short way to Settings.load",
     ("config.s3", "urls"): "S3CacheConfig.from_url is a short way to urls.written_tier",
-    ("batches", "verbs"): "a type: what is computed in batches is kept by the verbs",
     ("video", "pipeline"): "a type: VideoCache is a PipelineArtifactCache and one of its sources",
 }
 

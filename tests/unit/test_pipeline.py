@@ -395,13 +395,13 @@ async def test_a_directory_is_refused(cache: PipelineArtifactCache, tmp_path: Pa
 async def test_an_unreadable_source_is_a_miss_with_one_warning(
     cache: PipelineArtifactCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from cogcache import verbs
+    from cogcache import capturing
     from cogcache.sources import SourceUnavailableError
 
     async def refuse(*_: Any, **__: Any) -> Any:
         raise SourceUnavailableError(13, "Permission denied")
 
-    monkeypatch.setattr(verbs, "capture_async", refuse)
+    monkeypatch.setattr(capturing, "capture_async", refuse)
     with caplog.at_level(logging.WARNING, "cogcache"):
         assert await cache.get_transcript("/secret/v.mp4") is None
         assert await cache.set_transcript("/secret/v.mp4", TRANSCRIPT) is False
