@@ -50,6 +50,7 @@ from cogcache import CacheManager, FilesystemCacheConfig, Key, PipelineArtifactC
 BEGIN, END = "<!-- floor benchmark: begin -->", "<!-- floor benchmark: end -->"
 ARRAY, ARRAYS = 10_000_000, 4  # bytes of one, and how many a block stores
 FRAMES, FRAME = 200, 50_000
+VERIFIED_ENTRIES = 20_000
 STREAMED = 1 << 30
 VERDICT = {True: "met", False: "**missed**"}
 FIELDS = {"model": "whisper-large-v3", "language": "en", "beam_size": 5, "temperature": 0.5}
@@ -73,6 +74,10 @@ class Row:
 INLINE = (
     "a call into Python, the name of the entry (XXH3 of its key), and a new `bytes` for the value, "
     "beside a floor of system calls into one buffer that is there already"
+)
+VERIFIED = (
+    "the directories are listed, the indexes of the entries parsed, and the batches go to threads "
+    "and back"
 )
 HELD = (
     "all values are held at once: 4 MB of new memory, which the kernel clears page by page at "
@@ -119,6 +124,7 @@ ROWS = {
     "aput 4": Row("put of 4 KB, awaited", 1.4, AWAITED),
     "aput 50": Row("put of 50 KB, awaited", 1.4, AWAITED),
     "aput 10": Row("put of a 10 MB array, awaited", 1.4, AWAITED),
+    "verify": Row("`verify` of entries of 4 KB, processor time for each", 1.5, VERIFIED),
     "many": Row("`get_many` of 1,000 x 4 KB, awaited", 1.5, HELD),
     "frame": Row("a frame of 50 KB out of a container of 10 MB (`get_frame`)", 1.5, FRAME_OUT),
 }
@@ -357,6 +363,35 @@ class Bench:
             finally:
                 os.close(folder)
 
+    async def verify(self) -> None:
+        """Of a cache that holds nothing else. Several threads work, so processor time is taken."""
+        root, count = self.folder / "verified", VERIFIED_ENTRIES // self.shrink
+        files = FilesystemCacheConfig(root, max_size_mb=1_000)
+        async with CacheManager({"backends": [files]}) as cache:
+            names = self.names(count)
+            for start in range(0, count, 500):
+                values = {name: os.urandom(4096) for name in names[start : start + 500]}
+                assert all((await cache.set_many(values)).values())
+            paths = sorted(self.paths(names))
+            folder = os.open(root / "v1" / "objects", os.O_RDONLY)
+
+            def floor() -> float:
+                began = time.process_time()
+                self.floor.hit(folder, paths, 1)
+                return (time.process_time() - began) / count
+
+            async def ours() -> float:
+                began = time.process_time()
+                report = await cache.verify()
+                assert report.ok and report.entries == count
+                return (time.process_time() - began) / count
+
+            try:
+                for _ in range(self.rounds):
+                    await self.turns("verify", floor, ours)
+            finally:
+                os.close(folder)
+
     async def all(self) -> dict[str, tuple[Cell, Cell]]:
         """Every row: floor and cogcache."""
         await self.put({"small": 1}, self.names(SETTLED))
@@ -365,6 +400,7 @@ class Bench:
             self.small_hits,
             self.many,
             self.frames,
+            self.verify,
             self.small_puts,
             self.arrays,
         ):

@@ -28,7 +28,8 @@ __all__ = ["verify_tiers"]
 
 T = TypeVar("T")
 
-AT_ONCE: Final = 4  # entries of a tier that are read together
+AT_ONCE: Final = 4  # entries of a tier that are read together, ...
+BATCHES_AT_ONCE: Final = 3  # ... or batches of files: a thread of the pool stays for other reads
 SLICE_BYTES: Final = 8 << 20  # stored bytes that one step reads
 INLINE_BYTES: Final = 64 << 10  # what is in memory and so short is checked on the loop's thread ...
 BREATH_BYTES: Final = 1 << 20  # ... which turns after so much
@@ -128,15 +129,15 @@ class _Check:
 
     async def run(self) -> None:
         """Look through the tier; where it does not answer, ``error`` says so."""
-        most = AT_ONCE if self._tier.is_remote else min(AT_ONCE, os.cpu_count() or 1)
         source = self._meant.source_hash
         sieve = self._tier.sieve(source, None if self._meant.everything else self._is_meant)
         try:
             if sieve is None:
+                most = AT_ONCE if self._tier.is_remote else min(AT_ONCE, os.cpu_count() or 1)
                 await _some_at_once(self._not_at_hand(source), self._look, most)
             else:
                 work = partial(self._sift, sieve)
-                await _some_at_once(self._answered(sieve.batches()), work, most)
+                await _some_at_once(self._answered(sieve.batches()), work, BATCHES_AT_ONCE)
             self._tell()
         except _InterruptError as error:
             raise error.args[0] from None
