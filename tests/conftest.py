@@ -5,6 +5,7 @@ import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.artifactcaches import cache, video  # noqa: F401 - fixtures of artifacts
 from support.checkkinds import listed_kinds, tally
 from support.commandline import cli, place  # noqa: F401 - fixtures of the command line
 from support.servers import fixtures

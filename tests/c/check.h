@@ -13,6 +13,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,23 @@
 __attribute__((weak)) atomic_ulong check_count;
 __attribute__((weak)) atomic_ulong check_failures;
 __attribute__((weak)) const char *check_running = "main";
+
+/* The next of a row of numbers that is the same at every run; the upper bits are the better ones.
+ */
+static inline uint64_t check_random(uint64_t *state)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return *state;
+}
+
+/* Fill `bytes` with the same noise at every run, which does not compress. */
+static inline void check_noise(unsigned char *bytes, size_t size)
+{
+    uint64_t state = 1;
+    for (size_t i = 0; i < size; i++) {
+        bytes[i] = (unsigned char)(check_random(&state) >> 56);
+    }
+}
 
 static inline bool check_that(bool held, const char *what, const char *file, int line)
 {

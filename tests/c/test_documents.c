@@ -95,8 +95,7 @@ static void *hammer(void *seed)
 {
     uint64_t state = (uint64_t)(uintptr_t)seed;
     for (unsigned i = 0; i < 20000; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        uint64_t number = (state >> 40) % 600;
+        uint64_t number = (check_random(&state) >> 40) % 600;
         struct cog_write_id id = id_of(number);
         struct cog_document *document = cog_documents_find(&id);
         if (document == NULL) {

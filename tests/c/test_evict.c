@@ -14,8 +14,7 @@ static uint64_t seed = 99;
 
 static double uniform(void)
 {
-    seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return ((double)(seed >> 11) + 0.5) / 9007199254740992.0;
+    return ((double)(check_random(&seed) >> 11) + 0.5) / 9007199254740992.0;
 }
 
 static double normal(void)

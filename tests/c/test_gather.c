@@ -159,13 +159,9 @@ static void a_limit_and_a_failing_write_are_told(void)
 
 int main(void)
 {
-    uint64_t state = 1;
     large = malloc(LARGE);
     REQUIRE(large != NULL);
-    for (size_t i = 0; i < LARGE; i++) {
-        state = state * UINT64_C(6364136223846793005) + 1;
-        large[i] = (unsigned char)(state >> 56);
-    }
+    check_noise(large, LARGE);
     RUN(large_writes_end_where_large_pages_do);
     RUN(any_pieces_in_their_order);
     RUN(many_small_stable_pieces);

@@ -11,16 +11,6 @@ enum { LARGE = 1 << 20 };
 
 static unsigned char data[LARGE];
 
-static void fill(void)
-{
-    uint64_t state = 1;
-
-    for (size_t i = 0; i < sizeof data; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        data[i] = (unsigned char)(state >> 56);
-    }
-}
-
 static void check_digest(const struct cog_digest *digest, size_t size)
 {
     XXH128_canonical_t expected;
@@ -119,7 +109,7 @@ static void test_hex_and_back(void)
 
 int main(void)
 {
-    fill();
+    check_noise(data, sizeof data);
     RUN(test_one_call_equals_xxh3);
     RUN(test_steps_of_any_size_equal_one_call);
     RUN(test_an_empty_update_changes_nothing);

@@ -108,7 +108,7 @@ static void test_ranges_are_those_of_the_writes_that_succeeded(struct kit *kit)
         struct cog_incoming *incoming = begin(store, round % 2 ? MODEL : COG_LENGTH_UNKNOWN);
         bool model[MODEL] = {false};
         for (unsigned i = 0; i < 40; i++) {
-            seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407u;
+            check_random(&seed);
             size_t start = (size_t)(seed >> 33) % MODEL;
             size_t size = (size_t)(seed >> 45) % (MODEL - start < 40 ? MODEL - start : 40);
             bool fails = (seed >> 60) % 4 == 0;

@@ -241,13 +241,9 @@ static void on_this_machine(void)
 
 int main(void)
 {
-    uint64_t state = 1;
     large = malloc(LARGE);
     REQUIRE(large != NULL);
-    for (size_t i = 0; i < LARGE; i++) {
-        state = state * UINT64_C(6364136223846793005) + 1;
-        large[i] = (unsigned char)(state >> 56);
-    }
+    check_noise(large, LARGE);
     RUN(both_ends_meet);
     RUN(the_thread_fills_what_the_caller_leaves);
     RUN(without_a_map_the_thread_takes_checksums);

@@ -14,8 +14,7 @@ static uint64_t seed = 12345;
 
 static uint32_t random32(void)
 {
-    seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (uint32_t)(seed >> 33);
+    return (uint32_t)(check_random(&seed) >> 33);
 }
 
 static struct cog_shard table_of(uint32_t capacity)

@@ -85,8 +85,7 @@ void workers_kill(struct workers *workers)
 
 uint64_t workers_random(uint64_t *seed)
 {
-    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *seed >> 24;
+    return check_random(seed) >> 24;
 }
 
 uint64_t workers_clock_us(void)

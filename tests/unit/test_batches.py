@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,12 @@ import pytest
 
 from cogcache import (
     CogcacheWarning,
-    FilesystemCacheConfig,
-    MemoryCacheConfig,
     PipelineArtifactCache,
     ValueTypeError,
 )
 from cogcache.testing import FakeClock
 
 FRAMES = list(range(0, 100, 4))  # 25
-
-
-@pytest.fixture(params=["memory", "filesystem"])
-async def cache(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[PipelineArtifactCache]:
-    tier = (
-        MemoryCacheConfig() if request.param == "memory" else FilesystemCacheConfig(tmp_path / "c")
-    )
-    async with PipelineArtifactCache.open(tier) as cache:
-        yield cache
-
-
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    path = tmp_path / "v.mp4"
-    path.write_bytes(b"v" * 100)
-    return path
 
 
 class Model:

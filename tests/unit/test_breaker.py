@@ -8,28 +8,19 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clocks import StandingClock
 
 from cogcache import breaker as module
 from cogcache.breaker import Attempt, Breaker
 
 
-class Time:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
 
 
 @pytest.fixture
-def clock() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def breaker(clock: Time) -> Breaker:
+def breaker(clock: StandingClock) -> Breaker:
     return Breaker(clock=clock, random=lambda: 0.0)
 
 
@@ -66,7 +57,9 @@ def test_nineteen_failures_of_nineteen_calls_say_too_little(breaker: Breaker) ->
     assert breaker.state == "open"
 
 
-def test_failures_over_ten_seconds_old_no_longer_count(breaker: Breaker, clock: Time) -> None:
+def test_failures_over_ten_seconds_old_no_longer_count(
+    breaker: Breaker, clock: StandingClock
+) -> None:
     fail(breaker, 19)
     clock.now += module.WINDOW_SECONDS
     fail(breaker, 19)
@@ -75,7 +68,7 @@ def test_failures_over_ten_seconds_old_no_longer_count(breaker: Breaker, clock: 
     assert breaker.state == "open"
 
 
-def test_five_unreachable_calls_in_a_row_open_it(breaker: Breaker, clock: Time) -> None:
+def test_five_unreachable_calls_in_a_row_open_it(breaker: Breaker, clock: StandingClock) -> None:
     fail(breaker, 4, unreachable=True)
     succeed(breaker)
     for _ in range(4):
@@ -93,7 +86,9 @@ def test_an_answer_between_them_ends_the_row_of_unreachable_calls(breaker: Break
     assert breaker.state == "closed"
 
 
-def test_one_probe_goes_through_when_the_pause_is_over(breaker: Breaker, clock: Time) -> None:
+def test_one_probe_goes_through_when_the_pause_is_over(
+    breaker: Breaker, clock: StandingClock
+) -> None:
     fail(breaker, 5, unreachable=True)
     clock.now += 0.999
     assert breaker.enter() is None
@@ -107,7 +102,7 @@ def test_one_probe_goes_through_when_the_pause_is_over(breaker: Breaker, clock: 
     assert not entered(breaker).is_probe
 
 
-def test_it_can_be_asked_without_taking_the_probe(breaker: Breaker, clock: Time) -> None:
+def test_it_can_be_asked_without_taking_the_probe(breaker: Breaker, clock: StandingClock) -> None:
     assert not breaker.refuses()
     fail(breaker, 5, unreachable=True)
     assert breaker.refuses() and breaker.rejected == 1
@@ -119,7 +114,9 @@ def test_it_can_be_asked_without_taking_the_probe(breaker: Breaker, clock: Time)
     assert not breaker.refuses()
 
 
-def test_pauses_double_to_thirty_seconds_and_begin_anew(breaker: Breaker, clock: Time) -> None:
+def test_pauses_double_to_thirty_seconds_and_begin_anew(
+    breaker: Breaker, clock: StandingClock
+) -> None:
     fail(breaker, 5, unreachable=True)
     for pause in (1, 2, 4, 8, 16, 30, 30):
         assert breaker.retry_seconds == pause
@@ -135,7 +132,7 @@ def test_pauses_double_to_thirty_seconds_and_begin_anew(breaker: Breaker, clock:
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 12))
 def test_jitter_only_shortens_a_pause_and_by_a_fifth_at_most(share: float, failed: int) -> None:
-    clock = Time()
+    clock = StandingClock()
     breaker = Breaker(clock=clock, random=lambda: share)
     fail(breaker, 5, unreachable=True)
     for _ in range(failed):
@@ -146,7 +143,9 @@ def test_jitter_only_shortens_a_pause_and_by_a_fifth_at_most(share: float, faile
     assert 0.8 * full - 1e-6 <= breaker.retry_seconds <= full + 1e-6
 
 
-def test_after_closing_the_failures_of_before_are_forgotten(breaker: Breaker, clock: Time) -> None:
+def test_after_closing_the_failures_of_before_are_forgotten(
+    breaker: Breaker, clock: StandingClock
+) -> None:
     fail(breaker, 20)
     clock.now += 1
     succeed(breaker)
@@ -154,7 +153,9 @@ def test_after_closing_the_failures_of_before_are_forgotten(breaker: Breaker, cl
     assert breaker.state == "closed"
 
 
-def test_calls_of_before_the_opening_change_nothing_after_it(breaker: Breaker, clock: Time) -> None:
+def test_calls_of_before_the_opening_change_nothing_after_it(
+    breaker: Breaker, clock: StandingClock
+) -> None:
     late = [entered(breaker) for _ in range(50)]
     fail(breaker, 20)
     for attempt in late[:25]:
@@ -174,7 +175,7 @@ def test_an_attempt_counts_once(breaker: Breaker) -> None:
     assert breaker.state == "closed"
 
 
-def test_a_dropped_call_says_nothing(breaker: Breaker, clock: Time) -> None:
+def test_a_dropped_call_says_nothing(breaker: Breaker, clock: StandingClock) -> None:
     for _ in range(100):
         entered(breaker).dropped()
     assert breaker.state == "closed"
@@ -184,7 +185,9 @@ def test_a_dropped_call_says_nothing(breaker: Breaker, clock: Time) -> None:
     assert entered(breaker).is_probe  # the next caller probes, at once
 
 
-def test_a_probe_that_never_reports_does_not_keep_it_open(breaker: Breaker, clock: Time) -> None:
+def test_a_probe_that_never_reports_does_not_keep_it_open(
+    breaker: Breaker, clock: StandingClock
+) -> None:
     fail(breaker, 5, unreachable=True)
     clock.now += 1
     lost = entered(breaker)
@@ -198,7 +201,7 @@ def test_a_probe_that_never_reports_does_not_keep_it_open(breaker: Breaker, cloc
 
 
 def test_probes_that_all_take_longer_than_the_next_one_waits_close_it(
-    breaker: Breaker, clock: Time
+    breaker: Breaker, clock: StandingClock
 ) -> None:
     fail(breaker, 5, unreachable=True)
     clock.now += 1
@@ -211,7 +214,7 @@ def test_probes_that_all_take_longer_than_the_next_one_waits_close_it(
 
 
 def test_a_probe_that_was_given_up_for_lost_says_nothing_about_a_later_outage(
-    breaker: Breaker, clock: Time
+    breaker: Breaker, clock: StandingClock
 ) -> None:
     fail(breaker, 5, unreachable=True)
     clock.now += 1
@@ -223,7 +226,9 @@ def test_a_probe_that_was_given_up_for_lost_says_nothing_about_a_later_outage(
     assert breaker.state == "open"
 
 
-def test_a_misconfiguration_opens_at_once_and_for_long(breaker: Breaker, clock: Time) -> None:
+def test_a_misconfiguration_opens_at_once_and_for_long(
+    breaker: Breaker, clock: StandingClock
+) -> None:
     succeed(breaker, 1000)
     entered(breaker).misconfigured()
     assert breaker.state == "configuration"
@@ -237,7 +242,7 @@ def test_a_misconfiguration_opens_at_once_and_for_long(breaker: Breaker, clock: 
 
 
 def test_an_outage_found_by_the_probe_of_a_misconfiguration_has_short_pauses(
-    breaker: Breaker, clock: Time
+    breaker: Breaker, clock: StandingClock
 ) -> None:
     entered(breaker).misconfigured()
     clock.now += 60
@@ -246,7 +251,7 @@ def test_an_outage_found_by_the_probe_of_a_misconfiguration_has_short_pauses(
     assert breaker.retry_seconds == 1
 
 
-def test_a_closed_breaker_keeps_nothing_per_call(breaker: Breaker, clock: Time) -> None:
+def test_a_closed_breaker_keeps_nothing_per_call(breaker: Breaker, clock: StandingClock) -> None:
     for _ in range(10_000):
         succeed(breaker)
         clock.now += 0.037
@@ -269,7 +274,7 @@ def test_threads_at_once_lose_no_report(breaker: Breaker) -> None:
     assert breaker.state == "open"  # 4,000 of 8,000
 
 
-def test_only_one_of_many_threads_is_the_probe(breaker: Breaker, clock: Time) -> None:
+def test_only_one_of_many_threads_is_the_probe(breaker: Breaker, clock: StandingClock) -> None:
     fail(breaker, 5, unreachable=True)
     clock.now += 1
     gate = threading.Barrier(16)
@@ -290,7 +295,7 @@ def test_only_one_of_many_threads_is_the_probe(breaker: Breaker, clock: Time) ->
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_keeps_the_state_and_waits_for_none_of_the_parents_calls(
-    breaker: Breaker, clock: Time
+    breaker: Breaker, clock: StandingClock
 ) -> None:
     fail(breaker, 5, unreachable=True)
     clock.now += 1

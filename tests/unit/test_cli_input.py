@@ -3,7 +3,6 @@ what they should be, streams that are closed."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -12,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.commandline import caller
 
 from cogcache import CacheConfig, CacheManager, FilesystemCacheConfig
-from cogcache.cli import run
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("*", "team:*", "safe:1", "safe:2", "x\nsafe:1", "two\u2028lines")
@@ -33,15 +32,7 @@ def cli(
     manager = CacheManager(CacheConfig([FilesystemCacheConfig(str(tmp_path / "cache"))]))
     assert all(manager.sync.set_many(dict.fromkeys(KEYS, "value")).values())
     manager.sync.aclose()
-
-    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = run(arguments)
-        sys.stdout.flush()
-        said = capfdbinary.readouterr()
-        return code, said.out.decode(), said.err.decode()
-
-    return call
+    return caller(capfdbinary, monkeypatch)
 
 
 def _keys(cli: Run) -> set[str]:

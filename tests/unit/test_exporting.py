@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogcache import FilesystemCacheConfig, Keyframes, MemoryCacheConfig, PipelineArtifactCache
+from cogcache import Keyframes, PipelineArtifactCache
 
 
 @functools.cache
@@ -22,24 +21,6 @@ def jpeg(number: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (16, 8), (number % 256, 90, 200)).save(file, "jpeg")
     return file.getvalue()
-
-
-@pytest.fixture(params=["memory", "filesystem"])
-async def cache(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[PipelineArtifactCache]:
-    tier = (
-        MemoryCacheConfig() if request.param == "memory" else FilesystemCacheConfig(tmp_path / "c")
-    )
-    async with PipelineArtifactCache.open(tier) as cache:
-        yield cache
-
-
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    path = tmp_path / "v.mp4"
-    path.write_bytes(b"v" * 100)
-    return path
 
 
 def live_metadata(folder: Path, ids: list[Any]) -> dict[str, Any]:

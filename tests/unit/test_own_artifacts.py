@@ -27,13 +27,6 @@ def cache() -> PipelineArtifactCache:
     return cache
 
 
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    path = tmp_path / "v.mp4"
-    path.write_bytes(b"v" * 100)
-    return path
-
-
 async def test_it_is_found_by_every_argument(cache: PipelineArtifactCache, video: Path) -> None:
     await cache.store("speakers", video, ["a"], model="pyannote")
     for same in ({}, {"least_seconds": 0.5}, {"transcript": None}, {"seen": Keyframes()}):

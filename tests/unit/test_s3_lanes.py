@@ -7,6 +7,7 @@ import threading
 import types
 
 import pytest
+from support.clocks import StandingClock
 
 from cogcache.backends import lanes
 from cogcache.backends.faults import BusyError
@@ -15,17 +16,9 @@ from cogcache.backends.lanes import WIDEN_SECONDS, Call, Lane
 PATIENCE = 60.0  # seconds until what hangs is called so
 
 
-class Time:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Time:
-    return Time()
+def clock() -> StandingClock:
+    return StandingClock()
 
 
 class Jobs:
@@ -56,12 +49,12 @@ class Jobs:
 
 
 @pytest.fixture
-def lane(clock: Time) -> Lane:
+def lane(clock: StandingClock) -> Lane:
     return Lane("bulk", 8, clock=clock)
 
 
 def test_a_refusal_halves_what_is_under_way_and_half_a_minute_without_doubles_it(
-    lane: Lane, clock: Time
+    lane: Lane, clock: StandingClock
 ) -> None:
     jobs = Jobs(lane)
     for width in (8, 4, 2, 1, 1):
@@ -78,7 +71,7 @@ def test_a_refusal_halves_what_is_under_way_and_half_a_minute_without_doubles_it
         assert jobs.most == lane.describe()["at_once"] == width
 
 
-def test_refusals_of_what_was_sent_together_count_once(lane: Lane, clock: Time) -> None:
+def test_refusals_of_what_was_sent_together_count_once(lane: Lane, clock: StandingClock) -> None:
     for _ in range(8):
         clock.now += 0.1
         lane.slow_down(sent_at=1000.0)
@@ -88,7 +81,7 @@ def test_refusals_of_what_was_sent_together_count_once(lane: Lane, clock: Time) 
     assert lane.describe()["at_once"] == 2
 
 
-def test_work_that_waits_is_done_by_those_who_stay(lane: Lane, clock: Time) -> None:
+def test_work_that_waits_is_done_by_those_who_stay(lane: Lane, clock: StandingClock) -> None:
     begun, go = threading.Semaphore(0), threading.Event()
 
     def work(call: Call) -> bool:
@@ -107,7 +100,7 @@ def test_work_that_waits_is_done_by_those_who_stay(lane: Lane, clock: Time) -> N
     assert lane.describe()["under_way"] in (0, 1)  # the last one may just be ending
 
 
-def test_those_who_idle_leave_too(lane: Lane, clock: Time) -> None:
+def test_those_who_idle_leave_too(lane: Lane, clock: StandingClock) -> None:
     jobs = Jobs(lane)
     jobs.run(8)  # and now eight threads wait for work
     clock.now += 1
@@ -138,7 +131,7 @@ class Held:
 
 
 @pytest.fixture
-def time_of_calls(clock: Time, monkeypatch: pytest.MonkeyPatch) -> Time:
+def time_of_calls(clock: StandingClock, monkeypatch: pytest.MonkeyPatch) -> StandingClock:
     monkeypatch.setattr(lanes, "time", types.SimpleNamespace(monotonic=clock))
     monkeypatch.setattr(lanes, "_LOOK_SECONDS", 0.001)
     return clock
@@ -150,7 +143,7 @@ def untouched(lane: Lane) -> bool:
 
 
 async def test_large_work_waits_for_a_thread_while_those_who_have_one_are_in_time(
-    time_of_calls: Time,
+    time_of_calls: StandingClock,
 ) -> None:
     lane = Lane("work", 4, waits=True)
     others = Held(lane, 4, seconds=1000)
@@ -166,7 +159,7 @@ async def test_large_work_waits_for_a_thread_while_those_who_have_one_are_in_tim
 
 @pytest.mark.parametrize("waits", [False, True])
 async def test_that_no_thread_is_free_is_said_as_it_is_and_counts_against_nobody(
-    time_of_calls: Time, waits: bool
+    time_of_calls: StandingClock, waits: bool
 ) -> None:
     lane = Lane("lane", 2, waits=waits)
     others = Held(lane, 2, seconds=2 if waits else 1000)
@@ -179,7 +172,7 @@ async def test_that_no_thread_is_free_is_said_as_it_is_and_counts_against_nobody
     others.end()
 
 
-async def test_the_time_of_a_call_begins_when_a_thread_has_it(time_of_calls: Time) -> None:
+async def test_the_time_of_a_call_begins_when_a_thread_has_it(time_of_calls: StandingClock) -> None:
     lane = Lane("lane", 1)
     others = Held(lane, 1, seconds=1000)
     call = Call(10)
