@@ -8,9 +8,10 @@ what is never cached.
 from cogcache._types import Duration, Fault, Lookup, StoreResult
 from cogcache.archives import ArchiveReport
 from cogcache.artifacts import REQUIRED
-from cogcache.backends.base import CacheBackend, CacheBackendRegistry
+from cogcache.backends.base import CacheBackend
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
+from cogcache.backends.registry import CacheBackendRegistry
 from cogcache.backends.s3 import S3Backend, S3CacheBackend
 from cogcache.codecs import register_type
 from cogcache.config import (

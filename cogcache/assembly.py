@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cogcache.backends.base import CacheBackend, CacheBackendRegistry
+from cogcache.backends.base import CacheBackend
 from cogcache.backends.filesystem import FilesystemCacheBackend, StructuredFilesystemBackend
 from cogcache.backends.memory import MemoryCacheBackend
 from cogcache.backends.redis.tier import RedisBackend
+from cogcache.backends.registry import CacheBackendRegistry
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.config import CacheConfig
 from cogcache.exceptions import ConfigError

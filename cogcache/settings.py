@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 from cogcache._checks import choice
 from cogcache._types import Duration, duration_seconds
-from cogcache.backends.base import CacheBackendRegistry
+from cogcache.backends.registry import CacheBackendRegistry
 from cogcache.config import BackendConfig, CacheConfig, ChunkingConfig, FilesystemCacheConfig
 from cogcache.exceptions import ConfigError, shown, warn
 from cogcache.keys import Key

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cogcache._checks import nearest
 from cogcache.artifacts import ARTIFACTS
-from cogcache.backends.base import CacheBackendRegistry
+from cogcache.backends.registry import CacheBackendRegistry
 from cogcache.config import BackendConfig, CacheConfig, ChunkingConfig, FilesystemCacheConfig
 from cogcache.exceptions import ConfigError, shown
 from cogcache.optiontext import option_field, option_value

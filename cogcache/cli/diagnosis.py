@@ -22,7 +22,8 @@ import click
 from cogcache import __version__, _core
 from cogcache._installed import is_installed
 from cogcache._system import SYSTEM
-from cogcache.backends.base import CacheBackend, CacheBackendRegistry
+from cogcache.backends.base import CacheBackend
+from cogcache.backends.registry import CacheBackendRegistry
 from cogcache.cli.clocks import clock_of
 from cogcache.cli.common import (
     CacheChoice,
