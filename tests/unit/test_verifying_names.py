@@ -204,3 +204,63 @@ async def test_what_goes_or_is_replaced_meanwhile_is_no_fault(
         report = await manager.verify(fix=True, **({"min_bytes": 1} if filtered else {}))
         assert report.ok and report.entries == 1 + replaced
         assert await manager.get("key", "none") == (b"new" if replaced else "none")
+
+
+class Sized:
+    """A store of so many names whose entries are all of one size."""
+
+    def __init__(self, names: int, size: int) -> None:
+        self.names = os.urandom(16 * names)
+        self.size = size
+        self.asked: list[tuple[Any, ...]] = []
+
+    def submit(self, _: Any, future: Any, operation: str, *args: Any, **named: Any) -> None:
+        self.asked.append((operation, *args, *named.items()))
+        if operation == "names":
+            future.set_result((256, self.names))
+        else:
+            names, most = args
+            done = min(len(names) // 16, max(1, most // self.size))
+            future.set_result((done, done, done * self.size, []))
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [(4096, [16, 512, 472]), (1 << 20, [16, *[8] * 123]), (7 << 20, [16, *[1] * 984])],
+)
+async def test_batches_are_as_long_as_one_step_can_read(size: int, sizes: list[int]) -> None:
+    async def look(digests: list[bytes]) -> list[Any]:
+        raise AssertionError("nothing is left to be looked at")
+
+    store: Any = Sized(1000, size)
+    sieve = FileSieve(store, look, 7, None)
+    lengths, read = [], b""
+    async for batch in sieve.batches():
+        lengths.append(len(batch) // 16)
+        read += batch
+        entries = 0
+        while batch:
+            sifted = await sieve.sift(batch)
+            assert 0 < sifted.bytes_read <= max(8 << 20, size)
+            entries += sifted.entries
+            batch = sifted.rest
+        assert entries == lengths[-1]
+    assert lengths == sizes and read == store.names
+    assert store.asked[0] == ("names", 0, 512, ("source", 7))
+    assert {asked[2] for asked in store.asked if asked[0] == "sift"} == {8 << 20}
+
+
+async def test_a_directory_that_is_not_there_has_nothing_to_be_verified() -> None:
+    with place_for_others() as place:
+        was_root = os.geteuid() == 0
+        place.chmod(0o555)
+        if was_root:
+            os.seteuid(NOBODY)
+        try:
+            files = FilesystemCacheConfig(place / "cache", max_size_mb=300, read_only="auto")
+            async with CacheManager(CacheConfig([files])) as manager:
+                report = await manager.verify(fix=True)
+                assert report.ok and report.entries == 0
+        finally:
+            if was_root:
+                os.seteuid(0)
