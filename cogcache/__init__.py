@@ -55,6 +55,7 @@ from cogcache.summaries import ArtifactStats, Stats, Usage
 from cogcache.tee import TeeStream
 from cogcache.verifyreport import DamagedEntry, VerifyProgress, VerifyReport
 from cogcache.video import VideoArtifacts, VideoCache
+from cogcache.warming import WarmProgress, WarmReport
 
 __version__ = "0.1.0"
 
@@ -119,6 +120,8 @@ __all__ = [
     "VerifyReport",
     "VideoArtifacts",
     "VideoCache",
+    "WarmProgress",
+    "WarmReport",
     "__version__",
     "file_digest",
     "http_answer",

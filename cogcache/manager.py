@@ -52,6 +52,7 @@ from cogcache.tiering import Tiers
 from cogcache.usage import usage_of
 from cogcache.verifying import verify_tiers
 from cogcache.verifyreport import VerifyProgress, VerifyReport
+from cogcache.warming import WarmProgress, WarmReport, cold_of, warm_tiers
 from cogcache.writing import Writing
 
 if TYPE_CHECKING:
@@ -818,6 +819,50 @@ class CacheManager:
         meant = await meant_by(filters)
         plan = await select_from(self.backends, meant, self._writing.forgetting, self._runs_inline)
         return await list_entries(self._tiers, plan, limit, pictures or 0)
+
+    async def select_cold(
+        self, *, max_bytes: int | None = None, **filters: Unpack[Filters]
+    ) -> Plan:
+        """Of what ``select`` chooses, the entries that only tiers slower than the local one have:
+        what ``warm`` would bring.
+
+        Args:
+            max_bytes: Stored bytes of all of them together; the newest are taken, as many as fit.
+                Never more than the local tier can hold beside what is pinned.
+            filters: Those of ``select``.
+
+        Raises:
+            TypeError, ValueError: See ``select``; no tier is local.
+        """
+        self._calls.check_open()
+        whole(max_bytes, "max_bytes", most=1 << 60)
+        meant = await meant_by(filters)
+        plan = await select_from(self.backends, meant, self._writing.forgetting, self._runs_inline)
+        return await cold_of(self._tiers, plan, max_bytes)
+
+    async def warm(
+        self,
+        plan: Plan | None = None,
+        *,
+        progress: Callable[[WarmProgress], object] | None = None,
+    ) -> WarmReport:
+        """Bring entries from slower tiers (S3, Redis) into the local one, before they are needed.
+
+        With their remaining lives, versions and tags, each verified; several at a time, in bounded
+        memory. An entry is there whole or not at all, so cancel it at any time and go on later.
+        What the local tier has already is left alone; what is put or deleted here meanwhile counts
+        more than a copy.
+
+        Args:
+            plan: Of ``select_cold``, which is the default, or of ``select``.
+            progress: Called after every entry. What it raises ends the warming.
+
+        Raises:
+            ValueError: No tier is local.
+        """
+        self._calls.check_open()
+        plan = await self.select_cold() if plan is None else plan
+        return await warm_tiers(self._tiers, self._writing, plan, progress)
 
     async def verify(
         self,

@@ -25,6 +25,7 @@ from cogcache.cli.listing import ls_command, stats_command
 from cogcache.cli.pinning import pin_command, pins_command, unpin_command
 from cogcache.cli.removing import gc_command, prune_command, rm_command
 from cogcache.cli.tagging import invalidate_command
+from cogcache.cli.warming import warm_command
 from cogcache.exceptions import CogcacheError, ConfigError, MissingExtraError
 
 __all__ = ["program", "run_program"]
@@ -60,6 +61,7 @@ for _command in (
     pins_command,
     pin_command,
     unpin_command,
+    warm_command,
     verify_command,
     export_command,
     import_command,

@@ -214,7 +214,10 @@ async def tiers(names: Names, folder: Path) -> None:
         "tiers", "python"
     ):  # tiers that nobody can reach are configured all the same
         await run(block, names, "tiers")
-        await names["manager"].aclose()
+        if "manager" in names:
+            await names.pop("manager").aclose()
+    async with PipelineArtifactCache.open(folder / "cache") as cache:
+        assert await names["before_training"](cache)
 
 
 @of_page

@@ -59,6 +59,8 @@ LOOKS = (
     ("pins", "--json"),
     ("invalidate", "draft", "--dry-run"),
     ("invalidate", "draft", "--dry-run", "--json"),
+    ("warm", "--dry-run"),
+    ("warm", "--dry-run", "--json"),
 )
 
 
@@ -319,6 +321,15 @@ def test_what_a_newer_version_of_a_video_replaced_is_told_and_pruned(place: Path
     assert answer["entries"][0]["tags"] == ["draft"]
     assert "superseded" not in cli("gc")[2]
     assert len(keys_of(cli("ls", "-q"))) == 6
+
+
+def test_a_cache_of_one_directory_has_nothing_to_bring(cli: Run) -> None:
+    assert cli("warm") == (0, "", "cogcache: nothing to bring\n")
+    answer = json.loads(cli("warm", "--json", "--max-size", "1GB")[1])
+    assert (answer["count"], answer["brought"], answer["tier"]) == (0, 0, "")
+    code, _, err = cli("warm", "-t", "s3://bucket?endpoint=http://127.0.0.1:9")
+    assert code == 2 and "no tier of this cache is local" in err
+    assert cli("warm", "--max-size", "much")[0] == 2
 
 
 def test_gc_gives_back_what_is_expired(place: Path, cli: Run) -> None:
