@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cogcache.exceptions import shown
 from cogcache.frames import Frames, frame_ids
 
 __all__ = ["PATTERN", "export_frames"]
@@ -24,6 +26,7 @@ _SUFFIXES: Final = {
     "image/bmp": ".bmp",
     "image/tiff": ".tiff",
 }
+_SPEC: Final = re.compile(r"[^{}]?[<>=^]?0?(?:[1-9]\d?|1\d\d|2[0-4]\d|25[0-5])?[ds]?")
 _DIRECTORY: Final = "keyframes_dir"  # of the metadata: where all of them lie
 
 
@@ -96,10 +99,17 @@ class _Id(str):
 def _check_pattern(pattern: object) -> None:
     if not isinstance(pattern, str):
         raise TypeError(f"pattern must be a string, not {type(pattern).__name__}")
-    fields = [field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None]
-    for field in fields:
+    try:
+        fields = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise ValueError(f"pattern {shown(pattern)}: {error}; write it like {PATTERN!r}") from None
+    for _, field, spec, _ in fields:
+        if field is None:
+            continue
         if field not in ("frame_id", "suffix"):
             raise ValueError(f"pattern: {{{field}}} is unknown; {{frame_id}} and {{suffix}} are")
+        if spec and not _SPEC.fullmatch(spec):
+            raise ValueError(f"pattern: {{{field}:{spec}}} is no width of up to 255, as in :06")
 
 
 def _write(path: Path, data: bytes) -> None:

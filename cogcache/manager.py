@@ -741,6 +741,8 @@ class CacheManager:
         self._calls.check_open()
         if plan is None:
             plan = await self.select()
+        elif not isinstance(plan, Plan):
+            raise TypeError(f"plan must be what select() answers, not {type(plan).__name__}")
         return await write_archive(self._tiers, plan, target)
 
     async def import_archive(

@@ -63,6 +63,14 @@ async def archived(manager: CacheManager) -> bytes:
     return target.getvalue()
 
 
+async def test_a_plan_is_what_select_answers(tmp_path: Path) -> None:
+    manager = over_memory()
+    with pytest.raises(TypeError, match="plan must be what select"):
+        await manager.export_archive(tmp_path / "some.tar", "all")  # type: ignore[arg-type]
+    assert not (tmp_path / "some.tar").exists()
+    await manager.aclose()
+
+
 async def test_entries_come_back_with_lives_tags_and_versions(tmp_path: Path) -> None:
     there, here = await filled(over_memory()), over_files(tmp_path / "here")
     report = await there.export_archive(tmp_path / "some.tar")

@@ -131,7 +131,9 @@ async def test_no_name_leads_out_of_the_directory(
         ("{frame_id}/{suffix}", ValueError, "no name of a file"),
         ("{video}", ValueError, "video"),
         ("{frame_id.__class__}", ValueError, "is unknown"),
-        ("{", ValueError, ""),
+        ("{", ValueError, "pattern '{'"),
+        ("{frame_id:>9999999999}", ValueError, "is no width"),
+        ("{frame_id:{frame_id}}", ValueError, "is no width"),
         ("", ValueError, "no name of a file"),
         (3, TypeError, "pattern"),
     ):
