@@ -25,6 +25,10 @@ from cogcache._fork import renew_after_fork
 
 _T = TypeVar("_T")
 
+# A signal that arrives as Python begins to wait for a lock, or in another thread, does not end the
+# wait: so often a waiting thread looks itself whether there was a Ctrl-C.
+_LISTEN_SECONDS = 0.5
+
 _inline: ContextVar[bool] = ContextVar("cogcache_inline", default=False)
 
 
@@ -136,7 +140,13 @@ class _Caller:
 
     def serve(self) -> None:
         """In the calling thread: run what comes until ``end``."""
-        while (work := self._work.get()) is not None:
+        while True:
+            try:
+                work = self._work.get(timeout=_LISTEN_SECONDS)
+            except queue.Empty:  # a Ctrl-C, if there was one, is raised here
+                continue
+            if work is None:
+                return
             outcome, function = work
             if outcome.cancelled():
                 continue
