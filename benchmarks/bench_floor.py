@@ -106,7 +106,10 @@ AWAITED = (
     "thread that has not seen the value writes it 8 µs more slowly. The rest is that of a blocking "
     "put"
 )
-OBJECT = "the `Key` object with its seven slots takes most of it; the encoding is the row below"
+OBJECT = (
+    "the arguments pass through the call of a class, and the object holds its seven fields; the "
+    "encoding is the row below"
+)
 ENCODING = (
     "values are told apart, checked and brought to one form, where the floor knows its fields; and "
     "profile, source and artifact are in it"

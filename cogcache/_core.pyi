@@ -1,7 +1,7 @@
 """Types of the C extension. Only this package imports it; users import ``cogcache``."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, final
+from typing import Any, Final, Literal, NamedTuple, Self, final
 
 from _typeshed import structseq
 from typing_extensions import Buffer
@@ -26,6 +26,46 @@ def raw_key(text: str, /) -> bytes: ...
 def encode_key_value(value: Any, /) -> bytes: ...
 def hash128(data: Buffer, /) -> bytes: ...
 def hash64(data: Buffer, seed: int = 0) -> int: ...
+
+class KeyBase:
+    """The fields of a ``cogcache.keys.Key``; see there."""
+
+    @property
+    def profile(self) -> str: ...
+    @property
+    def source(self) -> bytes: ...
+    @property
+    def artifact(self) -> str: ...
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def encoded(self) -> bytes: ...
+    @property
+    def origin(self) -> Any: ...
+    @property
+    def _folded(self) -> dict[tuple[str | int, ...], bytes]: ...
+    def __new__(
+        cls,
+        profile: str | None,
+        source: Any,
+        artifact: str,
+        params: Mapping[str, Any] | None = None,
+    ) -> Self: ...
+    @classmethod
+    def _of(
+        cls,
+        profile: str,
+        source: bytes,
+        artifact: str,
+        text: str | None,
+        encoded: bytes,
+        origin: Any,
+        folded: dict[tuple[str | int, ...], bytes],
+        /,
+    ) -> Self:
+        """A key of fields that are known to fit each other."""
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
 
 @final
 class Hasher128:

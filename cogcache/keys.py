@@ -9,11 +9,11 @@ itself; any other text is a raw key. So a manager takes ``key`` and ``str(key)``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from cogcache import _core
 from cogcache._keytext import (
@@ -109,7 +109,7 @@ class KeyParts:
         return "\n".join(f"{label:<{width}}  {text}" for label, text in lines)
 
 
-class Key:
+class Key(_core.KeyBase):
     """The name of one artifact of one source, made with certain parameters. Frozen, hashable,
     picklable.
 
@@ -134,55 +134,17 @@ class Key:
         ValueError: NUL characters, empty names, nesting over 32, or more than keys hold.
     """
 
-    __slots__ = ("_folded", "artifact", "encoded", "origin", "profile", "source", "text")
+    __slots__ = ()
 
-    profile: str
-    source: bytes
-    artifact: str
-    text: str | None
-    encoded: bytes
-    origin: SourceRef | None
-    _folded: dict[tuple[str | int, ...], bytes]
+    if TYPE_CHECKING:
 
-    def __init__(
-        self,
-        profile: str | None,
-        source: bytes | SourceRef,
-        artifact: str,
-        params: Mapping[str, Any] | None = None,
-    ) -> None:
-        origin = None
-        if not isinstance(source, bytes):
-            if not isinstance(getattr(source, "fingerprint", None), bytes):
-                raise TypeError(f"source is a SourceRef or 16 bytes, not {type(source).__name__}")
-            origin, source = source, source.fingerprint
-        if params is not None and not isinstance(params, Mapping):
-            raise TypeError(f"params is a mapping, not {type(params).__name__}")
-        folded: dict[tuple[str | int, ...], bytes] = {}
-        profile = "" if profile is None else profile
-        encoded = _core.encode_key(
-            profile, source, artifact, {} if params is None else params, folded
-        )
-        self._fill(profile, source, artifact, None, encoded, origin, folded)
-
-    def _fill(
-        self,
-        profile: str,
-        source: bytes,
-        artifact: str,
-        text: str | None,
-        encoded: bytes,
-        origin: SourceRef | None,
-        folded: dict[tuple[str | int, ...], bytes],
-    ) -> None:
-        # The slots themselves, since the instance refuses assignment.
-        _set_profile(self, profile)
-        _set_source(self, source)
-        _set_artifact(self, artifact)
-        _set_text(self, text)
-        _set_encoded(self, encoded)
-        _set_origin(self, origin)
-        _set_folded(self, folded)
+        def __new__(
+            cls,
+            profile: str | None,
+            source: bytes | SourceRef,
+            artifact: str,
+            params: Mapping[str, Any] | None = None,
+        ) -> Self: ...
 
     @classmethod
     def parse(cls, text: str) -> Key:
@@ -196,9 +158,7 @@ class Key:
         printed = _parse_printed(text)
         if printed is not None:
             return printed
-        key = cls.__new__(cls)
-        key._fill("", b"", "", str(text), _core.raw_key(text), None, {})
-        return key
+        return cls._of("", b"", "", str(text), _core.raw_key(text), None, {})
 
     @classmethod
     def from_encoded(cls, encoded: bytes) -> Key:
@@ -210,8 +170,7 @@ class Key:
         fields = decode_value(encoded)
         match fields:
             case (_core.KEY_VERSION, "raw", str(text)):
-                key = cls.__new__(cls)
-                key._fill("", b"", "", text, _core.raw_key(text), None, {})
+                key = cls._of("", b"", "", text, _core.raw_key(text), None, {})
             case (
                 _core.KEY_VERSION,
                 str(profile),
@@ -314,12 +273,6 @@ class Key:
     def __repr__(self) -> str:
         return f"Key({str(self)!r})"
 
-    def __eq__(self, other: object) -> bool:
-        return self.encoded == other.encoded if isinstance(other, Key) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.encoded)
-
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Key is frozen: {name} cannot be set")
 
@@ -336,20 +289,13 @@ class Key:
         return _restore, (self.encoded, self.origin, self._folded)
 
 
-_set_profile, _set_source, _set_artifact, _set_text, _set_encoded, _set_origin, _set_folded = (
-    cast("Callable[[Key, object], None]", vars(Key)[name].__set__)
-    for name in ("profile", "source", "artifact", "text", "encoded", "origin", "_folded")
-)
-
-
 def _restore(
     encoded: bytes, origin: SourceRef | None, folded: dict[tuple[str | int, ...], bytes]
 ) -> Key:
     """Rebuild a pickled key: its encoding is checked again, the rest travels along."""
     key = Key.from_encoded(encoded)
-    _set_origin(key, origin)
-    _set_folded(key, folded)
-    return key
+    fields = (key.profile, key.source, key.artifact, key.text, key.encoded)
+    return Key._of(*fields, origin, folded)
 
 
 def _source_differences(mine: Key, theirs: Key) -> list[Difference]:

@@ -6,7 +6,7 @@
  * the Python function cogcache.keys.refuse(kind, steps, value), so that texts and hints are written
  * in one place.
  */
-#include "python/py_module.h"
+#include "python/py_key.h"
 
 #include <string.h>
 
@@ -27,7 +27,8 @@ struct step {
 struct walk {
     struct cog_buf out;
     size_t long_total; /* encoded bytes of what was folded */
-    PyObject *folded;  /* dict (name, ...) -> encoding of folded values, or NULL; borrowed */
+    PyObject *folded;  /* dict (name, ...) -> encoding of folded values, or NULL */
+    bool collects;     /* into `folded`, which is made when the first one comes */
 };
 
 struct pair {
@@ -618,6 +619,12 @@ static int fold(struct walk *walk, const struct step *step, size_t start, PyObje
     if (walk->long_total > COG_KEY_LONG_MAX) {
         return refuse(step, "long", value);
     }
+    if (walk->collects && walk->folded == NULL) {
+        walk->folded = PyDict_New();
+        if (walk->folded == NULL) {
+            return -1;
+        }
+    }
     if (walk->folded != NULL) {
         PyObject *steps = steps_tuple(step);
         PyObject *encoding = PyBytes_FromStringAndSize((const char *)walk->out.data + start,
@@ -767,19 +774,45 @@ static int put_key(struct walk *walk, PyObject *const *args)
                                                 : refuse(&top, "size", args[3]);
 }
 
+/* 0, or -1 with an exception set. */
+static int check_fields(PyObject *const *fields)
+{
+    if (!PyUnicode_Check(fields[0]) || !PyUnicode_Check(fields[2])) {
+        PyErr_Format(PyExc_TypeError, "profile and artifact are str, not %s",
+                     Py_TYPE(fields[PyUnicode_Check(fields[0]) ? 2 : 0])->tp_name);
+        return -1;
+    }
+    if (!PyBytes_Check(fields[1]) || PyBytes_GET_SIZE(fields[1]) != COG_KEY_SOURCE_SIZE) {
+        PyErr_Format(PyExc_TypeError, "the source of a key is 16 bytes, not %R", fields[1]);
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *cog_py_encode_key(PyObject *const *fields, PyObject **folded)
+{
+    struct walk walk = {.collects = true};
+    PyObject *encoded = NULL;
+
+    if (check_fields(fields) == 0) {
+        encoded = walk_result(&walk, put_key(&walk, fields));
+    }
+    *folded = walk.folded;
+    if (encoded == NULL) {
+        Py_CLEAR(*folded);
+    }
+    return encoded;
+}
+
 static PyObject *py_encode_key(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    struct walk walk = {{0}, 0, NULL};
+    struct walk walk = {0};
 
     if (count < 4 || count > 5) {
         return PyErr_Format(PyExc_TypeError, "encode_key takes 4 or 5 arguments, not %zd", count);
     }
-    if (!PyUnicode_Check(args[0]) || !PyUnicode_Check(args[2])) {
-        return PyErr_Format(PyExc_TypeError, "profile and artifact are str, not %s",
-                            Py_TYPE(args[PyUnicode_Check(args[0]) ? 2 : 0])->tp_name);
-    }
-    if (!PyBytes_Check(args[1]) || PyBytes_GET_SIZE(args[1]) != COG_KEY_SOURCE_SIZE) {
-        return PyErr_Format(PyExc_TypeError, "the source of a key is 16 bytes, not %R", args[1]);
+    if (check_fields(args) < 0) {
+        return NULL;
     }
     if (count == 5 && args[4] != Py_None) {
         if (!PyDict_Check(args[4])) {
@@ -794,7 +827,7 @@ static PyObject *py_encode_key(PyObject *Py_UNUSED(module), PyObject *const *arg
 static PyObject *py_encode_key_value(PyObject *Py_UNUSED(module), PyObject *value)
 {
     const struct step top = {NULL, NULL, 0, 0};
-    struct walk walk = {{0}, 0, NULL};
+    struct walk walk = {0};
 
     return walk_result(&walk, put_value(&walk, &top, value));
 }
@@ -853,7 +886,7 @@ static PyMethodDef key_functions[] = {
 
 int cog_py_add_key(PyObject *module)
 {
-    if (PyModule_AddFunctions(module, key_functions) < 0) {
+    if (PyModule_AddFunctions(module, key_functions) < 0 || cog_py_add_key_base(module) < 0) {
         return -1;
     }
     return PyModule_AddIntConstant(module, "KEY_VERSION", COG_KEY_VERSION);

@@ -16,6 +16,7 @@
 /* Every object the module holds on to: X(C type, name). All are NULL until their adder sets them.
  */
 #define COG_PY_STATE(X)            \
+    X(PyTypeObject, key_base_type) \
     X(PyTypeObject, channel_type)  \
     X(PyTypeObject, store_type)    \
     X(PyTypeObject, listed_type)   \
