@@ -1,39 +1,19 @@
 """Work for a while in every way, and count what is left over. Argument: directory."""
 
 import asyncio
-import contextlib
 import gc
 import os
-import pickle
 import resource
 import sys
-from types import MappingProxyType
 
-from cogcache import Key, _bridge, _core
+from cogcache import _bridge, _core
 from cogcache.backends.filesystem import FilesystemCacheBackend
 from cogcache.config import FilesystemCacheConfig
 
 KEY = _core.raw_key("large")
 
 
-def make_keys() -> None:
-    """Keys, and what is none."""
-    source = bytes(16)
-    for number in range(50):
-        key = Key("p", source, "a", {"number": number, "long": "x" * 100})
-        assert pickle.loads(pickle.dumps(key)) == key != Key.parse("a text")
-        assert Key.from_encoded(key.encoded)._folded == {} != key._folded
-        assert Key(profile=None, source=source, artifact="a", params=MappingProxyType({})) != key
-    for wrong in ((1, source, "a"), ("p", 1, "a"), ("p", b"", "a"), ("p", source, ""), ("p",)):
-        with contextlib.suppress(TypeError, ValueError):
-            Key(*wrong)  # type: ignore[arg-type]
-    for params in (1, {1: 2}, {"a": object()}, {"a": "\ud800"}):
-        with contextlib.suppress(TypeError, ValueError):
-            Key("p", source, "a", params)  # type: ignore[arg-type]
-
-
 async def work(tier: FilesystemCacheBackend, rounds: int) -> None:
-    make_keys()
     large = os.urandom(600_000)
     for number in range(rounds):
         assert await tier.set("large", large)

@@ -1,9 +1,15 @@
 """`Key`: frozen, comparable, explained, and the same namespace as its text."""
 
 import copy
+import gc
+import inspect
 import math
+import operator
 import pickle
+import sys
 from fractions import Fraction
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from support import keytwin
@@ -361,3 +367,47 @@ def test_diff_says_what_of_the_source_differs_where_it_is_known():
 
 def test_diff_of_a_raw_key_is_the_key():
     assert differences(Key.parse("a"), Key.parse("b")) == [("key", "a", "b")]
+
+
+def test_a_key_lets_go_of_what_it_was_made_from():
+    class Source:
+        fingerprint = bytes(range(16))
+
+    origin: Any = Source()
+    profile, artifact = "".join(["pro", "file"]), "".join(["art", "ifact"])
+    params = {"long": "x" * 100, "number": 10**6}
+    held = [profile, artifact, origin, origin.fingerprint, params, params["long"]]
+    before = [sys.getrefcount(one) for one in held]
+    box = SimpleNamespace(one=b"".join([b"a ", b"text"]))
+    alone = sys.getrefcount(box.one)  # of what only one attribute holds
+    for _ in range(3):
+        key = Key(profile, origin, artifact, params)
+        copies = [pickle.loads(pickle.dumps(Key(profile, bytes(16), artifact, params))), key]
+        count = sys.getrefcount(key.encoded)
+        assert count == alone
+        assert key._folded and not Key.parse("text")._folded
+        assert len({*copies, *copies}) == 2
+        with pytest.raises(TypeError, match="mapping"):
+            Key(profile, origin, artifact, 5)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="NUL"):
+            Key(profile, origin, artifact, {**params, "wrong": "\0"})
+        with pytest.raises(TypeError, match="source"):
+            Key(profile, params, artifact, params)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="artifact"):
+            Key(profile=profile, source=origin)  # type: ignore[call-arg]
+        del key, copies
+    gc.collect()
+    assert [sys.getrefcount(one) for one in held] == before
+
+
+def test_a_key_is_made_by_name_and_of_any_mapping():
+    source, params = bytes(16), {"a": 1}
+    key = Key("p", source, "a", params)
+    assert Key(artifact="a", source=source, params=MappingProxyType(params), profile="p") == key
+    assert Key(None, source, "a") == Key("", source, "a", None) == Key("", source, "a", {})
+    assert key != "p" and key != key.encoded
+    with pytest.raises(TypeError):
+        operator.lt(*cast("list[Any]", [key, key]))
+    with pytest.raises(AttributeError):
+        key.encoded = b""  # type: ignore[misc]
+    assert str(inspect.signature(Key)) == "(profile, source, artifact, params=None)"
