@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "cogcache"
@@ -127,3 +131,17 @@ def test_an_arrow_back_is_never_needed_to_import() -> None:
         head = ast.parse(known[module].read_text()).body
         at_once = [node for node in head if isinstance(node, ast.Import | ast.ImportFrom)]
         assert f"cogcache.{other}" not in {getattr(node, "module", None) for node in at_once}
+
+
+@pytest.mark.parametrize("module", ["cogcache", "cogcache.cli.program"])
+def test_importing_loads_no_package_that_only_some_need(module: str) -> None:
+    """What a tier or a kind of value needs is imported when that is first used."""
+    said = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert module in said
+    some_need = {"aiofiles", "boto3", "botocore", "ml_dtypes", "numpy", "PIL", "redis", "torch"}
+    assert some_need.isdisjoint(said)
