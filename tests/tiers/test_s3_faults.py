@@ -21,7 +21,7 @@ from support_s3 import entry_of, names_in, object_of, tier_at
 from cogcache import _core
 from cogcache.backends import lanes
 from cogcache.backends.faults import AbsentError
-from cogcache.backends.s3 import tier as module
+from cogcache.backends.s3 import opening
 from cogcache.backends.s3.tier import S3Backend
 from cogcache.exceptions import IncompleteError
 from cogcache.frames import make_bundle
@@ -486,7 +486,7 @@ async def _campaign(proxied_place: S3Place, s3_proxy: Proxy, faults: int, seed: 
             try:
                 _, frames = await tier.load(entry, frames=[number])
             except (OSError, _core.DamagedError):
-                tier._indexes.clear()
+                tier._opener.indexes.clear()
                 continue
             read += 1
             wrong += frames.encoded(number) != images[number]
@@ -507,7 +507,7 @@ async def _campaign(proxied_place: S3Place, s3_proxy: Proxy, faults: int, seed: 
 async def test_no_fault_of_the_way_gives_a_wrong_byte(
     proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "INDEX_SECONDS", 1e6)
+    monkeypatch.setattr(opening, "INDEX_SECONDS", 1e6)
     await _campaign(proxied_place, s3_proxy, 250, 1)
 
 

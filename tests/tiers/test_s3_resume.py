@@ -357,16 +357,16 @@ async def test_uploads_that_nobody_goes_on_with_are_bounded(
 ) -> None:
     manager = manager_at(tmp_path, s3_place)
     tier: Any = manager.backends[1]
-    records = tier._records
+    records = tier._interrupted.records
     await tier.prepare()
 
     def begin(call: Any, number: int) -> None:
         key = key_bytes(f"key:{number}")
-        upload = tier._begin_upload(call, key, number + 1, None, spent=False)
+        upload = tier._interrupted.begin(call, key, number + 1, None, spent=False)
         upload.record.release()  # as if killed
 
     for number in range(70):
-        await tier._in(tier._client.small, begin, number)
+        await tier._client.run(tier._client.small, begin, number)
     assert len(uploads_in(s3_place)) == len(records_in(tmp_path)) == 64
     assert records.find(key_bytes("key:69")).token == 70
     assert records.find(key_bytes("key:0")) is None

@@ -16,7 +16,7 @@ from support_s3 import names_in, tier_at
 
 from cogcache import CacheManager, FilesystemCacheConfig, IncompleteError, _core
 from cogcache.backends.filesystem import FilesystemCacheBackend
-from cogcache.backends.s3 import tier as s3_tier
+from cogcache.backends.s3 import opening
 from cogcache.keys import key_bytes
 
 MIB = 1 << 20
@@ -111,7 +111,7 @@ async def test_the_range_after_three_in_a_row_is_there_without_a_request(
 async def test_a_second_range_of_a_chunk_makes_no_request_until_its_tag_is_invalidated(
     proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_tier, "INDEX_SECONDS", 1e6)
+    monkeypatch.setattr(opening, "INDEX_SECONDS", 1e6)
     manager = manager_over(tier_at(proxied_place))
     await manager.put_stream("key", sliced(), tags=["t"])
     assert await manager.read_range("key", 12 * MIB, 12 * MIB + 10) == DATA[12 * MIB :][:10]
@@ -135,7 +135,7 @@ async def whole(manager: CacheManager) -> bytes:
 async def test_three_chunks_are_asked_for_at_once_and_each_once(
     proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_tier, "INDEX_SECONDS", 1e6)
+    monkeypatch.setattr(opening, "INDEX_SECONDS", 1e6)
     manager = manager_over(tier_at(proxied_place))
     await manager.put_stream("key", sliced())
     assert await manager.read_range("key", 0, 1) == DATA[:1]  # and its index is known
@@ -158,7 +158,7 @@ async def test_three_chunks_are_asked_for_at_once_and_each_once(
 async def test_chunks_that_hang_end_the_stream_at_their_deadline(
     proxied_place: S3Place, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_tier, "INDEX_SECONDS", 1e6)
+    monkeypatch.setattr(opening, "INDEX_SECONDS", 1e6)
     bucket = tier_at(proxied_place)
     patient = manager_over(bucket)
     await patient.put_stream("key", sliced())

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cogcache._fork import renew_after_fork
 from cogcache.backends.faults import (
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from cogcache.config import S3CacheConfig
 
 __all__ = ["S3Client", "require_boto3"]
+
+T = TypeVar("T")
 
 SMALL_SECONDS: Final = 5.0  # deadline of a small request, and what a bulk one has beside its size
 BULK_BYTES_A_SECOND: Final = 1 << 20  # slower transfers miss their deadline
@@ -121,6 +123,10 @@ class S3Client:
         """The deadline of a transfer of so many bytes."""
         base = self._base_seconds
         return base if size <= SMALL_BYTES else base + size / BULK_BYTES_A_SECOND
+
+    async def run(self, lane: Lane, work: Callable[..., T], *args: Any) -> T:
+        """``work(call, *args)`` in a thread of a lane, within the deadline of a small request."""
+        return await lane.run(lambda call: work(call, *args), seconds=self.seconds_for(0))
 
     def send(self, call: Call, lane: Lane, operation: str, /, **params: Any) -> dict[str, Any]:
         """One request, in this thread. What it answers beside a body is whole.

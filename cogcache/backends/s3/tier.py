@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import threading
@@ -28,42 +27,37 @@ from cogcache.backends.faults import (
     AbsentError,
     BusyError,
     MisconfiguredError,
-    NotAskedError,
     RefusedError,
     RemoteError,
-    UnavailableError,
 )
 from cogcache.backends.lanes import Call, Lane
 from cogcache.backends.places import Place
 from cogcache.backends.receiving import Receiver
 from cogcache.backends.s3.census import Census
-from cogcache.backends.s3.client import SMALL_BYTES, S3Client
+from cogcache.backends.s3.client import S3Client
 from cogcache.backends.s3.clock import store_clock
 from cogcache.backends.s3.download import (
     RANGE_BYTES,
-    TAIL_BYTES,
-    WHOLE_LIMIT,
     Reads,
     RemoteBytes,
-    Room,
-    Tail,
-    fetch_parallel,
     token_of,
 )
 from cogcache.backends.s3.errors import ChangedError, NotSupportedError
 from cogcache.backends.s3.hedges import Hedges
+from cogcache.backends.s3.interrupted import Interrupted
 from cogcache.backends.s3.late import LateWrites
 from cogcache.backends.s3.listing import Listed, Listing, ensure_lifecycle, in_parallel
 from cogcache.backends.s3.memory import Remembered
-from cogcache.backends.s3.names import Names, judge
+from cogcache.backends.s3.names import Names
+from cogcache.backends.s3.objects import Objects
+from cogcache.backends.s3.opening import SCAN_TAIL_BYTES, Opener
 from cogcache.backends.s3.payload import Payload
 from cogcache.backends.s3.probe import Abilities, probe
 from cogcache.backends.s3.refresh import Refreshes, is_due
-from cogcache.backends.s3.resume import RECORDS, RESUME_SECONDS, Records, Unfinished
+from cogcache.backends.s3.resume import RECORDS, Records, Unfinished
 from cogcache.backends.s3.streams import S3Upload, copy_parallel
 from cogcache.backends.s3.upload import PART_BYTES, Upload, Writes
 from cogcache.backends.s3.whole import put_whole
-from cogcache.backends.slots import TAIL_BYTES as TAIL_END
 from cogcache.config import S3CacheConfig
 from cogcache.exceptions import IncompleteError
 from cogcache.keys import Key
@@ -74,16 +68,10 @@ logger = logging.getLogger("cogcache")
 T = TypeVar("T")
 
 ABSENT_SECONDS: Final = 10.0  # how long an absence is believed, give or take a fifth
-FRESH_SECONDS: Final = 10.0  # how long an index answers without the object being asked
-INDEX_SECONDS: Final = 3600.0  # how long it is kept, for reads that are pinned to its ETag
 DAMAGED_SECONDS: Final = 60.0  # how long a damaged object is left alone
 MISSED_SECONDS: Final = 3600.0  # how long after a miss a write is taken for the filling of it
 DENIED_SECONDS: Final = 300.0  # how long a refusal to let us write is believed
-READS: Final = 4  # of an entry that is replaced again and again while it is read
 REMEMBERED: Final = 4096  # names, of each kind
-INDEX_MEMORY: Final = 32 << 20  # bytes of indexes
-SCAN_TAIL_BYTES: Final = 8 * 1024  # of each object of a listing; holds the index of all but bundles
-LEAVING_SECONDS: Final = 5.0  # how long a put waits for the one before it to let go of its upload
 UPLOAD_AGE_SECONDS: Final = 86_400.0
 
 
@@ -127,11 +115,9 @@ class S3Backend(CacheBackend):
         self._missed: Remembered[bool] = Remembered(REMEMBERED, clock)
         self._written: Remembered[bool] = Remembered(REMEMBERED, clock)
         self._marked: Remembered[bool] = Remembered(REMEMBERED, clock)
-        self._indexes: Remembered[Tail] = Remembered(
-            INDEX_MEMORY, clock, lambda tail: len(tail.data) + 512
-        )
-        self._fresh: Remembered[bool] = Remembered(REMEMBERED, clock)
-        self._records: Records | None = None
+        self._opener = Opener(self._client, self._reads, self._hedges, clock)
+        self._objects = Objects(self._client, self._listing, self._names, self._reads, self._opener)
+        self._interrupted = Interrupted(self._client, self._writes, self._names)
         self.counters["created_by_others"] = 0
         self.counters["busy"] = 0  # calls that no thread was free for
         self._probing = threading.Lock()
@@ -153,10 +139,10 @@ class S3Backend(CacheBackend):
             return word
         since = self._gone.moment, self._missed.moment
         try:
-            entry = await self._fetch(key, name, index_only)
-            if self._indexes.get(name) is not None and self._why_dead(entry) is not None:
-                self._indexes.forget(name)  # another host may have refreshed it since
-                entry = await self._fetch(key, name, index_only)
+            entry = await self._opener.fetch(key, name, index_only)
+            if self._opener.indexes.get(name) is not None and self._why_dead(entry) is not None:
+                self._opener.indexes.forget(name)  # another host may have refreshed it since
+                entry = await self._opener.fetch(key, name, index_only)
         except AbsentError:
             self.note_works("read")
             self._note_absent(name, since)
@@ -175,119 +161,9 @@ class S3Backend(CacheBackend):
 
     async def read(self, key: bytes) -> _core.Entry | None:
         try:
-            return await self._fetch(key, self._names.of_key(key), False)
+            return await self._opener.fetch(key, self._names.of_key(key), False)
         except (AbsentError, _core.ForeignError):
             return None
-
-    async def _fetch(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
-        """The entry, read once more if the first time it was damaged, and anew if it was replaced
-        meanwhile: then in one answer, which is of one generation however fast writers are.
-        """
-        damaged = replaced = False
-        for turn in range(1, READS + 1):
-            try:
-                if replaced:
-                    return await self._fetch_at_once(key, name, index_only)
-                return await self._fetch_once(key, name, index_only)
-            except _core.DamagedError:
-                if damaged or turn == READS:
-                    raise
-                damaged = True
-            except ChangedError:
-                if turn == READS:
-                    raise
-                replaced = True
-            self._indexes.forget(name)
-        raise AssertionError("unreachable")
-
-    async def _fetch_at_once(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
-        if index_only:
-            return await self._in(self._client.small, self._open_first, key, name, SMALL_BYTES)
-        return await self._in(self._client.work, self._whole_at_once, key, name)
-
-    async def _fetch_once(self, key: bytes, name: str, index_only: bool) -> _core.Entry:
-        if index_only:
-            known = self._indexes.get(name) if self._fresh.get(name) else None
-            if known is not None:
-                return self._reopen(key, name, known)
-            return await self._read_in(self._client.small, self._open_first, key, name)
-        found = await self._read_in(self._client.small, self._whole_if_small, key, name)
-        if isinstance(found, _core.Entry):
-            return found
-        return await self._in(self._client.work, self._whole_if_large, key, name, found)
-
-    async def _in(self, lane: Lane, work: Callable[..., T], *args: Any) -> T:
-        """``work(call, *args)`` in a thread of a lane."""
-        return await lane.run(lambda call: work(call, *args), seconds=self._client.seconds_for(0))
-
-    async def _read_in(self, lane: Lane, work: Callable[..., T], *args: Any) -> T:
-        """The same for a read, which may be asked for twice."""
-        if self._hedges is None:
-            return await self._in(lane, work, *args)
-        seconds = self._client.seconds_for(0)
-        return await self._hedges.run(lane, lambda call: work(call, *args), seconds)
-
-    def _open_first(self, call: Call, key: bytes, name: str, want: int = TAIL_BYTES) -> _core.Entry:
-        """An entry that reads what is asked of it. Its index is remembered, even where it begins
-        before the tail; one that is remembered already is only asked whether it still holds.
-        """
-        since = self._indexes.moment
-        known = self._indexes.get(name)
-        tail = self._reads.tail(call, name, want, known=known)
-        if tail.is_whole:
-            return _core.Entry.from_bytes(tail.data, key)
-        remote = RemoteBytes(self._reads, self._client, name, tail)
-        entry = _core.Entry.from_reader(tail.size, remote.read, key)
-        remote.opened()
-        if self._indexes.keep(name, remote.tail, INDEX_SECONDS, since):
-            self._fresh.keep(name, True, FRESH_SECONDS)
-        return entry
-
-    def _reopen(self, key: bytes, name: str, tail: Tail) -> _core.Entry:
-        """The entry of a remembered index; asks nothing."""
-        remote = RemoteBytes(self._reads, self._client, name, tail)
-        entry = _core.Entry.from_reader(tail.size, remote.read, key)
-        remote.opened()
-        return entry
-
-    def _whole_if_small(self, call: Call, key: bytes, name: str) -> _core.Entry | Tail:
-        """All of an entry up to 8 MiB, in one request where its size is known or at most 64 KiB,
-        else in two; the tail of a larger one.
-        """
-        tail = self._indexes.get(name)
-        if tail is None or tail.size > RANGE_BYTES or not tail.etag:
-            tail = self._reads.tail(call, name)
-            if tail.size > RANGE_BYTES and not tail.is_whole:
-                return tail
-            front = self._front(call, name, tail)
-            return _core.Entry.from_bytes(front + tail.data, key)
-        data = self._reads.range(call, self._client.small, name, 0, tail.size, tail.size, tail.etag)
-        if data[-TAIL_END:] != tail.data[-TAIL_END:]:  # its life was begun anew beside it
-            data = data[:-TAIL_END] + tail.data[-TAIL_END:]
-        return _core.Entry.from_bytes(data, key)
-
-    def _front(self, call: Call, name: str, tail: Tail) -> bytes:
-        if tail.is_whole:
-            return b""
-        return self._reads.range(
-            call, self._client.small, name, 0, tail.start, tail.size, tail.etag
-        )
-
-    def _whole_if_large(self, call: Call, key: bytes, name: str, tail: Tail) -> _core.Entry:
-        if tail.size > WHOLE_LIMIT:
-            return self._open_first(call, key, name)
-        room = Room(tail.size)
-        room.view[tail.start :] = tail.data
-        with room.view[: tail.start] as front:
-            fetch_parallel(self._reads, self._client, call, name, 0, front, tail)
-        return _core.Entry.from_bytes(room.take(), key)
-
-    def _whole_at_once(self, call: Call, key: bytes, name: str) -> _core.Entry:
-        """All of an entry up to 1 GiB in one request; the index of a larger one."""
-        try:
-            return _core.Entry.from_bytes(self._reads.whole(call, name).data, key)
-        except RefusedError:
-            return self._open_first(call, key, name, SMALL_BYTES)
 
     async def load(self, entry: _core.Entry, **options: Any) -> Any:
         if entry.in_memory:
@@ -295,9 +171,9 @@ class S3Backend(CacheBackend):
         lane = self._client.small if entry.length <= RANGE_BYTES else self._client.work
         name = self._names.of_key(entry.key)
         try:
-            return await self._read_in(lane, _value, entry, options)
+            return await self._opener.run(lane, _value, entry, options)
         except (_core.DamagedError, ChangedError, AbsentError):
-            self._indexes.forget(name)
+            self._opener.indexes.forget(name)
         except RemoteError as error:
             self.note_fault("read", error)
             raise
@@ -312,7 +188,7 @@ class S3Backend(CacheBackend):
         self, entry: _core.Entry, name: str, index_only: bool, options: dict[str, Any]
     ) -> Any:
         try:
-            again = await self._fetch(entry.key, name, index_only)
+            again = await self._opener.fetch(entry.key, name, index_only)
         except _core.ForeignError as error:
             raise AbsentError(f"{name}: {error}") from error
         if self._why_dead(again) is not None or not _same_meaning(entry, again):
@@ -321,9 +197,9 @@ class S3Backend(CacheBackend):
             return await super().load(again, **options)
         lane = self._client.small if again.length <= RANGE_BYTES else self._client.work
         try:
-            return await self._in(lane, _value, again, options)
+            return await self._client.run(lane, _value, again, options)
         except ChangedError:
-            self._indexes.forget(name)
+            self._opener.indexes.forget(name)
             raise
 
     async def read_part(self, entry: _core.Entry, part: int, start: int, stop: int) -> bytes:
@@ -333,9 +209,9 @@ class S3Backend(CacheBackend):
         if lane is not self._client.small:
             lane = self._client.work
         try:
-            return await self._read_in(lane, lambda call: entry.read(part, start, stop))
+            return await self._opener.run(lane, lambda call: entry.read(part, start, stop))
         except _core.DamagedError:  # perhaps on the way
-            return await self._in(lane, lambda call: entry.read(part, start, stop))
+            return await self._client.run(lane, lambda call: entry.read(part, start, stop))
         except (ChangedError, AbsentError) as error:
             return await self._read_part_again(entry, part, start, stop, lane, error)
         except RemoteError as error:
@@ -355,20 +231,20 @@ class S3Backend(CacheBackend):
         another ETag in some stores and leaves the entry as it is.
         """
         name = self._names.of_key(entry.key)
-        self._indexes.forget(name)
+        self._opener.indexes.forget(name)
         try:
-            again = await self._fetch(entry.key, name, True)
+            again = await self._opener.fetch(entry.key, name, True)
             if again.token == entry.token:
-                return await self._in(lane, lambda call: again.read(part, start, stop))
+                return await self._client.run(lane, lambda call: again.read(part, start, stop))
         except (ChangedError, AbsentError, _core.ForeignError):
             pass
-        self._indexes.forget(name)
+        self._opener.indexes.forget(name)
         raise IncompleteError("the entry was replaced or removed since it was opened") from error
 
     async def value_type(self, entry: _core.Entry) -> str:
         if entry.in_memory:
             return entry.value_type()
-        return await self._in(self._client.small, lambda call: entry.value_type())
+        return await self._client.run(self._client.small, lambda call: entry.value_type())
 
     async def copy_to(self, entry: _core.Entry, sink: ContainerSink) -> str | None:
         """See ``CacheBackend.copy_to``: ranges of 8 MiB, four at a time, 2 MiB in memory. A
@@ -379,15 +255,15 @@ class S3Backend(CacheBackend):
         name = self._names.of_key(entry.key)
 
         def copy(call: Call) -> str | None:
-            tail = self._indexes.get(name) or self._reads.tail(call, name)
+            tail = self._opener.indexes.get(name) or self._reads.tail(call, name)
             if token_of(tail) != entry.token or tail.size != entry.length:
                 raise ChangedError("another generation is there by now")
             return copy_parallel(self._reads, self._client, call, name, tail, sink)
 
         try:
-            return await self._in(self._client.work, copy)
+            return await self._client.run(self._client.work, copy)
         except (AbsentError, ChangedError):
-            self._indexes.forget(name)
+            self._opener.indexes.forget(name)
             return "changed"
         except RemoteError as error:
             self.note_fault("read", error)
@@ -456,7 +332,7 @@ class S3Backend(CacheBackend):
             token,
             can,
             once=self._missed.get(name) is not None,
-            begin=lambda call: self._begin_upload(call, key, token, unfinished, spent=False),
+            begin=lambda call: self._interrupted.begin(call, key, token, unfinished, spent=False),
             failed=self._write_failed,
             finished=lambda ours: self._wrote(name, ours),
         )
@@ -476,66 +352,10 @@ class S3Backend(CacheBackend):
     # --- going on with what broke off -------------------------------------------------------------
 
     def keep_records(self, store: _core.Store) -> None:
-        self._records = Records(store, destination_of(self))
+        self._interrupted.records = Records(store, destination_of(self))
 
     async def unfinished(self, key: bytes) -> Unfinished | None:
-        """An upload of this key that broke off on this machine; costs no request unless there is
-        one, and then that for its parts.
-        """
-        records = self._records
-        if records is None or self._client.small.breaker.refuses():
-            return None
-        leaving = records.leaving.get(records.name_of(key))
-        if leaving is not None:
-            await asyncio.wait({asyncio.wrap_future(leaving)}, timeout=LEAVING_SECONDS)
-        try:
-            return await self._in(self._client.small, self._take_up, records, key)
-        except RemoteError:
-            return None
-
-    def _take_up(self, call: Call, records: Records, key: bytes) -> Unfinished | None:
-        record = records.find(key)
-        if record is None or record.upload is None:
-            return None
-        found = None
-        if record.object == self._names.of_key(key) and record.age_seconds < RESUME_SECONDS:
-            try:
-                found = self._writes.parts_of(call, record)
-            except UnavailableError:
-                record.release()
-                raise
-            except RemoteError:
-                pass  # it cannot list parts
-        if found is None:
-            self._writes.give_up(call, record.object, record.upload)
-            record.done()
-        return found
-
-    def _begin_upload(
-        self, call: Call, key: bytes, token: int, unfinished: Unfinished | None, *, spent: bool
-    ) -> Upload:
-        """Go on with an upload, or begin one."""
-        record = None if unfinished is None else unfinished.take()
-        if unfinished is not None and record is not None:
-            if unfinished.token == token and not (spent or call.abandoned):
-                record.renew()
-            return self._writes.go_on(record, unfinished.parts)
-        if self._records is not None:
-            self._clear_records(call, RESUME_SECONDS, RECORDS - 1)
-            record = self._records.make(key)
-        name = self._names.of_key(key)
-        return self._writes.begin(call, name, f"{token:016x}", record, spent=spent)
-
-    def _clear_records(self, call: Call, older_than_seconds: float, most: int) -> int:
-        """Give up what nobody went on with; how many."""
-        given_up = 0
-        if self._records is not None:
-            for record in self._records.left_over(older_than_seconds, most):
-                if record.upload is not None:
-                    self._writes.give_up(call, record.object, record.upload)
-                record.done()
-                given_up += 1
-        return given_up
+        return await self._interrupted.unfinished(key)
 
     def _write_failed(self, error: Exception) -> str:
         """Count a fault; the word for it."""
@@ -587,7 +407,7 @@ class S3Backend(CacheBackend):
 
         def begin(call: Call) -> Upload:
             # The token is that of the entry which other tiers have.
-            return self._begin_upload(call, image.key, token, unfinished, spent=True)
+            return self._interrupted.begin(call, image.key, token, unfinished, spent=True)
 
         def put(call: Call) -> bool:
             with self._late.of(self._names.of_key(image.key), call):
@@ -604,7 +424,7 @@ class S3Backend(CacheBackend):
         marker = self._names.of_marker(source, key)
         if marker is None or self._marked.get(marker) is not None:
             return
-        await self._in(self._client.small, self._writes.leave, marker)
+        await self._client.run(self._client.small, self._writes.leave, marker)
         self._marked.keep(marker, True, MISSED_SECONDS)
 
     def _probe(self, call: Call) -> Abilities:
@@ -637,7 +457,7 @@ class S3Backend(CacheBackend):
         name = self._names.of_key(key)
         self._gone.forget(name)
         try:
-            return await self._in(self._client.small, self._renew, key, name, ttl_ms)
+            return await self._client.run(self._client.small, self._renew, key, name, ttl_ms)
         except (AbsentError, _core.DamagedError, _core.ForeignError):
             return False
         except RemoteError as error:
@@ -654,7 +474,7 @@ class S3Backend(CacheBackend):
         if not is_due(entry, now, ttl_ms):
             return True
         done = self._refreshes.renew(call, name, tail, now, ttl_ms, replaced=self._is_raw(name))
-        self._indexes.forget(name)
+        self._opener.indexes.forget(name)
         return done
 
     def _is_entry(self, name: str) -> bool:
@@ -677,7 +497,7 @@ class S3Backend(CacheBackend):
         await self._late.settled(name, self._client.seconds_for(0))
         self._forget(name)
         try:
-            found = await self._in(self._client.small, self._look, name, token)
+            found = await self._client.run(self._client.small, self._look, name, token)
         except AbsentError:
             return False
         if found is None:
@@ -710,9 +530,9 @@ class S3Backend(CacheBackend):
     # --- listing ----------------------------------------------------------------------------------
 
     async def scan(self, source: int = 0) -> AsyncIterator[_core.Entry]:
-        prefixes = await self._prefixes_of(source)
+        prefixes = await self._objects.prefixes_of(source)
         await self._settled(lambda name: name.startswith(tuple(prefixes)))
-        async for _, entry in self._entries(prefixes):
+        async for _, entry in self._objects.entries(prefixes):
             if entry is not None:
                 yield entry
 
@@ -725,71 +545,6 @@ class S3Backend(CacheBackend):
         """
         await self._late.all_settled(meant, self._client.seconds_for(0))
 
-    async def _prefixes_of(self, source: int) -> list[str]:
-        """Where the objects of a URI are; of every URI that nobody named, too."""
-        if source == 0:
-            return [self._names.root]
-        found: dict[str, None] = {}
-        for number in (source, 0):
-            async for page in self._listing.pages(self._names.markers(number)):
-                for marker in page:
-                    prefix = self._names.of_marked(marker.name)
-                    if prefix is not None:
-                        found[prefix] = None
-        return list(found)
-
-    async def _ours(
-        self, prefixes: list[str], pattern: KeyPattern | None = None
-    ) -> AsyncIterator[list[tuple[Listed, bool | None]]]:
-        """Pages of objects that are ours and not surely outside of a pattern, each with what its
-        name says of that.
-        """
-        for prefix in prefixes:
-            async for page in self._listing.pages(prefix):
-                found: list[tuple[Listed, bool | None]] = []
-                for one in page:
-                    verdict = self._judge(one.name, pattern)
-                    if verdict is not False:
-                        found.append((one, verdict))
-                yield found
-
-    def _judge(self, name: str, pattern: KeyPattern | None) -> bool | None:
-        """Whether an object is ours and its key matches; ``None`` where the name does not say."""
-        parsed = self._names.parse(name)
-        if parsed is None:
-            return False
-        return True if pattern is None else judge(pattern, parsed)
-
-    async def _entries(
-        self, prefixes: list[str], pattern: KeyPattern | None = None
-    ) -> AsyncIterator[tuple[Listed, _core.Entry | None]]:
-        """Objects with their entries, opened eight at a time; ``None`` for what is no entry of its
-        name.
-        """
-
-        async def peek(item: tuple[Listed, bool | None]) -> _core.Entry | None:
-            try:
-                return await self._in(self._client.small, self._peek, item[0].name)
-            except (_core.DamagedError, _core.ForeignError, AbsentError, ChangedError):
-                return None
-
-        async for (one, _), entry in in_parallel(self._ours(prefixes, pattern), peek):
-            if entry is not None and self._names.of_key(entry.key) != one.name:
-                entry = None
-            yield one, entry
-
-    def _peek(self, call: Call, name: str) -> _core.Entry:
-        return self._opened(name, self._reads.tail(call, name, SCAN_TAIL_BYTES))
-
-    def _opened(self, name: str, tail: Tail) -> _core.Entry:
-        """The entry, whatever its key is, that has this end; of a thread of a lane."""
-        if tail.is_whole:
-            return _core.Entry.from_bytes(tail.data)
-        remote = RemoteBytes(self._reads, self._client, name, tail)
-        entry = _core.Entry.from_reader(tail.size, remote.read)
-        remote.opened()
-        return entry
-
     async def iter_keys(
         self, pattern: str | None = None, include_metadata: bool = False
     ) -> AsyncIterator[tuple[str, dict[str, Any] | None]]:
@@ -799,7 +554,7 @@ class S3Backend(CacheBackend):
             if not isinstance(found, str):
                 yield matcher.exact, describe_entry(found) if include_metadata else None
             return
-        async for _, entry in self._entries(self._names.list_prefixes(matcher), matcher):
+        async for _, entry in self._objects.entries(self._names.list_prefixes(matcher), matcher):
             if entry is None or self._why_dead(entry) is not None:
                 continue
             text = str(Key.from_encoded(entry.key))
@@ -811,11 +566,11 @@ class S3Backend(CacheBackend):
         if matcher.exact is not None:
             return int(await self.delete(matcher.exact))
         removed = 0
-        await self._settled(lambda name: self._judge(name, matcher) is not False)
-        async for page in self._ours(self._names.list_prefixes(matcher), matcher):
+        await self._settled(lambda name: self._objects.judge(name, matcher) is not False)
+        async for page in self._objects.pages(self._names.list_prefixes(matcher), matcher):
             names = [one.name for one, verdict in page if verdict]
             for one, verdict in page:
-                if verdict is None and await self._is_meant(one.name, matcher):
+                if verdict is None and await self._objects.is_meant(one.name, matcher):
                     names.append(one.name)
             removed += await self._listing.delete(names)
             for name in names:
@@ -829,53 +584,26 @@ class S3Backend(CacheBackend):
         self.counters["deletes"] += removed
         return removed
 
-    async def _is_meant(self, name: str, matcher: KeyPattern) -> bool:
-        try:
-            entry = await self._in(self._client.small, self._peek, name)
-        except (_core.DamagedError, _core.ForeignError, AbsentError, ChangedError):
-            return False
-        return self._names.of_key(entry.key) == name and matcher.matches(
-            str(Key.from_encoded(entry.key))
-        )
-
     async def places(self, source: int = 0) -> AsyncIterator[Place]:
         """See ``CacheBackend``: eight objects at a time are opened."""
 
         async def open_one(item: tuple[Listed, bool | None]) -> Place | None:
-            return await self._place_at(item[0].name)
+            return await self._objects.place_at(item[0].name)
 
-        pages = self._ours(await self._prefixes_of(source))
+        pages = self._objects.pages(await self._objects.prefixes_of(source))
         async for _, place in in_parallel(pages, open_one):
             if place is not None:
                 yield place
 
-    async def _place_at(self, name: str) -> Place | None:
-        try:
-            return await self._in(self._client.small, self._open_place, name)
-        except (AbsentError, ChangedError, _core.ForeignError):
-            return None
-        except NotAskedError:
-            raise
-        except RemoteError as error:
-            return Place(name, None, error=str(error))
-
-    def _open_place(self, call: Call, name: str) -> Place | None:
-        tail = self._reads.tail(call, name, SCAN_TAIL_BYTES)
-        try:
-            entry = self._opened(name, tail)
-        except _core.DamagedError as error:
-            return Place(name, None, tail.etag, str(error), is_damaged=True)
-        return Place(name, entry, tail.etag) if self._names.of_key(entry.key) == name else None
-
     async def place_again(self, place: Place) -> Place | None:
-        now = await self._place_at(place.name)
+        now = await self._objects.place_at(place.name)
         is_other = now is not None and place.mark is not None and now.mark != place.mark
         return None if is_other else now
 
     async def damage_in(
         self, entry: _core.Entry, first: int, stop: int
     ) -> list[tuple[int | None, int | None]]:
-        return await self._in(self._client.work, lambda call: entry.damage(first, stop))
+        return await self._client.run(self._client.work, lambda call: entry.damage(first, stop))
 
     async def remove_place(self, place: Place) -> bool:
         """Delete the object; not another generation, where the store knows conditions."""
@@ -886,7 +614,7 @@ class S3Backend(CacheBackend):
 
     async def cleanup_expired(self) -> int:
         removed = 0
-        async for _, entry in self._entries([self._names.root]):
+        async for _, entry in self._objects.entries([self._names.root]):
             if entry is not None and self._why_dead(entry) is not None:
                 removed += await self.discard_entry(entry)
         return removed
@@ -900,7 +628,9 @@ class S3Backend(CacheBackend):
             OSError: The store cannot be asked, or does not let us.
         """
         given_up = await self._listing.old_uploads(self._names.root, older_than_seconds)
-        await self._in(self._client.small, self._clear_records, older_than_seconds, RECORDS)
+        await self._client.run(
+            self._client.small, self._interrupted.clear, older_than_seconds, RECORDS
+        )
         async for page in self._listing.pages(self._names.probes):
             old = [one.name for one in page if one.age_seconds > older_than_seconds]
             given_up += await self._listing.delete(old)
@@ -948,7 +678,7 @@ class S3Backend(CacheBackend):
     async def clock_difference(self) -> ClockDifference:
         name = self._names.of_key(_core.raw_key("cogcache clock"))
         client = self._client
-        return await self._in(client.small, store_clock, client, name, self.now_ms)
+        return await client.run(client.small, store_clock, client, name, self.now_ms)
 
     def note_fault(self, what: str, error: Exception) -> None:
         if isinstance(error, AbsentError | ChangedError):
@@ -980,7 +710,7 @@ class S3Backend(CacheBackend):
         self._forget(name)
 
     def _forget(self, name: str) -> None:
-        for kept in (self._gone, self._missed, self._indexes):
+        for kept in (self._gone, self._missed, self._opener.indexes):
             kept.forget(name)
         self._census.changed()
 
@@ -990,7 +720,7 @@ class S3Backend(CacheBackend):
         """
         self.counters["damaged"] += 1
         logger.warning("%s: left a damaged entry alone: %s: %s", self.name, name, error)
-        self._indexes.forget(name)
+        self._opener.indexes.forget(name)
         self._missed.forget(name)  # there is something, which the next write has to replace
         seconds = DAMAGED_SECONDS * (0.8 + 0.4 * self._random.random())
         self._gone.keep(name, "damaged", seconds, since)

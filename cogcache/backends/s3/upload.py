@@ -163,7 +163,9 @@ class Writes:
                 size,
                 str(answer.get("ETag", "")),
             )
-        except (AbsentError, ChangedError):
+        except AbsentError:
+            return None
+        except ChangedError:
             return False
         return int.from_bytes(footer[:8], "little") == int(token, 16)
 
