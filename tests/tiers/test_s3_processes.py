@@ -16,6 +16,7 @@ from support.servers.proxy import Proxy
 from support.servers.s3 import S3Place
 from support_s3 import entry_of, tier_at
 
+from cogcache.backends.s3.tier import S3Backend
 from cogcache.frames import make_bundle
 from cogcache.keys import Key
 
@@ -95,13 +96,10 @@ def test_forks_of_a_process_that_reads_get_only_their_own_answers(
     assert tier._reads.mismatches == 0
 
 
-@pytest.mark.s3("weed", "swift", "bare")
-def test_sixteen_processes_create_one_key_and_one_wins(
-    proxied_place: S3Place, s3_proxy: Proxy
-) -> None:
-    key = Key("prof", b"\5" * 16, "embeddings", {})
-    tier = tier_at(proxied_place)
-    can = asyncio.run(tier.prepare())
+def create_at_once(tier: S3Backend, key: Key) -> list[tuple[str, int, bytes | None]]:
+    """Let sixteen forks write a value of a key that they have missed, all at the same moment; of
+    each why it was not stored ("" if it was), how many were created by others, and what it read.
+    """
     start_out, start_in = os.pipe()
     ready_out, ready_in = os.pipe()
 
@@ -110,14 +108,13 @@ def test_sixteen_processes_create_one_key_and_one_wins(
             assert await tier.get(key) is None
             os.write(ready_in, b".")
             await asyncio.to_thread(os.read, start_out, 1)
-            stored = await tier.set(key, bytes([number]) * 50_000)
-            why = "" if stored else f"not stored: {tier.last_fault}"
+            stored = await tier.set(key, written(number))
+            why = "" if stored else f"fork {number}: {tier.last_fault}"
             return why, tier.counters["created_by_others"], await tier.get(key)
 
         os.close(start_in)
         return asyncio.run(work())
 
-    s3_proxy.zero()
     children = [in_child(lambda number=number: create(number)) for number in range(16)]
     waiting = 16
     while waiting:
@@ -126,21 +123,44 @@ def test_sixteen_processes_create_one_key_and_one_wins(
     results = [result_of(child) for child in children]
     for fd in (start_out, ready_in, ready_out):
         os.close(fd)
-    assert [why for why, _, _ in results if why] == []
+    return results
+
+
+def written(number: int) -> bytes:
+    return bytes([number]) * 50_000
+
+
+@pytest.mark.s3("weed", "swift", "bare")
+def test_sixteen_processes_create_one_key_and_one_wins(
+    proxied_place: S3Place, s3_proxy: Proxy
+) -> None:
+    tier = tier_at(proxied_place)
+    can = asyncio.run(tier.prepare())
+    for turn in range(3):
+        key = Key("prof", bytes([turn]) * 16, "embeddings", {})
+        s3_proxy.zero()
+        results = create_at_once(tier, key)
+        asked = s3_proxy.requests()
+        failed = [why for why, _, _ in results if why]
+        if not failed:
+            break
+        # Only of a server that does not do its work, on a machine that has too much to do.
+        assert any(one["status"] is None or one["status"] >= 500 for one in asked), failed
+    assert failed == []
     losers = sum(others for _, others, _ in results)
     value = asyncio.run(tier.get(key))
-    written = [bytes([number]) * 50_000 for number in range(16)]
-    assert value in written
+    values = [written(number) for number in range(16)]
+    assert value in values
     seen = [found for _, _, found in results if found is not None]  # read while others wrote
-    assert seen and all(found in written for found in seen)
-    asked = [(one["kind"], one["status"], one["tag"]) for one in s3_proxy.requests()]
-    puts = [(status, tag) for kind, status, tag in asked if kind == "PutObject"]
+    assert seen and all(found in values for found in seen)
+    puts = [(one["status"], one["tag"]) for one in asked if one["kind"] == "PutObject"]
     # Each its entry and the trace of the video; a busy store may have been asked again.
     assert sum(status in (200, 412) for status, _ in puts) <= 32, puts
     # What did not become the object, or met a newer one (Swift's page without an ETag), or failed
     # is followed by a question, but no other.
     met = sum(status != 200 or tag is None for status, tag in puts)
-    assert sum(kind == "HeadObject" for kind, _, _ in asked) <= met, puts
+    told = [one for one in asked if one["kind"] == "HeadObject" and one["status"] in (200, 404)]
+    assert len(told) <= met, puts
     if can.create_once:
         assert losers == 15
         assert results[value[0]][:2] == ("", 0)
