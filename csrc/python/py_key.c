@@ -464,7 +464,7 @@ static int put_map(struct walk *walk, const struct step *step, PyObject *map, en
  * Is `value` an instance of module.name? Never imports: of a module that nobody imported there are
  * no instances. 1, 0, or -1 with the error set.
  */
-static int is_instance(PyObject *value, const char *module_name, const char *name)
+int cog_py_is_instance(PyObject *value, const char *module_name, const char *name)
 {
     PyObject *key = PyUnicode_FromString(module_name);
     PyObject *module = key != NULL ? PyImport_GetModule(key) : NULL;
@@ -491,25 +491,25 @@ static int put_numpy_scalar(struct walk *walk, const struct step *step, PyObject
 {
     int found;
 
-    found = is_instance(value, "numpy", "bool_");
+    found = cog_py_is_instance(value, "numpy", "bool_");
     if (found != 0) {
         const int truth = found > 0 ? PyObject_IsTrue(value) : -1;
         return truth < 0 ? -1 : check(step, cog_key_bool(&walk->out, truth != 0), value);
     }
-    found = is_instance(value, "numpy", "integer");
+    found = cog_py_is_instance(value, "numpy", "integer");
     if (found != 0) {
         /* timedelta64 calls itself an integer. */
-        const int duration = found > 0 ? is_instance(value, "numpy", "timedelta64") : -1;
+        const int duration = found > 0 ? cog_py_is_instance(value, "numpy", "timedelta64") : -1;
         if (duration < 0) {
             return -1;
         }
         return duration ? refuse(step, "type", value)
                         : put_converted(walk, step, PyNumber_Index(value));
     }
-    found = is_instance(value, "numpy", "floating");
+    found = cog_py_is_instance(value, "numpy", "floating");
     if (found != 0) {
         /* longdouble may hold what a double cannot. */
-        const int extended = found > 0 ? is_instance(value, "numpy", "longdouble") : -1;
+        const int extended = found > 0 ? cog_py_is_instance(value, "numpy", "longdouble") : -1;
         if (extended < 0) {
             return -1;
         }
@@ -523,15 +523,15 @@ static int put_other(struct walk *walk, const struct step *step, PyObject *value
 {
     int found;
 
-    found = is_instance(value, "fractions", "Fraction");
+    found = cog_py_is_instance(value, "fractions", "Fraction");
     if (found != 0) {
         return found < 0 ? -1 : put_fraction(walk, step, value);
     }
-    found = is_instance(value, "numpy", "generic");
+    found = cog_py_is_instance(value, "numpy", "generic");
     if (found != 0) {
         return found < 0 ? -1 : put_numpy_scalar(walk, step, value);
     }
-    found = is_instance(value, "collections.abc", "Mapping");
+    found = cog_py_is_instance(value, "collections.abc", "Mapping");
     if (found > 0) {
         PyObject *items = PyMapping_Items(value);
         int result = items != NULL ? put_map(walk, step, items, MAP_VALUE) : -1;
@@ -541,7 +541,7 @@ static int put_other(struct walk *walk, const struct step *step, PyObject *value
     /* Arrays, memory views and the like are sequences too, but of what they hold in memory: not
      * guessed at. */
     if (found == 0 && !PyObject_CheckBuffer(value)) {
-        found = is_instance(value, "collections.abc", "Sequence");
+        found = cog_py_is_instance(value, "collections.abc", "Sequence");
         if (found > 0) {
             PyObject *items = PySequence_Tuple(value);
             int result = items != NULL ? put_list(walk, step, items) : -1;
@@ -680,12 +680,12 @@ static int put_parameter(struct walk *walk, const struct step *step, PyObject *v
         return put_sub_parameters(walk, step, value);
     }
     if (!is_plain(value)) {
-        int found = is_instance(value, "cogcache.keys", "LongValue");
+        int found = cog_py_is_instance(value, "cogcache.keys", "LongValue");
         if (found != 0) {
             return found < 0 ? -1 : put_long_value(walk, step, value);
         }
         if (role == MAP_PARAMETERS && is_sub_map_name(step->name)) {
-            found = is_instance(value, "collections.abc", "Mapping");
+            found = cog_py_is_instance(value, "collections.abc", "Mapping");
             if (found != 0) {
                 return found < 0 ? -1 : put_sub_parameters(walk, step, value);
             }

@@ -10,6 +10,8 @@
  * digests, or NULL where there are none.
  */
 PyObject *cog_py_encode_key(PyObject *const *fields, PyObject **folded);
+/* Is it of this type of a module, where that was imported? 1, 0, or -1 with an exception set. */
+int cog_py_is_instance(PyObject *value, const char *module_name, const char *name);
 int cog_py_add_key_base(PyObject *module);
 
 #endif

@@ -44,8 +44,7 @@ static PyObject *take_source(PyObject *source, PyObject **origin)
 /* The parameters as a mapping, new. NULL with an exception set. */
 static PyObject *take_params(PyObject *params)
 {
-    PyObject *module, *mapping;
-    int is_mapping = -1;
+    int is_mapping;
 
     if (params == Py_None) {
         return PyDict_New();
@@ -53,13 +52,7 @@ static PyObject *take_params(PyObject *params)
     if (PyDict_Check(params)) {
         return Py_NewRef(params);
     }
-    module = PyImport_ImportModule("collections.abc");
-    mapping = module != NULL ? PyObject_GetAttrString(module, "Mapping") : NULL;
-    if (mapping != NULL) {
-        is_mapping = PyObject_IsInstance(params, mapping);
-    }
-    Py_XDECREF(module);
-    Py_XDECREF(mapping);
+    is_mapping = cog_py_is_instance(params, "collections.abc", "Mapping");
     if (is_mapping == 0) {
         PyErr_Format(PyExc_TypeError, "params is a mapping, not %s", Py_TYPE(params)->tp_name);
     }

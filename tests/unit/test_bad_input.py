@@ -251,7 +251,7 @@ def is_clear(error: Exception, argument: str) -> bool:
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
     return (
         isinstance(error, TypeError | ValueError | FileNotFoundError)
-        and "cogcache" in Path(raised_in).parts
+        and ("cogcache" in Path(raised_in).parts or raised_in == __file__)  # C has no frame
         and 10 < len(str(error)) < 400
     )
 
