@@ -74,7 +74,7 @@ class HeldTier(DictTier):
 
 class HeldReceiver(BufferedReceiver):
     def __init__(self, tier: HeldTier, key: bytes) -> None:
-        super().__init__(tier, key, 64 * MIB)
+        super().__init__(tier.write, key, 64 * MIB)
         self.held_by = tier
 
     async def feed(self, data: Any, /) -> str | None:
