@@ -404,7 +404,8 @@ class WriteBehind:
 
     async def _withdraw(self, meant: Callable[[bytes], bool]) -> None:
         dropped, on_their_way = self._jobs.withdraw(meant)
-        for job in dropped:
+        # Also of those on their way: one that does not arrive would be taken up again later.
+        for job in (*dropped, *on_their_way):
             if job.spooled is not None and self.spool is not None:
                 await self.spool.remove(job.spooled.name)
         await self._jobs.until(

@@ -160,6 +160,25 @@ async def test_deleting_withdraws_the_job_of_another_process(tmp_path: Path) -> 
     await second.aclose()
 
 
+async def test_what_is_deleted_while_it_is_sent_in_vain_is_not_sent_later(tmp_path: Path) -> None:
+    manager, slow = over(tmp_path)
+    slow.held = True
+    await manager.set("key", 1)
+    await begun(slow)
+    slow.word = "unavailable"
+    deleting = asyncio.create_task(manager.delete("key"))
+    jobs = next(iter(manager._tiers.queues.values()))._jobs
+    while not any(job.withdrawn for job in jobs._sending.values()):
+        await asyncio.sleep(0)
+    slow.let_go()
+    await deleting
+    assert files_of(tmp_path) == []
+    slow.word = None
+    assert await manager.flush(60) == 0
+    assert slow.written == []
+    await manager.aclose()
+
+
 async def test_a_newer_put_replaces_the_job_of_its_key(tmp_path: Path) -> None:
     manager, slow = over(tmp_path)
     slow.word = "unavailable"
