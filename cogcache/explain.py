@@ -114,7 +114,8 @@ class Explanation(Shown):
             (one.key, "; ".join(map(str, one.differences)), moment_text(one.created))
             for one in self.nearest
         )
-        known = f"nearest of {self.known:,} entries of the same source and artifact"
+        entries = "1 entry" if self.known == 1 else f"{self.known:,} entries"
+        known = f"nearest of {entries} of the same source and artifact"
         return Face(
             title=str(self),
             is_bad=not self.hit,

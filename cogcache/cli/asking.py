@@ -17,6 +17,7 @@ from cogcache.cli.output import clean, duration, print_json, print_table, size
 from cogcache.explain import Explanation, TierAnswer, ask_tiers
 from cogcache.keys import Key
 from cogcache.pipeline import PipelineArtifactCache
+from cogcache.sources import IDENTITIES, Identity
 
 __all__ = ["explain_command", "print_answers"]
 
@@ -30,6 +31,11 @@ __all__ = ["explain_command", "print_answers"]
 @click.argument("video", required=False)
 @click.argument("params", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--profile", help="Profile of the artifact.  [default: as configured]")
+@click.option(
+    "--identity",
+    type=click.Choice(IDENTITIES),
+    help="What VIDEO is told by, as the program that asks for it says.  [default: as configured]",
+)
 @json_option
 @cache_options
 def explain_command(
@@ -37,6 +43,7 @@ def explain_command(
     video: str | None,
     params: tuple[str, ...],
     profile: str | None,
+    identity: Identity | None,
     as_json: bool,
     cache: CacheChoice,
 ) -> None:
@@ -47,9 +54,11 @@ def explain_command(
     if video is None:
         if what in ARTIFACTS:
             raise click.UsageError(f"of which video? cogcache explain {what} lecture.mp4")
+        if identity is not None:
+            raise click.UsageError("--identity is for an artifact of a VIDEO; a key has its own")
         _explain_key(what, cache, as_json)
     else:
-        _explain_artifact(what, video, params, profile, cache, as_json)
+        _explain_artifact(what, video, params, profile, identity, cache, as_json)
 
 
 def _explain_key(text: str, cache: CacheChoice, as_json: bool) -> None:
@@ -74,6 +83,7 @@ def _explain_artifact(
     video: str,
     params: tuple[str, ...],
     profile: str | None,
+    identity: Identity | None,
     cache: CacheChoice,
     as_json: bool,
 ) -> None:
@@ -91,7 +101,7 @@ def _explain_artifact(
                 manager,
                 dict(settings.ttl),
                 settings.profile if profile is None else profile,
-                identity=settings.identity,
+                identity=settings.identity if identity is None else identity,
                 memo=False,  # looking writes nothing
             )
             return await artifacts.explain(artifact, video, **named)

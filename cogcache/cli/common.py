@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import click
 
 from cogcache.artifacts import ARTIFACTS
+from cogcache.cli.hints import hint_at_names
 from cogcache.config import BackendConfig, FilesystemCacheConfig, MemoryCacheConfig
 from cogcache.manager import CacheManager
 from cogcache.optiontext import size_bytes
@@ -139,12 +140,20 @@ class Filters:
         return dataclasses.replace(self, pattern=pattern)
 
     async def plan(self, manager: CacheManager) -> Plan:
-        """The entries, the largest first.
+        """The entries, the largest first. Where there are none, a name that nothing here has is
+        pointed out.
 
         Raises:
             ValueError: See ``CacheManager.select``.
         """
-        return await manager.select(**self.chosen())
+        plan = await manager.select(**self.chosen())
+        if not plan.count:
+            await self.hint(manager)
+        return plan
+
+    async def hint(self, manager: CacheManager) -> None:
+        """Point out a name that nothing here has, where nothing was found."""
+        await hint_at_names(manager, self.artifact, dict(map(_parameter, self.params)))
 
     def chosen(self) -> SelectFilters:
         """The same for ``select`` and ``verify``."""

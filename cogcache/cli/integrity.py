@@ -49,8 +49,11 @@ def verify_command(
     async def work() -> VerifyReport:
         async with opened(cache, "change" if fix else "look") as manager:
             progress = _Progress() if sys.stderr.isatty() else None
-            meant = filters.matching(pattern).chosen()
-            return await manager.verify(fix=fix, progress=progress, **meant)
+            meant = filters.matching(pattern)
+            report = await manager.verify(fix=fix, progress=progress, **meant.chosen())
+            if not report.entries:
+                await meant.hint(manager)
+            return report
 
     report = run_async(work)
     if as_json:

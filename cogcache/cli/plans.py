@@ -61,7 +61,8 @@ async def plan_of(manager: CacheManager, keys: list[str | Key] | None, filters: 
     plan = await filters.matching(None).plan(manager)
     found = {one.key for one in plan.only(lambda one: one.key in exact).entries}
     for pattern in patterns:
-        found |= {one.key for one in (await filters.matching(pattern).plan(manager)).entries}
+        matching = await manager.select(**filters.matching(pattern).chosen())
+        found |= {one.key for one in matching.entries}
     return plan.only(lambda one: one.key in found)
 
 

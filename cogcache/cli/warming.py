@@ -65,6 +65,8 @@ def warm_command(
                 plan = newest_that_fit(await meant.plan(manager), max_size)
             else:
                 plan = await manager.select_cold(max_bytes=max_size, **meant.chosen())
+                if not plan.count:
+                    await meant.hint(manager)
             if not as_json:
                 print_plan(plan)
             if dry_run:
