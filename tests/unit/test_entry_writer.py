@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -194,22 +195,29 @@ async def test_a_call_beside_another_is_refused_and_a_cancelled_one_ends_the_ent
 
 def test_other_threads_run_while_a_large_piece_is_compressed() -> None:
     made = writer(level=19)
-    others = 0
-    done = threading.Event()
+    piece = os.urandom(1 << 10) * (6 << 10)
+    begin = threading.Event()
+    ran = threading.Event()
 
-    def count() -> None:
-        nonlocal others
-        while not done.is_set():
-            others += 1
+    def run() -> None:
+        begin.wait()
+        ran.set()
 
-    thread = threading.Thread(target=count)
+    thread = threading.Thread(target=run)
     thread.start()
-    before = others
-    made.feed(os.urandom(1 << 10) * (6 << 10))
-    during = others - before
-    done.set()
-    thread.join()
-    assert during > 0
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # from here on a thread runs only where this one lets it
+    try:
+        begin.set()
+        for _ in range(100):  # a busy machine may give the thread no processor at once
+            made.feed(piece)
+            if ran.is_set():
+                break
+        let_run = ran.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert let_run
 
 
 def test_a_forked_child_cannot_go_on_with_its_parents_token() -> None:
