@@ -5,6 +5,7 @@ Three promises, in this order: never a wrong value, never in the way, always wor
 what is never cached.
 """
 
+from cogcache import _starting  # noqa: F401 - before what takes time to import
 from cogcache._types import Duration, Fault, Lookup, StoreResult
 from cogcache.archives import ArchiveReport
 from cogcache.artifacts import REQUIRED

@@ -86,6 +86,49 @@ def test_ctrl_c_is_130_and_keeps_nothing(cache: Path) -> None:
     assert (answer.returncode, answer.stderr) == (3, b"cogcache: half: absent\n")
 
 
+_INTERRUPTING = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPTED_AT"]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+"""
+_SCRIPT = "import sys\nfrom cogcache.cli import main\nsys.exit(main())\n"
+
+
+def _interrupted(folder: Path, at: str, *program: str) -> subprocess.CompletedProcess[str]:
+    """What becomes of Ctrl-C when a program begins to import a module."""
+    (folder / "sitecustomize.py").write_text(_INTERRUPTING)
+    (folder / "cogcache").write_text(_SCRIPT)  # as pip installs it
+    return subprocess.run(
+        [sys.executable, *program],
+        env=_environment(PYTHONPATH=f"{folder}{os.pathsep}{ROOT}", INTERRUPTED_AT=at),
+        cwd=folder,
+        capture_output=True,
+        timeout=SECONDS,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("program", [("-m", "cogcache"), ("-mcogcache",), ("cogcache",)])
+@pytest.mark.parametrize("at", ["cogcache._types", "cogcache.manager", "cogcache.cli.listing"])
+def test_ctrl_c_during_the_imports_is_130_without_a_traceback(
+    tmp_path: Path, at: str, program: tuple[str, ...]
+) -> None:
+    answer = _interrupted(tmp_path, at, *program, "config", "--json")
+    assert (answer.returncode, answer.stdout) == (130, "")
+    assert answer.stderr == "cogcache: interrupted\n"
+
+
+def test_ctrl_c_during_the_imports_of_another_program_is_its_own(tmp_path: Path) -> None:
+    answer = _interrupted(tmp_path, "cogcache.manager", "-c", "import cogcache")
+    assert answer.returncode != 130
+    assert answer.stderr.startswith("Traceback") and "KeyboardInterrupt" in answer.stderr
+
+
 def _on_a_terminal(arguments: list[str], typed: bytes = b"", **more: str) -> tuple[int, str]:
     """The exit code, and all that a program prints whose every stream is a terminal."""
     leader, follower = pty.openpty()
