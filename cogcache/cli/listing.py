@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import click
 
@@ -71,24 +74,41 @@ def ls_command(
     elif quiet:
         print_keys(one.key for one in entries)
     elif entries:
-        now = time.time()
-        print_table(
-            ("SIZE", "AGE", "LEFT", "KEY"),
-            [
-                (
-                    size(one.stored_bytes),
-                    duration(max(0.0, now - one.created_at)),
-                    duration(None if one.expires_at is None else max(0.0, one.expires_at - now)),
-                    one.key,
-                )
-                for one in entries
-            ],
-            right=("SIZE", "AGE", "LEFT"),
-        )
+        _print_entries(entries)
     if not as_json:
         more = f", {len(entries):,} shown" if len(entries) < plan.count else ""
         summary(f"{plan.count:,} entries, {size(plan.stored_bytes)}{more}")
     tell_unavailable(plan)
+
+
+def _print_entries(entries: Sequence[SelectedEntry]) -> None:
+    """What people see of entries; with a column of sources unless all keys are of their own."""
+    now = time.time()
+    rows = [
+        (
+            size(one.stored_bytes),
+            duration(max(0.0, now - one.created_at)),
+            duration(None if one.expires_at is None else max(0.0, one.expires_at - now)),
+            one.key,
+            _short_source(one.source_uri),
+        )
+        for one in entries
+    ]
+    columns = ("SIZE", "AGE", "LEFT", "KEY", "SOURCE")
+    shown = len(columns) if any(one.source_uri for one in entries) else len(columns) - 1
+    print_table(columns[:shown], [row[:shown] for row in rows], right=("SIZE", "AGE", "LEFT"))
+
+
+def _short_source(uri: str) -> str:
+    """The name of a file; of any other source the URI without its middle and its query."""
+    if uri.startswith("file:///"):
+        return os.fsdecode(unquote_to_bytes(uri.rpartition("/")[2]))
+    whole, _, _ = uri.partition("?")
+    start, slashes, path = whole.partition("://")
+    host, _, inner = path.partition("/")
+    folder, slash, name = inner.rpartition("/")
+    middle = ".../" if slash and folder else ""
+    return f"{start}://{host}/{middle}{name}" if slashes and inner else whole or "-"
 
 
 def described(one: SelectedEntry) -> dict[str, Any]:

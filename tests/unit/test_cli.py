@@ -139,7 +139,7 @@ def test_ls_lists_by_filter_and_order(place: Path, cli: Run) -> None:
     assert entry["tags"] == ["draft"] and entry["source_uri"].endswith("/lecture.mp4")
     assert isinstance(entry["stored_bytes"], int) and entry["expires_at"] > entry["created_at"]
     code, out, _ = cli("ls")
-    assert code == 0 and out.splitlines()[0].split() == ["SIZE", "AGE", "LEFT", "KEY"]
+    assert code == 0 and out.splitlines()[0].split() == ["SIZE", "AGE", "LEFT", "KEY", "SOURCE"]
     assert len(out.splitlines()) == 7
 
 
