@@ -216,8 +216,10 @@ def moment_text(unix_seconds: float | None) -> str:
 
 
 def share_text(part: float, whole: float) -> str:
-    """A percentage; a dash where there is no whole."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    """A percentage; a dash where there is no whole, and a bound where the part is many wholes."""
+    if part >= 10 * whole:
+        return "> 999 %" if whole else "-"
+    return f"{100 * part / whole:.1f} %"
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -123,6 +123,9 @@ def read_settings(path: str | os.PathLike[str]) -> SettingsFile:
 
 def _text_of(path: Path) -> str:
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or str(path) == os.devnull):  # reading might never end
+            raise ConfigError(f"{path}: is {_kind_of(mode)}; settings are read from a regular file")
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
@@ -134,6 +137,14 @@ def _text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: is not UTF-8 text") from None
+
+
+def _kind_of(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def _mentions_us(path: Path) -> bool:

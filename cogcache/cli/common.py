@@ -85,9 +85,9 @@ class Size(_SizeType):
         if isinstance(value, int):
             return value
         try:
-            return size_bytes(value, param.name if param is not None else "size")
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+            return size_bytes(value, self.name)
+        except ValueError as error:  # click names the option
+            self.fail(str(error).removeprefix(f"{self.name}: "), param, ctx)
 
 
 def cache_options(command: _Command) -> _Command:

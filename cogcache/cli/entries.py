@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
@@ -177,9 +178,27 @@ async def _copy_value(
         numpy.save(file, value)
         return
     try:
-        file.write(json.dumps(value, indent=2).encode() + b"\n")
+        file.write(json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
     except (TypeError, ValueError) as error:
+        place = _not_finite(value)
+        if place is not None:
+            raise click.UsageError(
+                f"{key}: JSON has no number for {place}: read the value in Python, by get()"
+            ) from None
         raise click.UsageError(f"{reason}; it is no JSON either ({error}): use --part") from None
+
+
+def _not_finite(value: Any, at: str = "$") -> str | None:
+    """The first number in a document that JSON cannot hold, and where it is: ``nan at $.a[3]``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} at {at}"
+    inner: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, Mapping):
+        inner = ((f"{at}.{name}", one) for name, one in value.items())
+    elif isinstance(value, list | tuple):
+        inner = ((f"{at}[{number}]", one) for number, one in enumerate(value))
+    places = (_not_finite(one, place) for place, one in inner)
+    return next((place for place in places if place is not None), None)
 
 
 def _text_value(file: BinaryIO, kind: str) -> Any:

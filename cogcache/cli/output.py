@@ -53,8 +53,18 @@ def clean(text: object) -> str:
 
 
 def print_json(**values: Any) -> None:
-    """One object, with the schema."""
-    click.echo(json.dumps({"schema": SCHEMA, **values}, indent=2, default=_plain))
+    """One object, with the schema. Numbers that JSON cannot hold are texts: ``"nan"``."""
+    whole = {"schema": SCHEMA, **values}
+    try:
+        text = json.dumps(whole, indent=2, default=_plain, allow_nan=False)
+    except ValueError:
+        loose = json.loads(json.dumps(whole, default=_plain), parse_constant=_number_text)
+        text = json.dumps(loose, indent=2)
+    click.echo(text)
+
+
+def _number_text(constant: str) -> str:
+    return str(float(constant))
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ what they should be, streams that are closed."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from support.commandline import caller
 
 from cogcache import CacheConfig, CacheManager, FilesystemCacheConfig
+from cogcache.cli.output import print_json
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("*", "team:*", "safe:1", "safe:2", "x\nsafe:1", "two\u2028lines")
@@ -132,3 +134,50 @@ def test_an_unbuffered_process_does_not_lose_the_rest_of_what_a_pipe_did_not_tak
         assert program.stdout.read(10) == b"x" * 10
         program.stdout.close()  # a write that the pipe has taken a part of ends short
         assert program.wait(60) == 141
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_cannot_hold_is_an_error_with_its_place(
+    cli: Run, tmp_path: Path, number: float
+) -> None:
+    manager = CacheManager(CacheConfig([FilesystemCacheConfig(str(tmp_path / "cache"))]))
+    assert manager.sync.set("scores", {"all": [{"value": 1.5}, {"value": number}]})
+    manager.sync.aclose()
+    code, out, err = cli("get", "scores")
+    assert (code, out) == (2, "")
+    assert f"JSON has no number for {number} at $.all[1].value" in err
+
+
+def test_an_object_for_programs_is_json_whatever_numbers_are_in_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_json(user={"score": math.nan, "more": [math.inf, -math.inf, 1.5]}, raw=b"\x01")
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "schema": 1,
+        "user": {"score": "nan", "more": ["inf", "-inf", 1.5]},
+        "raw": "01",
+    }
+
+
+def test_settings_are_read_from_a_regular_file(cli: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.toml").mkdir()
+    for name, kind in (("pipe.toml", "a pipe"), ("folder.toml", "a directory")):
+        code, out, err = cli("ls", "--config", name)
+        assert (code, out) == (2, "")
+        assert err == (
+            f"cogcache: {tmp_path / name}: is {kind}; settings are read from a regular file\n"
+        )
+    assert "/dev/zero: is a device" in cli("ls", "--config", "/dev/zero")[2]
+    assert cli("ls", "--config", os.devnull, "-t", "cache", "-q")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("prune", "--to", "-1"), ("ls", "--min-size", "-1"), ("warm", "--max-size", "-1")]
+)
+def test_a_size_that_cannot_be_is_told_with_its_option(
+    cli: Run, arguments: tuple[str, ...]
+) -> None:
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert f"Invalid value for '{arguments[1]}': cannot read the size '-1'; write it like" in err

@@ -117,6 +117,7 @@ def test_light_and_dark_are_both_there_and_come_from_the_notebook_first() -> Non
         (moment_text(1e15), "beyond the calendar"),
         (moment_text(1_795_310_645), "2026-11-22 01:24"),
         (share_text(1, 3), "33.3 %"),
+        (share_text(303, 1), "> 999 %"),
         (share_text(0, 0), "-"),
     ],
 )
