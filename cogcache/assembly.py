@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cogcache.backends.base import CacheBackend
@@ -27,7 +28,7 @@ def make_tiers(config: CacheConfig) -> list[CacheBackend]:
     """The enabled tiers of a configuration in order of priority, with names of their own.
 
     Raises:
-        ConfigError: A tier that cannot be made, or none at all.
+        ConfigError: A tier that cannot be made, two of one directory, or none at all.
     """
     made: list[CacheBackend] = []
     for one in config.backends:
@@ -41,6 +42,7 @@ def make_tiers(config: CacheConfig) -> list[CacheBackend]:
         raise ConfigError(
             "backends: no enabled tier is configured; a cache without one would never hit"
         )
+    _check_directories(made)
     made.sort(key=lambda tier: tier.priority)
     remote = any(tier.is_remote for tier in made)
     for tier in made:
@@ -51,6 +53,24 @@ def make_tiers(config: CacheConfig) -> list[CacheBackend]:
         if names[tier.name] > 1:
             tier.name = f"{tier.name}#{names[tier.name]}"
     return made
+
+
+def _check_directories(tiers: Sequence[CacheBackend]) -> None:
+    """Refuse two tiers of one directory, whatever they are for: each would take what the other
+    writes and deletes for its own, and count it twice.
+    """
+    paths = [path for tier in tiers if (path := getattr(tier.config, "expanded_path", None))]
+    if len(paths) < 2:
+        return  # without a look at the disk
+    found: dict[str, str] = {}
+    for path in paths:
+        directory = os.path.realpath(path)
+        if directory in found:
+            raise ConfigError(
+                f"backends: {found[directory]} and {path} are the same directory; "
+                "name it in one tier only"
+            )
+        found[directory] = path
 
 
 def _option(config: Any, name: str, default: Any) -> Any:
