@@ -40,7 +40,7 @@ class Capturing:
 
     def __init__(self, manager: CacheManager, identity: Identity, memo: bool) -> None:
         self._manager = manager
-        self._identity = identity
+        self._identity: Identity = identity
         self._remembers = memo and identity != "stat"
         self._digests: DigestMemo | None = None
         self._unreadable: set[str] = set()
