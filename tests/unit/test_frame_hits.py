@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support_frames import frames_built
+from support_pool import needs_inline
 
 from cogcache import (
     ClosedError,
@@ -63,6 +64,7 @@ def objects(folder: Path) -> list[Path]:
     return [path for path in (folder / "v1" / "objects").glob("*/*") if path.is_file()]
 
 
+@needs_inline
 async def test_the_metadata_is_looked_at_once(
     video: VideoCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +250,7 @@ async def test_long_and_packed_frames_take_the_long_way(
         assert np.array_equal(await video.get_frame(2, decode=True), arrays[2])
 
 
+@needs_inline
 async def test_what_is_known_is_bounded(cache: PipelineArtifactCache, video: VideoCache) -> None:
     frames = Keyframes()
     for _ in range(WRITES_KEPT + 10):
